@@ -1,0 +1,46 @@
+# Everything runs in .venv, which is made from the hash-locked requirements when it is missing or out of date.
+.DEFAULT_GOAL := help
+.PHONY: help demo test check services bench equality lock clean
+
+VENV := .venv
+READY := $(VENV)/.ready
+RUN := $(VENV)/bin/
+# Two threads on a busy machine made steps thirty times slower; torch's threads do not know of each other.
+export OMP_NUM_THREADS ?= 1
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+$(READY): requirements/uv.txt requirements/dev.txt pyproject.toml
+	test -x $(RUN)python || python3 -m venv $(VENV)
+	$(RUN)python -m pip install --quiet --require-hashes -r requirements/uv.txt
+	$(RUN)uv pip sync --quiet --python $(RUN)python --require-hashes requirements/dev.txt requirements/uv.txt
+	$(RUN)uv pip install --quiet --python $(RUN)python --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: $(READY) ## the whole path on this machine: 14 requests, a gallery in out/demo
+	$(RUN)python -m worker demo
+
+test: $(READY) ## every test, on real Kafka and S3
+	$(RUN)python -m pytest
+
+check: $(READY) ## format, lint, types, import arrows
+	$(RUN)ruff format --check .
+	$(RUN)ruff check .
+	$(RUN)mypy
+	$(RUN)python -m pytest -q tests/test_architecture.py
+
+services: $(READY) ## Kafka on 9092 and S3 on 8333 in the foreground; Ctrl-C stops both
+	$(RUN)python -m worker.local.services
+
+bench: $(READY) ## the scheduling bench; writes out/bench/schedule.json
+	$(RUN)python -m worker bench schedule
+
+lock: $(READY) ## lock the dependencies anew, with hashes and without addresses
+	$(RUN)uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --quiet -o requirements/dev.txt
+	$(RUN)uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --quiet -c requirements/dev.txt -o requirements/worker.txt
+
+clean: ## remove what was made here, but the environment
+	rm -rf out .local .cache build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

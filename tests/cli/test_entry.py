@@ -1,0 +1,96 @@
+"""The command line as a whole: help, version, exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import sdxl
+from worker import __version__
+from worker.cli import Verbs
+from worker.local.process import free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "worker", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"} | env
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def test_help_lists_every_verb_and_imports_nothing_heavy(tmp_path: Path) -> None:
+    script = (
+        "import sys; from worker.cli import app\n"
+        "try: app(['--help'], prog_name='sdxl-worker')\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'diffusers', 'boto3', 'pydantic_settings', 'fastavro'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(verb in done.stdout for verb in Verbs.verbs)
+    assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("verb", sorted(Verbs.verbs))
+def test_every_verb_has_help_without_importing_torch(verb: str) -> None:
+    result = sdxl(verb, "--help")
+    assert result.exit_code == 0, result.output
+    assert "Usage: " in result.stdout
+
+
+def test_version() -> None:
+    assert sdxl("--version").stdout == f"sdxl-worker {__version__}\n"
+
+
+def test_an_unknown_verb_is_a_usage_error() -> None:
+    result = sdxl("sumbit")
+    assert result.exit_code == 2
+    assert "submit" in result.stderr
+
+
+def test_wrong_settings_are_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    done = run("status", "job-1", cwd=tmp_path, SLOTS="none")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: SLOTS: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_cluster_that_is_not_there_is_one_line_and_exit_code_1(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", f"127.0.0.1:{free_port()}")
+    monkeypatch.setattr("worker.cli.reader.REQUEST_TIMEOUT_S", 0.5)
+    result = sdxl("watch")
+    assert result.exit_code == 1
+    assert "does not answer" in result.stderr
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.usefixtures("kafka")
+def test_ctrl_c_ends_with_130_and_no_traceback(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "worker", "watch", "--since", "beginning", "--status"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        time.sleep(2.5)
+        child.send_signal(signal.SIGINT)
+        out, errors = child.communicate(timeout=20)
+    assert child.returncode == 130
+    assert (out, errors) == ("", "")

@@ -1,0 +1,65 @@
+"""Real servers for the tests: one Kafka broker and one S3 store for the whole session."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from worker.local.kafka import JavaMissingError, KafkaCluster, check_java
+from worker.local.seaweedfs import SeaweedFS
+from worker.topics import Topics
+
+BUCKET = "pictures"
+NOT_RUN = "real Kafka was not run"
+
+
+def require_java() -> None:
+    """Skip the calling test, loudly, where Java or Maven is missing; in CI, fail it."""
+    try:
+        check_java()
+    except JavaMissingError as error:
+        if os.environ.get("CI"):
+            pytest.fail(f"CI must run the Kafka tests, but {error}")
+        pytest.skip(f"{NOT_RUN}: {error}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say at the end what did not run: a skipped test is easily read as a green one."""
+    not_run = [
+        report for report in terminalreporter.stats.get("skipped", []) if NOT_RUN in str(report.longrepr)
+    ]
+    if not_run:
+        terminalreporter.section(f"{len(not_run)} TESTS ON REAL KAFKA DID NOT RUN", red=True, bold=True)
+        terminalreporter.line(
+            "They need Java 17 or newer and Maven; nothing else checks transactions.", red=True
+        )
+
+
+@pytest.fixture(scope="session")
+def java() -> None:
+    """Need Java and Maven (see `require_java`)."""
+    require_java()
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
+    """One real Kafka broker for the session: leave it running, and use topics and groups of your own."""
+    require_java()
+    with KafkaCluster(1, tmp_path_factory.mktemp("kafka")) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
+    """One S3 store with one bucket for the session: leave it running, and use keys of your own."""
+    with SeaweedFS(tmp_path_factory.mktemp("s3"), BUCKET) as store:
+        yield store
+
+
+@pytest.fixture
+def topics() -> Topics:
+    """Names of topics that no other test uses; nothing is created."""
+    return Topics(prefix=f"t{uuid.uuid4().hex[:12]}.")

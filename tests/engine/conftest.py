@@ -1,0 +1,46 @@
+"""The toy SDXL, and LoRAs on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from worker.engine.adapters import Adapters
+from worker.models.load import load_base
+from worker.models.tiny import write_tiny
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("toy-sdxl")
+    write_tiny(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def base(toy: Path) -> Any:
+    return load_base(str(toy / "base"), dtype=torch.float32, device="cpu")
+
+
+@pytest.fixture
+def reference(toy: Path) -> Any:
+    """A pipeline for diffusers and PEFT to change."""
+    return load_base(str(toy / "base"), dtype=torch.float32, device="cpu")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "loras"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def adapters(base: Any, folder: Path) -> Iterator[Adapters]:
+    adapters = Adapters(base, folder, capacity=8)
+    yield adapters
+    adapters.free()

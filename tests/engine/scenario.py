@@ -1,0 +1,136 @@
+"""Jobs for the toy SDXL, an engine with a clock of its own, and what it told."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from worker.engine.cost import CostModel
+from worker.engine.loop import Engine, Hooks
+from worker.engine.pipeline import SdxlModel
+from worker.engine.schedule import Policy, StepScheduler
+from worker.errors import ErrorCode
+from worker.events.types import GenerationRequest
+from worker.job import Failure, Job, Lane, Origin, Picture
+
+SLOTS = 4
+SIDE_PX = 64
+
+
+def make_job(
+    job_id: str,
+    *,
+    lane: Lane = Lane.NORMAL,
+    steps: int = 4,
+    guidance: float = 1.0,
+    seed: int = 7,
+    refined: bool = False,
+    scheduler: str = "DPMSolverMultistepScheduler",
+    loras: Sequence[tuple[str, float]] = (),
+    prompt: str = "a cat",
+    height: int = SIDE_PX,
+    expires_at: float | None = None,
+) -> Job:
+    request = GenerationRequest(
+        job_id=job_id,
+        girl_id="girl",
+        user_id=1,
+        prompt=prompt,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        high_quality=refined,
+        scheduler=scheduler,
+        width=SIDE_PX,
+        height=height,
+    )
+    return Job(
+        request=request,
+        lane=lane,
+        origin=Origin(job_id, 0, 0, 0),
+        seed=seed,
+        loras=tuple(loras),
+        prompt=prompt,
+        negative_prompt=None,
+        attempt=1,
+        requested_at=0.0,
+        received_at=0.0,
+        expires_at=expires_at,
+    )
+
+
+@dataclass(slots=True)
+class Stage:
+    """An engine and all that it told; the clock stands still until a test moves it."""
+
+    engine: Engine
+    scheduler: StepScheduler
+    pictures: dict[str, Picture] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    progress: list[tuple[str, int, int]] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    now: float = 0.0
+
+    def run(self, *jobs: Job) -> Stage:
+        """Submit `jobs` and tick until nothing is left to do."""
+        self.submit(*jobs)
+        while self.engine.tick():
+            pass
+        return self
+
+    def submit(self, *jobs: Job) -> None:
+        for job in jobs:
+            self.engine.submit(job)
+
+    def tick(self, times: int = 1) -> None:
+        for _ in range(times):
+            assert self.engine.tick()
+
+    def codes(self) -> dict[str, ErrorCode]:
+        return {job_id: failure.code for job_id, failure in self.failures.items()}
+
+    def ended(self, result: Picture | Failure) -> None:
+        job_id = result.job.job_id if isinstance(result, Picture) else result.request.job_id
+        self.outcomes[job_id] += 1
+        if isinstance(result, Picture):
+            self.pictures[job_id] = result
+        else:
+            self.failures[job_id] = result
+
+
+def stage(model: SdxlModel, *, deterministic: bool = True, slots: int = SLOTS) -> Stage:
+    holder: list[Stage] = []
+    hooks = Hooks(
+        lambda result: holder[0].ended(result),
+        lambda job, done, steps: holder[0].progress.append((job.job_id, done, steps)),
+        lambda job: holder[0].dropped.append(job.job_id),
+    )
+    scheduler = StepScheduler(Policy(slots=slots), CostModel(slots if deterministic else None))
+    engine = Engine(model, scheduler, hooks, lambda: holder[0].now, deterministic=deterministic)
+    holder.append(Stage(engine, scheduler))
+    return holder[0]
+
+
+def relabelled(job: Job, job_id: str) -> Job:
+    """The same picture for another job."""
+    return replace(job, request=replace(job.request, job_id=job_id), origin=Origin(job_id, 0, 0, 0))
+
+
+class Calls:
+    """Wraps a method of an object to count its calls, and to run `before` with the arguments of each."""
+
+    def __init__(self, owner: Any, name: str, before: Any = None) -> None:
+        self.count = 0
+        self.args: list[tuple[Any, ...]] = []
+        original = getattr(owner, name)
+
+        def called(*args: Any, **kwargs: Any) -> Any:
+            self.count += 1
+            self.args.append(args)
+            if before is not None:
+                before(*args, **kwargs)
+            return original(*args, **kwargs)
+
+        self.called = called

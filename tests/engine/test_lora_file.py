@@ -1,0 +1,128 @@
+"""What is read as a LoRA, and what is refused, with which words."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.engine.lora_files import (
+    refused,
+    write_kohya,
+    write_peft,
+)
+from worker.engine.adapters import Adapters
+
+
+def test_a_pickle_is_not_opened(folder: Path, adapters: Adapters, tmp_path: Path) -> None:
+    trap = tmp_path / "executed"
+    (folder / "bad.safetensors").write_bytes(pickle.dumps(_Trap(trap)))
+    refused(adapters, "bad", "not safetensors")
+    assert not trap.exists()
+
+
+class _Trap:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_damaged_files_arerefused(base: Any, folder: Path, adapters: Adapters) -> None:
+    write_peft(folder / "good.safetensors", base)
+    data = (folder / "good.safetensors").read_bytes()
+    for name, damaged in {"cut": data[:-100], "stub": data[:5], "empty": b"", "length": b"\xff" * 8 + data[8:]}.items():
+        (folder / f"{name}.safetensors").write_bytes(damaged)
+        refused(adapters, name, "damaged or not safetensors")
+    save_file({}, folder / "nothing.safetensors")
+    refused(adapters, "nothing", "is empty")
+
+
+def test_a_file_made_for_another_model_is_refused_by_its_first_key(base: Any, folder: Path, adapters: Adapters) -> None:
+    good = write_peft(folder / "good.safetensors", base)
+    to_q = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+    conv = "unet.conv_in"
+    cases: dict[str, tuple[dict[str, torch.Tensor | None], str]] = {
+        "width": ({f"{to_q}.lora_A.weight": torch.ones(4, 640)}, f"{to_q}.lora_A.weight"),
+        "rank": ({f"{to_q}.lora_B.weight": torch.ones(64, 5)}, f"{to_q}.lora_A.weight"),
+        "kernel": ({f"{conv}.lora_A.weight": torch.ones(4, 4, 1, 1)}, f"{conv}.lora_A.weight"),
+        "flat": ({f"{conv}.lora_A.weight": torch.ones(4, 4)}, f"{conv}.lora_A.weight"),
+        "scalar": ({f"{to_q}.lora_A.weight": torch.tensor(1.0)}, f"{to_q}.lora_A.weight"),
+        "half": ({f"{to_q}.lora_B.weight": None}, f"{to_q}.lora_A.weight"),
+        "other half": ({f"{to_q}.lora_A.weight": None}, f"{to_q}.lora_B.weight"),
+        "module": (_pair("unet.down_blocks.7.to_q"), "unet.down_blocks.7.to_q.lora_A.weight"),
+        "norm": (_pair("unet.conv_norm_out"), "unet.conv_norm_out.lora_A.weight"),
+        "component": (_pair("transformer.x"), "transformer.x.lora_A.weight"),
+        "bare": (_pair("conv_in"), "conv_in.lora_A.weight"),
+        "bias": ({f"{to_q}.lora_B.bias": torch.ones(64)}, f"{to_q}.lora_B.bias"),
+        "dora": ({f"{to_q}.lora_magnitude_vector": torch.ones(64)}, "lora_magnitude_vector"),
+        "nan": ({f"{to_q}.lora_A.weight": torch.full((4, 64), torch.nan)}, "finite"),
+        "whole": ({f"{to_q}.lora_A.weight": torch.ones(4, 64, dtype=torch.int32)}, "finite"),
+    }
+    for name, (changes, said) in cases.items():
+        save_file({k: v for k, v in {**good, **changes}.items() if v is not None}, folder / f"{name}.safetensors")
+        refused(adapters, name, said)
+
+
+def test_a_kohya_file_that_does_not_fit_is_refused_by_its_first_key(
+    base: Any, folder: Path, adapters: Adapters
+) -> None:
+    good = write_kohya(folder / "good.safetensors", base)
+    stem = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"
+    cases: dict[str, tuple[dict[str, torch.Tensor | None], str]] = {
+        "lokr": ({f"{stem}.lokr_w1": torch.ones(2, 2)}, f"{stem}.lokr_w1"),
+        "dora": ({f"{stem}.dora_scale": torch.ones(64)}, f"{stem}.dora_scale"),
+        "half": ({f"{stem}.lora_up.weight": None}, f"{stem}.lora_up.weight"),
+        "width": ({f"{stem}.lora_down.weight": torch.ones(4, 640)}, "down_blocks.1.attentions.0"),
+        "vector alpha": ({f"{stem}.alpha": torch.ones(2)}, "cannot convert"),
+        "endless alpha": ({f"{stem}.alpha": torch.tensor(torch.inf)}, "alpha"),
+        "module": (
+            {"lora_unet_nowhere.lora_down.weight": torch.ones(4, 4), "lora_unet_nowhere.lora_up.weight": torch.ones(4)},
+            "nowhere",
+        ),
+    }
+    for name, (changes, said) in cases.items():
+        save_file({k: v for k, v in {**good, **changes}.items() if v is not None}, folder / f"{name}.safetensors")
+        refused(adapters, name, said)
+    sgm = {k.replace("mid_block", "middle_block_9"): v for k, v in good.items() if "mid_block" in k}
+    save_file(sgm, folder / "middle.safetensors")
+    refused(adapters, "middle", "cannot convert its keys")
+
+
+@pytest.mark.parametrize("metadata", ["[]", "{", '{"unet.lora_alpha": "x"}', '{"unet.alpha_pattern": 3}'])
+def test_nonsense_in_the_metadata_isrefused(base: Any, folder: Path, adapters: Adapters, metadata: str) -> None:
+    tensors = write_peft(folder / "a.safetensors", base)
+    save_file(tensors, folder / "a.safetensors", metadata={"lora_adapter_metadata": metadata})
+    refused(adapters, "a", "cannot convert")
+
+
+def test_nothing_outside_the_folder_is_read(base: Any, folder: Path, adapters: Adapters, tmp_path: Path) -> None:
+    write_peft(tmp_path / "secret.safetensors", base)
+    (folder / "link.safetensors").symlink_to(tmp_path / "secret.safetensors")
+    (folder / "up").symlink_to(tmp_path)
+    (folder / "loop.safetensors").symlink_to(folder / "loop.safetensors")
+    (folder / "folder.safetensors").mkdir()
+    for name in ("../secret", str(tmp_path / "secret"), "up/secret", "link"):
+        refused(adapters, name, "outside the folder")
+    for name in ("absent", "loop", "nul\0byte", "x" * 5000):
+        refused(adapters, name, "no readable")
+    refused(adapters, "folder", "regular file")
+    refused(Adapters(base, None, 8), "any", "SDXL_LORA_PATH")
+    refused(Adapters(base, tmp_path / "gone", 8), "any", "no readable")
+
+
+def test_links_inside_the_folder_are_followed(base: Any, folder: Path, adapters: Adapters) -> None:
+    (folder / "..data").mkdir()
+    write_peft(folder / "..data" / "a.safetensors", base)
+    (folder / "a.safetensors").symlink_to("..data/a.safetensors")
+    adapters.check([("a", 1.0)])
+
+
+def _pair(module: str) -> dict[str, torch.Tensor | None]:
+    return {f"{module}.lora_A.weight": torch.ones(4, 32), f"{module}.lora_B.weight": torch.ones(32, 4)}

@@ -1,0 +1,181 @@
+"""A schema registry for the tests, and nothing else: in memory, on 127.0.0.1, one thread per connection.
+
+It speaks the REST calls that confluent-kafka's client makes (registering, looking up by id, GUID or
+version, `/config`) as the Confluent registry documents them. It checks no compatibility and keeps nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import threading
+import uuid
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+from urllib.parse import unquote, urlsplit
+
+Answer = tuple[int, Any]
+_CONTENT_TYPE = "application/vnd.schemaregistry.v1+json"
+
+
+class RegistryServer:
+    """Use as a context manager; `url` is where it listens, `requests` what it was asked.
+
+    Args:
+        user_info: `user:password` to insist on.
+    """
+
+    def __init__(self, user_info: str | None = None) -> None:
+        self.user_info = user_info
+        self.requests: list[str] = []
+        self.forced_answer: tuple[int, bytes] | None = None
+        self.compatibility = "FULL_TRANSITIVE"
+        self._schemas: list[dict[str, Any]] = []
+        self._subjects: dict[str, list[int]] = {}
+        self._lock = threading.Lock()
+        handler = type("Handler", (_Handler,), {"registry": self})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def add(self, subject: str, schema: str, **more: Any) -> tuple[int, uuid.UUID]:
+        """Register from within a test; the id and the GUID."""
+        answer = self.register(subject, {"schema": schema, **more})[1]
+        return answer["id"], uuid.UUID(answer["guid"])
+
+    def subjects(self) -> list[str]:
+        return sorted(self._subjects)
+
+    def answer(self, method: str, path: str, body: dict[str, Any]) -> Answer:
+        with self._lock:
+            for verb, pattern, name in _ROUTES:
+                match = re.fullmatch(pattern, path)
+                if verb == method and match:
+                    call = getattr(self, name)
+                    parts = [unquote(part) for part in match.groups()]
+                    answer: Answer = call(*parts, body) if method in ("POST", "PUT") else call(*parts)
+                    return answer
+        return 404, {"error_code": 404, "message": "HTTP 404 Not Found"}
+
+    def register(self, subject: str, body: dict[str, Any]) -> Answer:
+        index = self._index(body)
+        if index is None:
+            index = len(self._schemas)
+            text = json.dumps(_content(body), sort_keys=True)
+            self._schemas.append(_content(body) | {"guid": str(uuid.uuid5(uuid.NAMESPACE_OID, text))})
+        versions = self._subjects.setdefault(subject, [])
+        if index not in versions:
+            versions.append(index)
+        return 200, self._registered(subject, index)
+
+    def look_up(self, subject: str, body: dict[str, Any]) -> Answer:
+        index = self._index(body)
+        if subject not in self._subjects:
+            return 404, {"error_code": 40401, "message": f"Subject '{subject}' not found."}
+        if index is None or index not in self._subjects[subject]:
+            return 404, {"error_code": 40403, "message": "Schema not found"}
+        return 200, self._registered(subject, index)
+
+    def by_id(self, schema_id: str) -> Answer:
+        index = int(schema_id) - 1
+        if not 0 <= index < len(self._schemas):
+            return 404, {"error_code": 40403, "message": f"Schema {schema_id} not found"}
+        return 200, self._schemas[index]
+
+    def by_guid(self, guid: str) -> Answer:
+        found = [schema for schema in self._schemas if schema["guid"] == guid]
+        return (
+            (200, found[0]) if found else (404, {"error_code": 40403, "message": f"Schema {guid} not found"})
+        )
+
+    def by_version(self, subject: str, version: str) -> Answer:
+        versions = self._subjects.get(subject, [])
+        number = len(versions) if version == "latest" else int(version)
+        if not 1 <= number <= len(versions):
+            return 404, {"error_code": 40402, "message": f"Version {version} not found."}
+        return 200, self._registered(subject, versions[number - 1])
+
+    def get_config(self) -> Answer:
+        return 200, {"compatibilityLevel": self.compatibility}
+
+    def put_config(self, body: dict[str, Any]) -> Answer:
+        self.compatibility = body["compatibility"]
+        return 200, {"compatibility": self.compatibility}
+
+    def _index(self, body: dict[str, Any]) -> int | None:
+        known = [{k: v for k, v in schema.items() if k != "guid"} for schema in self._schemas]
+        return known.index(_content(body)) if _content(body) in known else None
+
+    def _registered(self, subject: str, index: int) -> dict[str, Any]:
+        version = self._subjects[subject].index(index) + 1
+        return self._schemas[index] | {"id": index + 1, "subject": subject, "version": version}
+
+
+_ROUTES = (
+    ("POST", r"/subjects/([^/]+)/versions", "register"),
+    ("POST", r"/subjects/([^/]+)", "look_up"),
+    ("GET", r"/subjects/([^/]+)/versions/(\d+|latest)", "by_version"),
+    ("GET", r"/schemas/ids/(\d+)", "by_id"),
+    ("GET", r"/schemas/guids/([0-9a-f-]+)", "by_guid"),
+    ("GET", r"/config", "get_config"),
+    ("PUT", r"/config", "put_config"),
+)
+
+
+def _content(body: dict[str, Any]) -> dict[str, Any]:
+    try:
+        text = json.dumps(json.loads(body["schema"]))  # whitespace makes no other schema
+    except ValueError:
+        text = body["schema"]
+    return {
+        "schema": text,
+        "schemaType": body.get("schemaType", "AVRO"),
+        "references": body.get("references") or [],
+    }
+
+
+class _Handler(BaseHTTPRequestHandler):
+    registry: RegistryServer
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1  # one packet an answer, or delayed acknowledgements cost 40 ms each
+
+    def _handle(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        path = urlsplit(self.path).path
+        self.registry.requests.append(f"{self.command} {path}")
+        if self.registry.forced_answer is not None:
+            self._send(*self.registry.forced_answer)
+        elif not self._authorized():
+            self._send(401, json.dumps({"error_code": 40101, "message": "Unauthorized"}).encode())
+        else:
+            status, answer = self.registry.answer(self.command, path, json.loads(body or b"{}"))
+            self._send(status, json.dumps(answer).encode())
+
+    do_GET = do_POST = do_PUT = _handle
+
+    def _authorized(self) -> bool:
+        if self.registry.user_info is None:
+            return True
+        expected = base64.b64encode(self.registry.user_info.encode()).decode()
+        return self.headers.get("Authorization") == f"Basic {expected}"
+
+    def _send(self, status: int, content: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", _CONTENT_TYPE)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        """Stay quiet: the test's own output matters."""

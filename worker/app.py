@@ -1,0 +1,321 @@
+"""Composition root: settings in, objects wired, threads and signals, exit code out."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import structlog
+from confluent_kafka import Consumer, KafkaError, Producer
+
+from worker import __version__, clients, logs, metrics
+from worker.delivery.complete import Completer
+from worker.delivery.manifest import ModelInfo
+from worker.delivery.outcome import Announcer
+from worker.delivery.publish import Callbacks, Publisher
+from worker.delivery.transport import (
+    IDEMPOTENT_CONFIG,
+    TRANSACTION_CONFIG,
+    AtLeastOnce,
+    ExactlyOnce,
+    Transport,
+)
+from worker.delivery.upload import PictureStore
+from worker.delivery.work import WorkQueue
+from worker.events.codec import make_codec
+from worker.flow import Flow
+from worker.health import Health, serve
+from worker.intake.consume import Intake
+from worker.intake.errands import Errands
+from worker.intake.ledger import Ledger
+from worker.settings import Settings
+from worker.topics import Topics
+
+_log = structlog.get_logger()
+
+POLL_S = 0.02
+IDLE_S = 0.2
+JOIN_S = 10.0
+# A loop that has lost its device, say, must not keep the process alive.
+EXIT_CRASHED = 1
+
+
+class Crashed(Exception):
+    """A loop has ended by an exception; the process follows it."""
+
+
+@dataclass
+class Worker:
+    """The wired parts; `tick`s of intake are the main thread's, the others have threads of their own."""
+
+    settings: Settings
+    ledger: Ledger
+    intake: Intake
+    engine: Any
+    work: WorkQueue
+    publisher: Publisher
+    flow: Flow
+    health: Health
+    consumer: Consumer
+    draining: bool = False
+    _crash: list[BaseException] = field(default_factory=list)
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _threads: list[threading.Thread] = field(default_factory=list)
+
+    def start(self) -> None:
+        """Start the loops and join the group."""
+        self._loop("engine", self._generate)
+        self._loop("publisher", self._publish)
+        for number in range(self.settings.upload_threads):
+            self._loop(f"pool-{number}", self._deliver)
+        self.intake.subscribe()
+
+    def poll(self) -> None:
+        """One round of the poll loop. Raises Crashed when another loop has died."""
+        self.health.beat("poll")
+        self.intake.tick(POLL_S)
+        if self._crash:
+            raise Crashed from self._crash[0]
+
+    def drain(self, timeout_s: float, hurry: Callable[[], bool]) -> None:
+        """Stop taking work, finish or hand back what is here, flush, leave the group."""
+        self.draining = True
+        self.intake.stop()
+        with self.ledger.lock:
+            partitions = self.ledger.partitions()
+            self.ledger.close(partitions)
+        self.flow.hand_back_waiting()
+        deadline = time.monotonic() + timeout_s
+        while self.ledger.unfinished() and time.monotonic() < deadline and not hurry():
+            self.poll()
+        if not hurry():
+            self.flow.hand_back_all(partitions)
+        self.close()
+
+    def close(self) -> None:
+        """Leave the group, with the loops still there for what the revoke has to commit, then end them."""
+        self.consumer.close()
+        self.stop()
+        self.publisher.close()
+
+    def stop(self) -> None:
+        """End the loops."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(JOIN_S)
+
+    def _generate(self) -> None:
+        if not self.engine.tick():
+            self.engine.wait(IDLE_S)
+
+    def _deliver(self) -> None:
+        if not self.work.run_one():
+            self.work.wait(IDLE_S)
+
+    def _publish(self) -> None:
+        now = time.time()
+        if not self.publisher.tick(now):
+            self.publisher.wait(now, IDLE_S)
+
+    def _loop(self, name: str, tick: Callable[[], object]) -> None:
+        def run() -> None:
+            try:
+                while not self._stop.is_set():
+                    self.health.beat(name)
+                    tick()
+            except BaseException as error:  # the main thread raises it anew and the process ends
+                _log.error("loop_died", loop=name, exc_info=True)
+                self._crash.append(error)
+
+        thread = threading.Thread(target=run, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+
+def build(settings: Settings, model: Any, info: ModelInfo, store: PictureStore, health: Health) -> Worker:
+    """Wire a worker from its settings, a loaded model and a checked store."""
+    from worker.engine.cost import CostModel
+    from worker.engine.loop import Engine, Hooks
+    from worker.engine.schedule import Policy, StepScheduler
+
+    topics = Topics(settings.kafka_topic_prefix)
+    ledger = Ledger()
+    codec = make_codec(settings)
+    consumer = Consumer(clients.consumer_config(settings) | {"error_cb": _on_kafka_error})
+    errands = Errands(consumer)
+
+    def pause(seconds: float) -> None:
+        # Only the poll thread waits, and the publisher may need it for the very thing that is waited for.
+        errands.serve()
+        time.sleep(seconds)
+
+    work = WorkQueue(time.time)
+    flow = Flow(
+        ledger,
+        work,
+        Completer(store, info, settings),
+        Announcer(topics, settings.worker_id),
+        time.time,
+        pause,
+        crash_loop_limit=settings.crash_loop_limit,
+        revoke_timeout_s=settings.revoke_timeout_s,
+    )
+    policy = Policy(
+        slots=settings.slots,
+        share=settings.priority_share,
+        bounds_s=(settings.urgent_wait_s, settings.high_wait_s, settings.normal_wait_s),
+        urgent_slowdown_max=settings.urgent_slowdown_max,
+    )
+    cost = CostModel(padded_to=settings.slots if settings.deterministic else None)
+    engine = Engine(
+        model,
+        StepScheduler(policy, cost),
+        Hooks(flow.ended, flow.progress, flow.dropped),
+        time.time,
+        deterministic=settings.deterministic,
+    )
+    flow.engine = engine
+    intake = Intake(consumer, errands, ledger, codec, flow, settings, topics.requests, time.time)
+    flow.publisher = Publisher(
+        _transport(settings, errands),
+        ledger,
+        codec,
+        Callbacks(flow.started, flow.finished, flow.discarded),
+        flush_interval_s=settings.flush_interval_ms / 1000,
+    )
+    return Worker(settings, ledger, intake, engine, work, flow.publisher, flow, health, consumer)
+
+
+def _transport(settings: Settings, group: Errands) -> Transport:
+    errors = {"error_cb": _on_kafka_error}
+    if settings.delivery == "at-least-once":
+        return AtLeastOnce(Producer(clients.producer_config(settings, IDEMPOTENT_CONFIG) | errors), group)
+    config = clients.producer_config(
+        settings, TRANSACTION_CONFIG | {"transactional.id": clients.transactional_id(settings)}
+    )
+    return ExactlyOnce(lambda: Producer(config | errors), group)
+
+
+def _on_kafka_error(error: KafkaError) -> None:
+    _log.warning("kafka_error", error=error.str(), code=error.name())
+
+
+def run(settings: Settings) -> int:
+    """Run a worker until SIGTERM or SIGINT; a second signal ends at once.
+
+    Returns:
+        0 after a drain, 1 when a loop has crashed.
+
+    Raises:
+        StartupError: settings, model or bucket are not usable.
+    """
+    logs.configure(settings.log_level, settings.log_format)
+    signals = _Signals()
+    health = Health(time.time, facts=_first_facts(settings))
+    server, port = serve(health, settings.http_host, settings.http_port)
+    _log.info("starting", version=__version__, worker_id=settings.worker_id, http_port=port)
+    try:
+        store = PictureStore.from_settings(settings)
+        store.check()
+        model, info, facts = load_model(settings)
+        health.facts |= facts
+        worker = build(settings, model, info, store, health)
+        return _serve(worker, signals)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def load_model(settings: Settings) -> tuple[Any, ModelInfo, dict[str, Any]]:
+    """The model for the engine, its description for manifests, and what /health tells about it."""
+    import torch
+
+    from worker.engine.pipeline import SdxlModel
+    from worker.models.load import fingerprint, load_base, load_refiner, resolve_device, resolve_dtype
+
+    device = resolve_device(settings.device)
+    dtype = resolve_dtype(settings.dtype, device)
+    base = load_base(settings.sdxl_model_id, dtype=dtype, device=device)
+    refiner = None
+    if settings.sdxl_refiner_id is not None:
+        refiner = load_refiner(settings.sdxl_refiner_id, dtype=dtype, device=device, share=base)
+    info = ModelInfo(
+        model_id=settings.sdxl_model_id,
+        model_fingerprint=fingerprint(settings.sdxl_model_id, dtype=dtype),
+        refiner_id=settings.sdxl_refiner_id,
+        refiner_fingerprint=fingerprint(settings.sdxl_refiner_id, dtype=dtype) if settings.sdxl_refiner_id else None,
+        versions={name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers")},
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        dtype=str(dtype).removeprefix("torch."),
+        deterministic=settings.deterministic,
+        slots=settings.slots,
+    )
+    metrics.MODEL.info({"model": info.model_id, "fingerprint": info.model_fingerprint, "dtype": info.dtype})
+    facts = {
+        "pipeline_loaded": True,
+        "refiner_loaded": refiner is not None,
+        "gpu_available": torch.cuda.is_available(),
+        "gpu_count": torch.cuda.device_count(),
+        "device": device.type,
+        "model": info.model_id,
+        "model_fingerprint": info.model_fingerprint,
+    }
+    return SdxlModel(base, refiner, settings.lora_dir, settings.lora_cache_size), info, facts
+
+
+def _first_facts(settings: Settings) -> dict[str, Any]:
+    loading = {"pipeline_loaded": False, "refiner_loaded": False, "gpu_available": False, "gpu_count": 0, "device": ""}
+    return loading | {"version": __version__, "worker_id": settings.worker_id}
+
+
+class _Signals:
+    """The first SIGTERM or SIGINT asks for a drain, the second for the end."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self.count += 1
+        _log.warning("signal", number=number, count=self.count)
+        if self.count > 1:
+            # Whatever is not committed is repeated by the next owner; nothing is lost.
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+
+def _serve(worker: Worker, signals: _Signals) -> int:
+    def reasons() -> list[str]:
+        found = []
+        if worker.draining:
+            found.append("draining")
+        if not worker.work.store_up:
+            found.append("S3 does not answer")
+        return found
+
+    worker.health.ready = reasons
+    worker.health.live_facts = lambda: {
+        "partitions": len(worker.ledger.partitions()),
+        "unfinished_jobs": worker.ledger.unfinished(),
+    }
+    worker.start()
+    _log.info("ready")
+    try:
+        while not signals.count:
+            worker.poll()
+            worker.engine.report()
+        worker.drain(worker.settings.drain_timeout_s, hurry=lambda: signals.count > 1)
+    except Crashed:
+        # What is not committed is repeated by the next owner; a close would commit on top of a broken state.
+        _log.error("crashed")
+        worker.stop()
+        return EXIT_CRASHED
+    _log.info("stopped")
+    return 0

@@ -1,0 +1,1 @@
+"""What the step scheduler is worth: the real engine in a virtual time, beside other policies and diffusers."""

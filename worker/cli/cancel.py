@@ -1,0 +1,32 @@
+"""`cancel`: a cancellation event."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from worker.cli.kafka import SOURCE, Sender, connect
+from worker.cli.output import print_json
+from worker.cli.requests import utc_now
+from worker.events.types import GenerationCancellation
+
+
+def cancel(
+    job_id: Annotated[str, typer.Argument(help="The job that nobody waits for any more.")],
+    reason: Annotated[str | None, typer.Option(help="Goes into the job's failed event.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+) -> None:
+    """Ask every worker to stop a job; one that has ended already stays as it is."""
+    event = GenerationCancellation(job_id=job_id, reason=reason, requested_by=SOURCE, requested_at=utc_now())
+    with connect() as connection:
+        sender = Sender(connection)
+        try:
+            sender.send(connection.topics.cancellations, event)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+        sender.flush()
+    if as_json:
+        print_json({"job_id": job_id, "status": "cancellation_requested", "reason": reason})
+    else:
+        print(f"cancellation of {job_id} sent")

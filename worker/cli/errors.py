@@ -1,0 +1,9 @@
+"""What ends a verb with one line on stderr and exit code 1."""
+
+from __future__ import annotations
+
+from worker.errors import WorkerError
+
+
+class CommandError(WorkerError):
+    """The verb cannot do what was asked; the message says why."""

@@ -1,0 +1,60 @@
+"""Following jobs to their end through the result topics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+from worker.cli.kafka import Connection
+from worker.cli.output import note_console
+from worker.cli.progress import JobView
+from worker.cli.reader import Reader
+from worker.cli.results import ENDED, Final
+from worker.errors import UndecodableError
+from worker.events.headers import job_status
+from worker.events.types import Event, GenerationCompleted, GenerationFailed, GenerationStatus
+
+POLL_S = 0.1
+
+
+def result_reader(connection: Connection) -> Reader:
+    """A reader of everything that workers say, from now on."""
+    topics = connection.topics
+    reader = Reader(connection, (topics.completed, topics.failed, topics.status))
+    reader.from_end()
+    return reader
+
+
+def follow(
+    connection: Connection,
+    reader: Reader,
+    jobs: Iterable[str],
+    view: JobView,
+    on_end: Callable[[Final], None],
+    timeout_s: float | None,
+) -> set[str]:
+    """Show the jobs until each has ended; those that had not when the time was up are returned."""
+    waiting = set(jobs)
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    while waiting and (deadline is None or time.monotonic() < deadline):
+        record = reader.poll(POLL_S)
+        if record is None or record.key is None or record.key.decode("utf-8", "replace") not in waiting:
+            continue
+        try:
+            event = connection.decode(record)
+        except UndecodableError as error:
+            note_console().print(f"{record.topic} {record.partition}/{record.offset}: {error}", markup=False)
+            continue
+        if isinstance(event, GenerationCompleted | GenerationFailed):
+            waiting.discard(event.job_id)
+            view.finish(event.job_id, job_status(event).value)
+            on_end(event)
+        else:
+            show(view, event)
+    return waiting
+
+
+def show(view: JobView, event: Event) -> None:
+    """News of a job that goes on; its end is told by the completed and failed topics."""
+    if isinstance(event, GenerationStatus) and event.status not in ENDED:
+        view.update(event.job_id, event.status.value, event.step, event.num_inference_steps)

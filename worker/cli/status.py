@@ -1,0 +1,63 @@
+"""`status`: the latest status of one job, from the compacted topic."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from worker.cli.errors import CommandError
+from worker.cli.kafka import Connection, Record, connect
+from worker.cli.output import note_console, print_json, print_line, state_text
+from worker.cli.reader import Reader
+from worker.cli.results import status_object
+from worker.errors import UndecodableError
+from worker.events.types import GenerationStatus
+
+
+def status(
+    job_id: Annotated[str, typer.Argument()],
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+) -> None:
+    """Tell the latest status of a job. Exit code 1: the topic knows nothing of it."""
+    with connect() as connection:
+        latest = latest_status(connection, job_id)
+    if latest is None:
+        if as_json:
+            print_json({"job_id": job_id, "status": "unknown"})
+        raise CommandError(f"no status of {job_id}: never taken up, or older than the topic keeps")
+    answer = status_object(latest) | {"updated_at": latest.updated_at.isoformat(timespec="milliseconds")}
+    if as_json:
+        print_json(answer)
+        return
+    for name, value in answer.items():
+        if value is not None:
+            shown = state_text(value) if name == "status" else Text(str(value))
+            print_line(Text.assemble((f"{name.replace('_', ' '):<16}", "dim"), shown))
+
+
+def latest_status(connection: Connection, job_id: str) -> GenerationStatus | None:
+    """Read the whole status topic for one job.
+
+    Every partition is read, for producers of other languages spread keys by another hash.
+    """
+    key = job_id.encode()
+    by_partition: dict[int, GenerationStatus | None] = {}
+    with Reader(connection, [connection.topics.status]) as reader, note_console().status("") as note:
+        for count, record in enumerate(reader.read_all(), 1):
+            if count % 500 == 1:
+                note.update(f"{count} events, {reader.ended_count} of {reader.partition_count} partitions read")
+            if record.key == key:
+                by_partition[record.partition] = _status(connection, record) if record.value else None
+    known = [event for event in by_partition.values() if event is not None]
+    return max(known, key=lambda event: event.updated_at, default=None)
+
+
+def _status(connection: Connection, record: Record) -> GenerationStatus:
+    try:
+        return connection.codec.decode(
+            record.value, topic=record.topic, headers=record.headers, expected=GenerationStatus
+        )
+    except UndecodableError as error:
+        raise CommandError(f"{record.topic} {record.partition}/{record.offset}: {error}") from error

@@ -1,0 +1,125 @@
+"""`submit`: requests from flags or from standard input."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from datetime import timedelta
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from worker.cli.kafka import connect
+from worker.cli.requests import parse_lora, parse_size, request_from_record, utc_now
+from worker.cli.submission import Submission, numbered_requests
+
+_NEEDED = ("girl_id", "user_id", "prompt")
+_IDS, _PICTURE, _HOW = "Whose", "The picture", "How"
+
+
+class Class(StrEnum):
+    """The three lanes."""
+
+    urgent = "urgent"
+    high = "high"
+    normal = "normal"
+
+
+def submit(
+    source: Annotated[
+        str | None, typer.Argument(metavar="[-]", help="-: read requests from stdin, a JSON object per line.")
+    ] = None,
+    girl_id: Annotated[str | None, typer.Option(rich_help_panel=_IDS)] = None,
+    user_id: Annotated[int | None, typer.Option(rich_help_panel=_IDS)] = None,
+    job_id: Annotated[str | None, typer.Option(help="Default: a random UUID.", rich_help_panel=_IDS)] = None,
+    prompt: Annotated[str | None, typer.Option(rich_help_panel=_PICTURE)] = None,
+    negative_prompt: Annotated[str | None, typer.Option(rich_help_panel=_PICTURE)] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="WxH", help="Such as 1024x1024.", rich_help_panel=_PICTURE)
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Of denoising.", rich_help_panel=_PICTURE)] = None,
+    guidance: Annotated[float | None, typer.Option(rich_help_panel=_PICTURE)] = None,
+    seed: Annotated[int | None, typer.Option(help="Default: made from the job id.", rich_help_panel=_PICTURE)] = None,
+    scheduler: Annotated[str | None, typer.Option(help="A diffusers scheduler.", rich_help_panel=_PICTURE)] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME:WEIGHT", help="May be repeated.", rich_help_panel=_PICTURE),
+    ] = None,
+    output_format: Annotated[
+        str | None, typer.Option("--format", help="jpeg, webp or png.", rich_help_panel=_PICTURE)
+    ] = None,
+    high_quality: Annotated[
+        bool, typer.Option("--high-quality", help="With the refiner.", rich_help_panel=_PICTURE)
+    ] = False,
+    affection: Annotated[int | None, typer.Option(help="0 to 100.", rich_help_panel=_PICTURE)] = None,
+    nsfw: Annotated[int | None, typer.Option(help="0 to 100.", rich_help_panel=_PICTURE)] = None,
+    priority: Annotated[Class | None, typer.Option(help="Default: normal.", rich_help_panel=_HOW)] = None,
+    expires_in: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Of no use later.", rich_help_panel=_HOW)
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow to the end; print the URLs.")] = False,
+    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="With --wait: give up after this.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per line.")] = False,
+) -> None:
+    """Send one request from flags, or JSON lines from stdin, and print the job ids.
+
+    Exit code 1: a line was no request, was not acknowledged, or with --wait a job failed.
+    """
+    given: dict[str, Any] = {
+        "girl_id": girl_id,
+        "user_id": user_id,
+        "job_id": job_id,
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "seed": seed,
+        "scheduler": scheduler,
+        "output_format": output_format,
+        "affection_level": affection,
+        "nsfw_level": nsfw,
+    }
+    record = {name: value for name, value in given.items() if value is not None}
+    record |= _derived(size, lora or [], expires_in)
+    if priority is not None:
+        record["priority"] = priority.value
+    if high_quality:
+        record["high_quality"] = True
+    raise typer.Exit(_run(source, record, wait=wait, timeout_s=timeout, as_json=as_json))
+
+
+def _derived(size: str | None, loras: list[str], expires_in: float | None) -> dict[str, Any]:
+    record: dict[str, Any] = {}
+    try:
+        if size is not None:
+            record["width"], record["height"] = parse_size(size)
+        parsed = [parse_lora(text) for text in loras]
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if parsed:
+        record["loras"] = [{"name": lora.name, "weight": lora.weight} for lora in parsed]
+    if expires_in is not None:
+        record["expires_at"] = (utc_now() + timedelta(seconds=expires_in)).isoformat()
+    return record
+
+
+def _run(source: str | None, record: dict[str, Any], *, wait: bool, timeout_s: float | None, as_json: bool) -> int:
+    if source not in (None, "-"):
+        raise typer.BadParameter(f"{source!r}: only - is known, for standard input")
+    if source == "-" and record:
+        raise typer.BadParameter("flags that describe a picture do not go with -")
+    missing = [f"--{name.replace('_', '-')}" for name in _NEEDED if name not in record]
+    if source is None and missing:
+        raise typer.BadParameter(f"{', '.join(missing)} missing (or -: JSON lines from stdin)")
+    with ExitStack() as stack:
+        connection = stack.enter_context(connect())
+        submission = stack.enter_context(Submission(connection, wait=wait, as_json=as_json))
+        if source == "-":
+            submission.send_all(numbered_requests(sys.stdin))
+        else:
+            try:
+                submission.send(request_from_record(record, now=utc_now()))
+            except ValueError as error:
+                raise typer.BadParameter(str(error)) from None
+        return submission.finish(timeout_s)

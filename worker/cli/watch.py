@@ -1,0 +1,93 @@
+"""`watch`: results as they come."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from datetime import datetime
+from typing import Annotated
+
+import typer
+
+from worker.cli.decode import to_json
+from worker.cli.kafka import Connection, Record, connect
+from worker.cli.output import note_console, print_json, print_line, result_line
+from worker.cli.reader import Reader
+from worker.cli.results import one_line
+from worker.errors import UndecodableError
+from worker.events.headers import job_status
+from worker.events.types import GenerationCompleted, GenerationFailed, GenerationStatus
+
+POLL_S = 0.2
+_UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+def watch(
+    with_status: Annotated[bool, typer.Option("--status", help="Follow status events too.")] = False,
+    since: Annotated[
+        str | None, typer.Option(help="From this long ago (90s, 10m, 2h, 1d), a time, or `beginning`.")
+    ] = None,
+    count: Annotated[int | None, typer.Option("--count", "-n", min=1, help="End after so many.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per line.")] = False,
+) -> None:
+    """Follow completed and failed events, as a consumer that reads only what was committed."""
+    try:
+        start_ms = None if since in (None, "beginning") else parse_since(since or "", now=time.time())
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    with connect() as connection:
+        topics = connection.topics
+        wanted = (topics.completed, topics.failed, *((topics.status,) if with_status else ()))
+        with Reader(connection, wanted) as reader:
+            if since == "beginning":
+                reader.from_beginning()
+            elif start_ms is not None:
+                reader.since(start_ms)
+            else:
+                reader.from_end()
+            if sys.stderr.isatty():
+                note_console().print(f"following {', '.join(wanted)}; Ctrl-C ends", style="dim")
+            _follow(connection, reader, count, as_json=as_json)
+
+
+def parse_since(text: str, *, now: float) -> int:
+    """`10m` or an ISO 8601 time with its timezone, as milliseconds since the epoch; `now` in seconds.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    ago = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip())
+    if ago is not None:
+        return int((now - float(ago[1]) * _UNITS_S[ago[2]]) * 1000)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is neither a time nor a span such as 90s, 10m, 2h, 1d") from None
+    if moment.tzinfo is None:
+        raise ValueError(f"{text!r} carries no timezone: append Z for UTC")
+    return int(moment.timestamp() * 1000)
+
+
+def _follow(connection: Connection, reader: Reader, count: int | None, *, as_json: bool) -> None:
+    shown = 0
+    while count is None or shown < count:
+        record = reader.poll(POLL_S)
+        if record is not None:
+            shown += _show(connection, record, as_json=as_json)
+
+
+def _show(connection: Connection, record: Record, *, as_json: bool) -> bool:
+    try:
+        event = connection.decode(record) if record.value else None
+    except UndecodableError as error:
+        print(f"{record.topic} {record.partition}/{record.offset}: {error}", file=sys.stderr, flush=True)
+        return False
+    if not isinstance(event, GenerationCompleted | GenerationFailed | GenerationStatus):
+        return False
+    if as_json:
+        print_json({"topic": record.topic} | json.loads(to_json(event)))
+    else:
+        print_line(result_line(job_status(event).value, event.job_id, one_line(event)))
+    return True

@@ -1,0 +1,90 @@
+"""From pixels to a durable picture and its completed event; and the stored one of a repeated request."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from worker import metrics
+from worker.delivery.digest import request_digest
+from worker.delivery.encode import check_pixels, encode_picture
+from worker.delivery.keys import object_keys
+from worker.delivery.manifest import ModelInfo, build_manifest, completed_event
+from worker.delivery.upload import PictureStore
+from worker.errors import ErrorCode, RequestRejected
+from worker.events.types import GenerationCompleted, Priority, timestamp
+from worker.job import Job, Picture
+from worker.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Completer:
+    """Encodes, uploads and describes pictures; both methods may raise StoreUnavailable and may be repeated."""
+
+    store: PictureStore
+    model: ModelInfo
+    settings: Settings
+
+    def complete(self, picture: Picture, now: float) -> GenerationCompleted:
+        """Make the picture durable, manifest last.
+
+        Raises:
+            RequestRejected: `model_error`, when the picture is flat.
+        """
+        job, settings = picture.job, self.settings
+        flaw = check_pixels(picture.pixels)
+        if flaw is not None:
+            raise RequestRejected(ErrorCode.MODEL_ERROR, flaw)
+        before = time.perf_counter()
+        encoded = encode_picture(
+            picture.pixels,
+            output_format=job.request.output_format,
+            jpeg_quality=settings.jpeg_quality,
+            thumbnail_px=settings.thumbnail_px,
+            job_id=job.job_id,
+        )
+        between = time.perf_counter()
+        manifest = build_manifest(
+            picture,
+            encoded,
+            self.model,
+            lora_fingerprints=picture.lora_fingerprints,
+            worker_id=settings.worker_id,
+            created_at=timestamp(now),
+            gpu_hourly_usd=settings.gpu_hourly_usd,
+        )
+        keys = object_keys(job.request.girl_id, job.job_id, job.request.output_format)
+        self.store.put_picture(keys, encoded, manifest)
+        metrics.PHASE.labels("encode").observe(between - before)
+        metrics.PHASE.labels("upload").observe(time.perf_counter() - between)
+        metrics.UPLOADS.labels("stored").inc()
+        event = self._event(job, manifest, now)
+        if event.cost_usd is not None:
+            metrics.COST.inc(event.cost_usd)
+        return event
+
+    def stored(self, job: Job, now: float) -> GenerationCompleted | None:
+        """The completed event of a picture that is in S3 already; None where there is none.
+
+        Raises:
+            RequestRejected: `invalid_request`, when the id was used for a different request.
+        """
+        manifest = self.store.fetch_manifest(job.request.girl_id, job.job_id)
+        if manifest is None:
+            return None
+        if manifest["request_digest"] != request_digest(job.request):
+            raise RequestRejected(
+                ErrorCode.INVALID_REQUEST, "job_id was used before for a different request; ids must be unique"
+            )
+        return self._event(job, manifest, now)
+
+    def _event(self, job: Job, manifest: dict[str, object], now: float) -> GenerationCompleted:
+        return completed_event(
+            manifest,
+            url=self.store.url,
+            priority=Priority(job.lane.label),
+            worker_id=self.settings.worker_id,
+            attempt=job.attempt,
+            replay_id=job.replay_id,
+            completed_at=timestamp(now),
+        )

@@ -1,0 +1,42 @@
+"""Where a picture's objects lie in the bucket. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from worker.delivery.encode import EXTENSIONS
+
+_ID = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}", re.ASCII)
+_THUMBNAIL_SUFFIX = "_thumb"
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The object keys of one picture."""
+
+    image: str
+    thumbnail: str
+    manifest: str
+
+
+def object_keys(girl_id: str, job_id: str, output_format: str) -> Keys:
+    """Where a picture's three objects lie.
+
+    Raises:
+        ValueError: an id that could leave `generated/` or overwrite another picture, or an unknown format.
+            Admission has refused both before; this is the second lock.
+    """
+    for name, value in (("girl_id", girl_id), ("job_id", job_id)):
+        if not _ID.fullmatch(value):
+            raise ValueError(f"{name} is not 1 to 128 of A-Z a-z 0-9 . _ - without a leading dot")
+    if job_id.endswith(_THUMBNAIL_SUFFIX):
+        raise ValueError(f"job_id ends in {_THUMBNAIL_SUFFIX}: it would overwrite another job's thumbnail")
+    if output_format not in EXTENSIONS:
+        raise ValueError(f"output_format {output_format!r} is not one of {', '.join(EXTENSIONS)}")
+    stem = f"generated/{girl_id}/{job_id}"
+    return Keys(
+        image=f"{stem}.{EXTENSIONS[output_format]}",
+        thumbnail=f"{stem}{_THUMBNAIL_SUFFIX}.jpg",
+        manifest=f"{stem}.json",
+    )

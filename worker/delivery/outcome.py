@@ -1,0 +1,139 @@
+"""From an end to the records that announce it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from worker.errors import ErrorCode
+from worker.events.headers import result_headers
+from worker.events.types import (
+    GenerationCompleted,
+    GenerationFailed,
+    GenerationStatus,
+    JobStatus,
+    Priority,
+    timestamp,
+)
+from worker.job import Failure, Job, Lane, Message, Notice, Origin, Original, Outcome
+from worker.topics import Topics
+
+# Kafka refuses records beyond its limit, so what stands beside the original bytes stays short.
+_MAX_ERROR_CHARS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Announcer:
+    """Writes results for one worker. Times are seconds since the epoch."""
+
+    topics: Topics
+    worker_id: str
+
+    def completed(self, job: Job, event: GenerationCompleted, now: float) -> Outcome:
+        """The completed event and the last status of `job`."""
+        status = self._status(
+            job,
+            JobStatus.COMPLETED,
+            now,
+            image_url=event.image_url,
+            thumbnail_url=event.thumbnail_url,
+            generation_time=event.generation_time,
+        )
+        result = self._message(self.topics.completed, event, job.requested_at, job.headers, now)
+        return Outcome(origin=job.origin, messages=(result, status), urgent=job.lane is Lane.URGENT)
+
+    def failed(self, failure: Failure, now: float) -> Outcome:
+        """The failed event and the last status of a request."""
+        request = failure.request
+        event = GenerationFailed(
+            job_id=request.job_id,
+            girl_id=request.girl_id,
+            user_id=request.user_id,
+            priority=Priority(failure.lane.label),
+            error_code=failure.code,
+            error_message=failure.message,
+            retryable=failure.code.retryable,
+            attempt=failure.attempt,
+            worker_id=self.worker_id,
+            replay_id=failure.replay_id,
+            failed_at=timestamp(now),
+        )
+        cancelled = failure.code is ErrorCode.CANCELLED
+        status = self._status(
+            failure,
+            JobStatus.CANCELLED if cancelled else JobStatus.FAILED,
+            now,
+            error_code=failure.code,
+            error_message=failure.message,
+        )
+        result = self._message(self.topics.failed, event, failure.requested_at, failure.headers, now)
+        return Outcome(origin=failure.origin, messages=(result, status), urgent=failure.lane is Lane.URGENT)
+
+    def dead_letter(self, origin: Origin, original: Original, error: str) -> Outcome:
+        """The original bytes and headers, with `dlq-*` headers that say where they came from and what is wrong."""
+        headers = tuple((name, v.encode() if isinstance(v, str) else v) for name, v in original.headers or ())
+        added = {
+            "dlq-topic": origin.topic,
+            "dlq-partition": str(origin.partition),
+            "dlq-offset": str(origin.offset),
+            "dlq-error": " ".join(error.split())[:_MAX_ERROR_CHARS],
+            "worker-id": self.worker_id,
+        }
+        extra = tuple((name, text.encode()) for name, text in added.items())
+        message = Message(
+            topic=self.topics.dead_letter, key=original.key, value=original.value, headers=headers + extra
+        )
+        return Outcome(origin=origin, messages=(message,))
+
+    def progress(self, job: Job, status: JobStatus, now: float, step: int | None = None) -> Notice:
+        """Where `job` stands; `step` of `num_inference_steps`."""
+        return Notice(origin=job.origin, message=self._status(job, status, now, step=step))
+
+    def _status(
+        self,
+        job: Job | Failure,
+        status: JobStatus,
+        now: float,
+        *,
+        step: int | None = None,
+        image_url: str | None = None,
+        thumbnail_url: str | None = None,
+        generation_time: float | None = None,
+        error_code: ErrorCode | None = None,
+        error_message: str | None = None,
+    ) -> Message:
+        request = job.request
+        event = GenerationStatus(
+            job_id=request.job_id,
+            girl_id=request.girl_id,
+            user_id=request.user_id,
+            status=status,
+            step=step,
+            num_inference_steps=request.num_inference_steps,
+            priority=Priority(job.lane.label),
+            image_url=image_url,
+            thumbnail_url=thumbnail_url,
+            generation_time=generation_time,
+            error_code=error_code,
+            error_message=error_message,
+            worker_id=self.worker_id,
+            attempt=job.attempt,
+            updated_at=timestamp(now),
+        )
+        return self._message(self.topics.status, event, job.requested_at, job.headers, now)
+
+    def _message(
+        self,
+        topic: str,
+        event: GenerationCompleted | GenerationFailed | GenerationStatus,
+        requested_at: float,
+        passed: dict[str, str],
+        now: float,
+    ) -> Message:
+        headers = result_headers(
+            event,
+            source=f"/sdxl-worker/{self.worker_id}",
+            now=timestamp(now),
+            duration_ms=max(0, round((now - requested_at) * 1000)),
+            passed=passed,
+        )
+        return Message(topic=topic, key=event.job_id.encode(), value=event, headers=headers)

@@ -1,0 +1,207 @@
+"""The publisher: gathers what has ended, and makes it durable together with the offsets.
+
+It owns the producer. A flush happens at once for urgent outcomes and for starts, since a job waits for its start to be
+recorded; other outcomes wait for company, at most the flush interval.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import structlog
+
+from worker import metrics
+from worker.delivery.transport import Encoded, Offset, Transport, TryAgain
+from worker.errors import RegistryUnavailable
+from worker.events.codec import EventCodec
+from worker.job import Job, Message, Notice, Origin, Outcome
+
+_log = structlog.get_logger()
+
+_RETRY_FIRST_S = 0.1
+_RETRY_MAX_S = 5.0
+
+
+class Books(Protocol):
+    """What the publisher needs of the ledger (`intake.ledger.Ledger`)."""
+
+    lock: threading.RLock
+
+    def owns(self, origin: Origin) -> bool: ...
+    def is_closing(self, origin: Origin) -> bool: ...
+    def start(self, origin: Origin) -> int: ...
+    def finish(self, origins: Iterable[Origin]) -> None: ...
+    def commits(self, finishing: Any, also: Iterable[tuple[str, int]] = ()) -> list[Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A job that may go to the GPU once its start is durable."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Touch:
+    """Commit these partitions even if nothing of theirs has ended."""
+
+    partitions: tuple[tuple[str, int], ...]
+
+
+Item = Outcome | Start | Notice | Touch
+
+
+@dataclass(frozen=True, slots=True)
+class Callbacks:
+    """Called on the publisher's thread: a start or an outcome is durable, or its record is no longer ours."""
+
+    started: Callable[[Job, int], None]
+    finished: Callable[[Origin], None]
+    discarded: Callable[[Origin], None]
+
+
+@dataclass(slots=True)
+class _Batch:
+    """One flush, kept until it is durable."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    starts: list[tuple[Job, int]] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
+    touched: set[tuple[str, int]] = field(default_factory=set)
+
+
+class Publisher:
+    """Any thread may `put`; one thread calls `tick`."""
+
+    def __init__(
+        self, transport: Transport, books: Books, codec: EventCodec, callbacks: Callbacks, *, flush_interval_s: float
+    ) -> None:
+        self._transport = transport
+        self._books = books
+        self._codec = codec
+        self._callbacks = callbacks
+        self._flush_interval_s = flush_interval_s
+        self._changed = threading.Condition()
+        self._items: list[Item] = []
+        self._due: float | None = None
+        self._batch: _Batch | None = None
+        self._tries = 0
+
+    def put(self, item: Item, now: float) -> None:
+        """Queue something for the next flush."""
+        with self._changed:
+            self._items.append(item)
+            at_once = isinstance(item, Start | Touch) or (isinstance(item, Outcome) and item.urgent)
+            due = now if at_once else now + self._flush_interval_s
+            self._due = due if self._due is None else min(self._due, due)
+            self._changed.notify()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and no flush is under way."""
+        with self._changed:
+            return not self._items and self._batch is None
+
+    def wait(self, now: float, timeout_s: float) -> None:
+        """Sleep until a flush is due, at most `timeout_s`."""
+        with self._changed:
+            pause = timeout_s if self._due is None else min(timeout_s, self._due - now)
+            if pause > 0:
+                self._changed.wait(pause)
+
+    def tick(self, now: float) -> bool:
+        """Flush if it is time; False when it is not."""
+        with self._changed:
+            if self._due is None or now < self._due:
+                return False
+            # A flush that failed is sent anew with nothing added, so that it either took place or did not.
+            items: list[Item] = []
+            if self._batch is None:
+                items, self._items = self._items, []
+                self._batch = _Batch()
+            batch = self._batch
+        self._sort(items, batch)
+        try:
+            self._flush(batch)
+        except (TryAgain, RegistryUnavailable) as error:
+            pause = min(_RETRY_MAX_S, _RETRY_FIRST_S * 2**self._tries)
+            self._tries += 1
+            _log.warning("flush_failed", error=str(error), tries=self._tries, retry_in_s=pause)
+            with self._changed:
+                self._due = now + pause
+            return True
+        self._settle(batch, now)
+        return True
+
+    def close(self) -> None:
+        """Let go of the producer."""
+        self._transport.close()
+
+    def _sort(self, items: list[Item], batch: _Batch) -> None:
+        for item in items:
+            match item:
+                case Outcome():
+                    batch.outcomes.append(item)
+                case Notice():
+                    batch.notices.append(item)
+                case Touch():
+                    batch.touched.update(item.partitions)
+                case Start():
+                    self._begin(item.job, batch)
+
+    def _begin(self, job: Job, batch: _Batch) -> None:
+        with self._books.lock:
+            wanted = self._books.owns(job.origin) and not self._books.is_closing(job.origin)
+            count = self._books.start(job.origin) if wanted else 0
+        if wanted:
+            batch.starts.append((job, count))
+            batch.touched.add((job.origin.topic, job.origin.partition))
+        else:
+            self._callbacks.discarded(job.origin)
+
+    def _flush(self, batch: _Batch) -> None:
+        with self._books.lock:
+            self._discard(batch)
+            finishing = {outcome.origin for outcome in batch.outcomes}
+            notices = [n for n in batch.notices if self._books.owns(n.origin) and n.origin not in finishing]
+            commits = self._books.commits(finishing, also=batch.touched)
+        messages = [notice.message for notice in notices]
+        messages += [message for outcome in batch.outcomes for message in outcome.messages]
+        offsets = [Offset(c.topic, c.partition, c.offset, c.metadata) for c in commits]
+        if messages or offsets:
+            self._transport.send([self._encode(message) for message in messages], offsets)
+        with self._books.lock:
+            self._books.finish(outcome.origin for outcome in batch.outcomes)
+
+    def _discard(self, batch: _Batch) -> None:
+        """Drop the outcomes of records that have another owner by now."""
+        for outcome in batch.outcomes:
+            if not self._books.owns(outcome.origin):
+                metrics.DISCARDED.inc()
+                _log.info("result_discarded", **_place(outcome.origin))
+                self._callbacks.discarded(outcome.origin)
+        batch.outcomes = [outcome for outcome in batch.outcomes if self._books.owns(outcome.origin)]
+
+    def _encode(self, message: Message) -> Encoded:
+        headers: list[tuple[str, str | bytes | None]] = list(message.headers)
+        if message.value is None or isinstance(message.value, bytes):
+            return Encoded(message.topic, message.key, message.value, headers)
+        value, framing = self._codec.encode(message.value, topic=message.topic)
+        return Encoded(message.topic, message.key, value, [*headers, *framing])
+
+    def _settle(self, batch: _Batch, now: float) -> None:
+        self._tries = 0
+        for job, count in batch.starts:
+            self._callbacks.started(job, count)
+        for outcome in batch.outcomes:
+            self._callbacks.finished(outcome.origin)
+        with self._changed:
+            self._batch = None
+            self._due = now if self._items else None
+
+
+def _place(origin: Origin) -> dict[str, object]:
+    return {"topic": origin.topic, "partition": origin.partition, "offset": origin.offset}

@@ -1,0 +1,132 @@
+"""One UNet call over the chosen rows: each at its own timestep, guidance scale, size ids and schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from operator import is_not
+from typing import Any
+
+import torch
+
+from worker.engine.adapters import Adapters
+from worker.engine.mix import Mix
+from worker.engine.row import Row
+from worker.engine.update import Update
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What stays the same while the same rows share the batch, and their latents: together and, as the rows have
+    them, apart. Sample order: the negatives of the guided rows, the positives of all, copies of the first as padding.
+    """
+
+    latents: torch.Tensor
+    parts: Sequence[torch.Tensor]
+    update: Update
+    guided: list[int]
+    prompt: torch.Tensor
+    pooled: torch.Tensor
+    time_ids: torch.Tensor
+    scale: torch.Tensor
+    mix: Mix | None
+
+
+class Denoiser:
+    """Runs one step of a UNet.
+
+    Args:
+        unet: a diffusers `UNet2DConditionModel` with `text_time` conditioning.
+        slots: with a number, every call is padded to 2 x `slots` samples, so that the kernels and with them the bits
+            do not depend on who shares the batch. None: no padding.
+        adapters: the LoRAs of this UNet; None where its rows never have any.
+    """
+
+    def __init__(self, unet: Any, slots: int | None, adapters: Adapters | None = None) -> None:
+        self._unet = unet
+        self._adapters = adapters
+        self.slots = slots
+        self._batch: _Batch | None = None
+
+    def step(self, rows: Sequence[Row]) -> None:
+        """Move every row one step on; the rows share one stage and latent shape."""
+        batch = self._batch_of(rows)
+        noise = self._predict(batch)
+        # The last call, so that whatever raises leaves every row as it was.
+        batch.latents, batch.parts = batch.update.step(noise, batch.latents)
+        for row, part in zip(rows, batch.parts, strict=True):
+            row.latents = part
+            row.steps_done += 1
+
+    def _predict(self, batch: _Batch) -> torch.Tensor:
+        """The guided noise prediction, (rows, C, h, w)."""
+        samples, timesteps = batch.update.unet_input(batch.latents)
+        with self._applied(batch.mix):
+            predicted: torch.Tensor = self._unet(
+                samples,
+                timesteps,
+                encoder_hidden_states=batch.prompt,
+                added_cond_kwargs={"text_embeds": batch.pooled, "time_ids": batch.time_ids},
+                return_dict=False,
+            )[0]
+        return _guide(predicted, batch)
+
+    def _applied(self, mix: Mix | None) -> AbstractContextManager[None]:
+        return nullcontext() if self._adapters is None else self._adapters.batch(mix)
+
+    def _batch_of(self, rows: Sequence[Row]) -> _Batch:
+        known = self._batch
+        # A row's latents are replaced at every step, so they tell a row, its place and that this batch moved it last.
+        if known is None or len(known.parts) != len(rows) or any(map(is_not, known.parts, [r.latents for r in rows])):
+            known = self._batch = _stack(rows, self.slots, self._adapters)
+        return known
+
+    def forget(self) -> None:
+        """Free what is kept of the last batch."""
+        self._batch = None
+
+
+def _stack(rows: Sequence[Row], slots: int | None, adapters: Adapters | None) -> _Batch:
+    conditions = [row.conditioning for row in rows]
+    guided = [i for i, condition in enumerate(conditions) if condition.guided]
+    padding = 0 if slots is None else 2 * slots - len(guided) - len(conditions)
+    device = rows[0].latents.device
+
+    def stack(negative: list[torch.Tensor | None], positive: list[torch.Tensor]) -> torch.Tensor:
+        parts = [part for part in negative if part is not None] + positive
+        return torch.cat(parts + [parts[0]] * padding)
+
+    order = [*guided, *range(len(rows))]
+    order += order[:1] * padding
+    scales = [conditions[i].guidance_scale for i in guided]
+    loras = [c.loras for c in conditions if c.guided] + [c.loras for c in conditions] + [()] * padding
+    parts = [row.latents for row in rows]
+    return _Batch(
+        torch.cat(parts),
+        parts,
+        Update([row.sampler for row in rows], torch.tensor(order, device=device)),
+        guided,
+        stack([c.negative_prompt for c in conditions], [c.prompt for c in conditions]),
+        stack([c.negative_pooled for c in conditions], [c.pooled for c in conditions]),
+        stack([c.negative_time_ids for c in conditions], [c.time_ids for c in conditions]),
+        torch.tensor(scales, dtype=torch.float32, device=device).view(-1, 1, 1, 1),
+        None if adapters is None else adapters.mix(loras),
+    )
+
+
+def _guide(predicted: torch.Tensor, batch: _Batch) -> torch.Tensor:
+    """Classifier-free guidance (Ho & Salimans 2022) in diffusers' order of operations; unguided rows pass through."""
+    count, rows = len(batch.guided), len(batch.parts)
+    positive = predicted[count : count + rows]
+    if not count:
+        return positive
+    negative = predicted[:count]
+    text = positive if count == rows else positive[batch.guided]
+    scaled = (text - negative).to(torch.float32).mul_(batch.scale).to(text.dtype)
+    guided = scaled.add_(negative)
+    if count == rows:
+        return guided
+    mixed = positive.clone()
+    mixed[batch.guided] = guided
+    return mixed

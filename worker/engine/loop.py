@@ -1,0 +1,335 @@
+"""The engine's tick: take what arrived, choose rows, run one step, decode one picture."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+
+from worker import metrics
+from worker.engine import gauges
+from worker.engine.cost import Stage
+from worker.engine.denoise import Denoiser
+from worker.engine.memory import MemoryLadder, one_error
+from worker.engine.pipeline import SdxlModel
+from worker.engine.row import Row
+from worker.engine.schedule import Segment, StepScheduler
+from worker.errors import ErrorCode, RequestRejected
+from worker.job import Failure, Job, Lane, Origin, Picture, Timing
+
+# Progress is told at the start and after each of these parts of the steps.
+_PROGRESS_PARTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Where the engine tells what happened; called on its thread, so none may block.
+
+    `dropped` gets jobs that were given back without an outcome.
+    """
+
+    ended: Callable[[Picture | Failure], None]
+    progress: Callable[[Job, int, int], None]
+    dropped: Callable[[Job], None]
+
+
+@dataclass(slots=True)
+class _Live:
+    """A job inside the engine; `row` appears with its first step."""
+
+    job: Job
+    steps: int
+    row: Row | None = None
+    told: int = -1
+
+
+class Engine:
+    """Owns the device. `submit`, `cancel` and `give_back` may be called from any thread; `tick` from one."""
+
+    def __init__(
+        self,
+        model: SdxlModel,
+        scheduler: StepScheduler,
+        hooks: Hooks,
+        clock: Callable[[], float],
+        *,
+        deterministic: bool,
+    ) -> None:
+        self._model = model
+        self._scheduler = scheduler
+        self._hooks = hooks
+        self._clock = clock
+        self._deterministic = deterministic
+        self._slots = scheduler.policy.slots
+        self._ladder = MemoryLadder(model, self._slots)
+        stages = [Stage.BASE] if model.refiner is None else list(Stage)
+        pad = self._slots if deterministic else None
+        self._denoisers = {
+            stage: Denoiser(model.unet(stage), pad, model.adapters if stage is Stage.BASE else None) for stage in stages
+        }
+        self._live: dict[Origin, _Live] = {}
+        self._to_decode: dict[Origin, _Live] = {}
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._wake = threading.Event()
+
+    def submit(self, job: Job) -> None:
+        """Hand over a job; it starts at the next step if its class allows."""
+        self._post(lambda: self._accept(job))
+
+    def cancel(self, job_id: str, code: ErrorCode, message: str) -> None:
+        """End a job before its next step, wherever it is; an unknown id is ignored."""
+        self._post(lambda: self._cancel(job_id, code, message))
+
+    def give_back(self, owned: Callable[[Origin], bool], *, started: bool) -> None:
+        """Drop jobs whose record is no longer ours: those that have not started, or with `started` all of them."""
+        self._post(lambda: self._give_back(owned, started))
+
+    def wait(self, timeout_s: float) -> None:
+        """Sleep until something is posted, at most `timeout_s`."""
+        self._wake.wait(timeout_s)
+        self._wake.clear()
+
+    def tick(self) -> bool:
+        """One step and at most one decode; False when there was nothing to do."""
+        self._receive()
+        now = self._clock()
+        self._expire(now)
+        with torch.inference_mode():
+            batch = cast("tuple[Origin, ...]", self._scheduler.choose(now))
+            if batch:
+                self._advance(batch, now)
+            self._receive()
+            decoded = self._decode_one()
+        if not batch and not decoded:
+            self._rest()
+            return False
+        return True
+
+    def _post(self, command: Callable[[], None]) -> None:
+        self._inbox.append(command)
+        self._wake.set()
+
+    def _receive(self) -> None:
+        while self._inbox:
+            self._inbox.popleft()()
+
+    def _accept(self, job: Job) -> None:
+        try:
+            segments = self._model.segments(job)
+            self._refuse_if_too_late(job, segments)
+        except RequestRejected as error:
+            self._hooks.ended(Failure.of(job, error.code, error.message))
+            return
+        self._live[job.origin] = _Live(job, sum(segment.steps for segment in segments))
+        self._scheduler.submit(job.origin, job.lane, segments, self._clock())
+
+    def _refuse_if_too_late(self, job: Job, segments: Sequence[Segment]) -> None:
+        if job.expires_at is None:
+            return
+        needed = self._scheduler.shortest(job.lane, segments)
+        if self._clock() + needed > job.expires_at:
+            raise RequestRejected(
+                ErrorCode.EXPIRED,
+                f"expires_at cannot be met: the picture needs at least {needed:.1f} s from now",
+            )
+
+    def _cancel(self, job_id: str, code: ErrorCode, message: str) -> None:
+        for origin, live in [*self._live.items(), *self._to_decode.items()]:
+            if live.job.job_id == job_id:
+                self._end(origin, Failure.of(live.job, code, message))
+
+    def _give_back(self, owned: Callable[[Origin], bool], started: bool) -> None:
+        for origin, live in [*self._live.items(), *self._to_decode.items()]:
+            if owned(origin) or (live.row is not None and not started):
+                continue
+            self._forget(origin)
+            self._waste(live)
+            self._release(live)
+            self._hooks.dropped(live.job)
+
+    def _expire(self, now: float) -> None:
+        for origin, live in [*self._live.items(), *self._to_decode.items()]:
+            if live.job.expires_at is not None and now > live.job.expires_at:
+                self._end(
+                    origin,
+                    Failure.of(live.job, ErrorCode.EXPIRED, "expires_at passed before the picture was done"),
+                )
+
+    def _advance(self, batch: Sequence[Origin], now: float) -> None:
+        """One UNet step of `batch`; an allocation that fails leaves every row as it was."""
+        seconds = None
+        try:
+            with one_error():
+                rows = [self._row(origin, now) for origin in batch]
+                seconds = self._step(rows)
+        except _Ended:
+            return
+        except torch.OutOfMemoryError:
+            pass
+        if seconds is None:
+            # Not above: while it is handled, the error keeps alive the tensors of every frame that it went through.
+            self._relieve(batch, decoding=False)
+            return
+        self._scheduler.cost.observe(self._scheduler.group(batch[0]), len(batch), seconds)
+        for row in rows:
+            row.gpu_seconds += seconds / len(rows)
+            row.reproducible &= not self._ladder.steps_differ
+        for origin in cast("tuple[Origin, ...]", self._scheduler.advance(batch)):
+            self._to_decode[origin] = self._live.pop(origin)
+        self._tell_progress(batch)
+        _count(len(rows), self._slots, seconds)
+
+    def _row(self, origin: Origin, now: float) -> Row:
+        live = self._live[origin]
+        before = self._clock()
+        try:
+            if live.row is not None and not live.row.sampler.over:
+                return live.row
+            if live.row is None:
+                live.row = self._model.prepare(live.job, now)
+            # At once where there is no timestep above the cut, so that the base has no step at all.
+            if live.row.sampler.over:
+                self._model.hand_over(live.row)
+        except RequestRejected as error:
+            self._end(origin, Failure.of(live.job, error.code, error.message))
+            raise _Ended from error
+        seconds = self._clock() - before
+        live.row.gpu_seconds += seconds
+        metrics.PHASE.labels("encode_text").observe(seconds)
+        return live.row
+
+    def _step(self, rows: list[Row]) -> float:
+        before = self._clock()
+        self._model.bring(rows[0].stage)
+        self._denoisers[rows[0].stage].step(rows)
+        if self._model.device.type == "cuda":
+            # Without this the host runs ahead and an urgent request would queue behind steps already launched.
+            torch.cuda.synchronize(self._model.device)
+        return self._clock() - before
+
+    def _decode_one(self) -> bool:
+        if not self._to_decode:
+            return False
+        origin, live = min(self._to_decode.items(), key=lambda item: item[1].job.lane)
+        if self._scheduler.newcomer_above(live.job.lane):
+            return False
+        assert live.row is not None
+        before, pixels = self._clock(), None
+        try:
+            with one_error():
+                pixels = self._model.decode(live.row)
+        except RequestRejected as error:
+            self._end(origin, Failure.of(live.job, error.code, error.message))
+            return True
+        except torch.OutOfMemoryError:
+            pass
+        if pixels is None:
+            self._relieve([origin], decoding=True)
+            return True
+        now = self._clock()
+        self._scheduler.cost.observe_decode(live.row.latents.shape[-2], live.row.latents.shape[-1], now - before)
+        metrics.PHASE.labels("decode").observe(now - before)
+        timing = Timing(
+            queue=max(0.0, live.row.started_at - live.job.requested_at),
+            generation=now - live.row.started_at,
+            gpu=live.row.gpu_seconds + now - before,
+            started_at=live.row.started_at,
+        )
+        metrics.GPU_SECONDS.labels("useful").inc(timing.gpu)
+        picture = Picture(
+            live.job,
+            pixels,
+            timing,
+            self._model.adapters.fingerprints(live.job.loras),
+            reproducible=live.row.reproducible and not self._ladder.decodes_differ,
+        )
+        self._end(origin, picture)
+        return True
+
+    def _relieve(self, batch: Sequence[Origin], *, decoding: bool) -> None:
+        """Free memory for another try of the same rows; only a job that fails alone fails."""
+        for denoiser in self._denoisers.values():
+            denoiser.forget()
+        if not self._ladder.climb(decoding=decoding):
+            [origin] = batch
+            live = self._live.get(origin) or self._to_decode[origin]
+            message = "the GPU has too little memory for this picture alone: ask for a smaller size"
+            self._end(origin, Failure.of(live.job, ErrorCode.OUT_OF_MEMORY, message))
+            # It was this one that did not fit; the others need not suffer for it.
+            self._ladder.reset()
+        self._resize()
+
+    def _resize(self) -> None:
+        """Give the scheduler and the denoisers the batch size of the ladder's rung."""
+        slots = self._ladder.slots
+        metrics.MEMORY_RUNG.set(self._ladder.rung)
+        self._scheduler.resize(slots)
+        if self._scheduler.cost.padded_to is not None:
+            self._scheduler.cost.padded_to = slots
+        for denoiser in self._denoisers.values():
+            denoiser.slots = slots if self._deterministic else None
+            denoiser.forget()
+
+    def _tell_progress(self, batch: Sequence[Origin]) -> None:
+        for origin in batch:
+            live = self._live.get(origin)
+            if live is None or live.row is None:
+                continue
+            part = live.row.steps_done * _PROGRESS_PARTS // live.steps
+            if part > live.told:
+                live.told = part
+                self._hooks.progress(live.job, live.row.steps_done, live.steps)
+
+    def _end(self, origin: Origin, result: Picture | Failure) -> None:
+        live = self._forget(origin)
+        if isinstance(result, Failure):
+            self._waste(live)
+        self._hooks.ended(result)
+        self._release(live)
+
+    def _release(self, live: _Live) -> None:
+        if live.row is not None:
+            self._model.adapters.release(live.job.loras)
+
+    def _forget(self, origin: Origin) -> _Live:
+        self._scheduler.drop(origin)
+        live = self._live.pop(origin, None)
+        return self._to_decode.pop(origin) if live is None else live
+
+    @staticmethod
+    def _waste(live: _Live) -> None:
+        if live.row is not None:
+            metrics.GPU_SECONDS.labels("wasted").inc(live.row.gpu_seconds)
+
+    def _rest(self) -> None:
+        """Nothing to do: the moment to check the invariants and to come down the memory ladder."""
+        self._scheduler.check()
+        if self._ladder.rung:
+            self._ladder.reset()
+            self._resize()
+
+    def report(self) -> None:
+        """Set the gauges that are read, not counted."""
+        metrics.LORAS.set(self._model.adapters.loaded)
+        gauges.set_memory(self._model.device, self._ladder.rung)
+        oldest: dict[Lane, float] = {}
+        for live in list(self._live.values()):
+            if live.row is None:
+                job = live.job
+                oldest[job.lane] = min(job.requested_at, oldest.get(job.lane, job.requested_at))
+        gauges.set_queue(self._scheduler.depth(), oldest, self._clock())
+
+
+class _Ended(Exception):
+    """A job of the batch has ended while it was prepared, so the batch has to be chosen anew."""
+
+
+def _count(rows: int, slots: int, seconds: float) -> None:
+    metrics.PHASE.labels("step").observe(seconds)
+    metrics.STEPS.inc()
+    metrics.ROW_STEPS.inc(rows)
+    metrics.FREE_SLOTS.inc(slots - rows)

@@ -1,0 +1,235 @@
+"""The diffusers pipelines, taken apart: text to conditioning, noise to latents, latents to pixels.
+
+Everything here follows `StableDiffusionXLPipeline.__call__` and, for the refiner, `StableDiffusionXLImg2ImgPipeline`
+with `denoising_start`; only the loop over steps is elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from cachetools import LRUCache
+from diffusers.utils.torch_utils import randn_tensor
+
+from worker.engine.adapters import Adapters
+from worker.engine.cost import Group, Stage
+from worker.engine.decode import decode
+from worker.engine.offload import Offload
+from worker.engine.row import Conditioning, Row
+from worker.engine.samplers import make_sampler, make_scheduler, window
+from worker.engine.schedule import Segment
+from worker.errors import ErrorCode, RequestRejected
+from worker.job import Job
+
+# SDXL's refiner was trained with these (arXiv:2307.01952 and diffusers' defaults).
+_AESTHETIC_SCORE, _NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5
+
+_PROMPTS_CACHED = 128
+LORAS_CACHED = 8
+
+_Encoded = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor | None]
+
+
+@dataclass(slots=True)
+class SdxlModel:
+    """A loaded base pipeline, and a refiner where there is one. One thread uses it.
+
+    Args:
+        base: `StableDiffusionXLPipeline`.
+        refiner: `StableDiffusionXLImg2ImgPipeline`, or None.
+        lora_dir: folder of the base's LoRAs; None: there are none. The refiner never gets any.
+        lora_cache_size: LoRAs kept loaded.
+        refiner_offload: the refiner and the base's UNet take turns on the device (`offload.py`).
+    """
+
+    base: Any
+    refiner: Any = None
+    lora_dir: Path | None = None
+    lora_cache_size: int = LORAS_CACHED
+    refiner_offload: bool = False
+    adapters: Adapters = field(init=False)
+    device: torch.device = field(init=False)
+    _offload: Offload | None = field(init=False, default=None)
+    _encoded: LRUCache[Hashable, _Encoded] = field(default_factory=lambda: LRUCache(_PROMPTS_CACHED))
+
+    def __post_init__(self) -> None:
+        # diffusers walks all modules for it, which is too slow for every step.
+        self.device = self.base.unet.device
+        self.adapters = Adapters(self.base, self.lora_dir, self.lora_cache_size)
+        if self.refiner is not None and self.refiner_offload:
+            self._offload = self._take_turns()
+
+    def _take_turns(self) -> Offload:
+        # What both use stays; a refiner that was loaded into host memory took it along.
+        for module in (self.base.text_encoder_2, self.base.vae, self.refiner.vae):
+            module.to(self.device)
+        refiner = [self.refiner.unet]
+        if self.refiner.text_encoder_2 is not self.base.text_encoder_2:
+            refiner.append(self.refiner.text_encoder_2)
+        return Offload({Stage.BASE: [self.base.unet], Stage.REFINER: refiner}, self.device)
+
+    def bring(self, stage: Stage) -> None:
+        """Have what the stage needs on the device.
+
+        Raises:
+            torch.OutOfMemoryError: it does not fit just now; the call can be made again.
+        """
+        if self._offload is not None:
+            self._offload.bring(stage)
+
+    def unet(self, stage: Stage) -> Any:
+        """The UNet of a stage."""
+        return self._pipe(stage).unet
+
+    def segments(self, job: Job) -> list[Segment]:
+        """The runs of steps that `job` needs, known before any GPU work.
+
+        Raises:
+            RequestRejected: the schedule cannot be made or needs a refiner that is not there, or a LoRA does not fit.
+        """
+        request = job.request
+        if request.high_quality and self.refiner is None:
+            raise RequestRejected(
+                ErrorCode.INVALID_REQUEST,
+                "high_quality needs a refiner and this worker has none (SDXL_REFINER_ID)",
+            )
+        factor = self.base.vae_scale_factor
+        if request.height % factor or request.width % factor:
+            raise RequestRejected(ErrorCode.INVALID_REQUEST, f"width and height must be multiples of {factor}")
+        segments = []
+        for stage in (Stage.BASE, Stage.REFINER) if request.high_quality else (Stage.BASE,):
+            scheduler = make_scheduler(request.scheduler, self._pipe(stage).scheduler.config)
+            try:
+                scheduler.set_timesteps(request.num_inference_steps)
+            except (ValueError, IndexError) as error:
+                raise RequestRejected(
+                    ErrorCode.INVALID_REQUEST,
+                    f"num_inference_steps: {request.scheduler} cannot make a schedule of"
+                    f" {request.num_inference_steps} steps ({error})",
+                ) from error
+            first, last = window(scheduler, stage, refined=request.high_quality)
+            if last > first:
+                segments.append(Segment(Group(stage, request.height // factor, request.width // factor), last - first))
+        self.adapters.check(job.loras)
+        return segments
+
+    def prepare(self, job: Job, now: float) -> Row:
+        """Encode the prompts and draw the first latents. The generator is the job's own, on the CPU.
+
+        The job's LoRAs are acquired, for the owner of the row to release.
+
+        Raises:
+            RequestRejected: `unknown_lora`: its file has gone or changed since `segments`.
+        """
+        self.bring(Stage.BASE)
+        self.adapters.acquire(job.loras)
+        try:
+            return self._prepare(job, now)
+        except BaseException:
+            self.adapters.release(job.loras)
+            raise
+
+    def _prepare(self, job: Job, now: float) -> Row:
+        generator = torch.Generator("cpu").manual_seed(job.seed)
+        conditioning = self._condition(job, Stage.BASE)
+        sampler = self._sampler(job, Stage.BASE, generator)
+        factor = self.base.vae_scale_factor
+        shape = (
+            1,
+            self.base.unet.config.in_channels,
+            job.request.height // factor,
+            job.request.width // factor,
+        )
+        latents = randn_tensor(shape, generator=generator, device=self.device, dtype=conditioning.prompt.dtype)
+        latents = latents * sampler.scheduler.init_noise_sigma
+        return Row(job, Stage.BASE, latents, sampler, conditioning, generator, started_at=now)
+
+    def hand_over(self, row: Row) -> None:
+        """Make `row` ready for the refiner; its latents go over as they are. All or nothing, when memory is short."""
+        self.bring(Stage.REFINER)
+        conditioning = self._condition(row.job, Stage.REFINER)
+        sampler = self._sampler(row.job, Stage.REFINER, row.generator)
+        row.stage, row.conditioning, row.sampler = Stage.REFINER, conditioning, sampler
+
+    def decode(self, row: Row) -> npt.NDArray[np.uint8]:
+        """The pixels, (height, width, 3) RGB uint8 on the host; always at batch 1.
+
+        Raises:
+            RequestRejected: `model_error`, when the picture is NaN or of one flat colour.
+        """
+        return decode(self._pipe(row.stage).vae, row.latents)
+
+    def forget_prompts(self) -> None:
+        """Free the cached prompt embeddings."""
+        self._encoded.clear()
+
+    def _pipe(self, stage: Stage) -> Any:
+        return self.base if stage is Stage.BASE else self.refiner
+
+    def _sampler(self, job: Job, stage: Stage, generator: torch.Generator) -> Any:
+        return make_sampler(
+            job.request.scheduler,
+            self._pipe(stage).scheduler.config,
+            job.request.num_inference_steps,
+            stage,
+            refined=job.request.high_quality,
+            device=self.device,
+            generator=generator,
+        )
+
+    def _condition(self, job: Job, stage: Stage) -> Conditioning:
+        guided = job.request.guidance_scale > 1
+        prompt, negative, pooled, negative_pooled = self._encode(job, stage, guided)
+        time_ids, negative_time_ids = self._time_ids(job, stage, prompt.dtype)
+        return Conditioning(
+            job.request.guidance_scale,
+            prompt,
+            pooled,
+            time_ids.to(self.device),
+            negative if guided else None,
+            negative_pooled if guided else None,
+            negative_time_ids.to(self.device) if guided else None,
+            job.loras if stage is Stage.BASE else (),
+        )
+
+    def _encode(self, job: Job, stage: Stage, guided: bool) -> _Encoded:
+        loras = job.loras if stage is Stage.BASE else ()
+        key = (stage, job.prompt, job.negative_prompt, guided, self.adapters.text_key(loras))
+        encoded = self._encoded.get(key)
+        if encoded is None:
+            with self.adapters.text(loras):
+                encoded = self._pipe(stage).encode_prompt(
+                    job.prompt,
+                    device=self.device,
+                    do_classifier_free_guidance=guided,
+                    negative_prompt=job.negative_prompt,
+                )
+            self._encoded[key] = encoded
+        return encoded
+
+    def _time_ids(self, job: Job, stage: Stage, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        size = (job.request.height, job.request.width)
+        pipe = self._pipe(stage)
+        width = pipe.text_encoder_2.config.projection_dim
+        if stage is Stage.BASE:
+            ids = pipe._get_add_time_ids(size, (0, 0), size, dtype=dtype, text_encoder_projection_dim=width)
+            return ids, ids
+        positive, negative = pipe._get_add_time_ids(
+            size,
+            (0, 0),
+            size,
+            _AESTHETIC_SCORE,
+            _NEGATIVE_AESTHETIC_SCORE,
+            size,
+            (0, 0),
+            size,
+            dtype=dtype,
+            text_encoder_projection_dim=width,
+        )
+        return positive, negative

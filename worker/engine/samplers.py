@@ -1,0 +1,191 @@
+"""One row's diffusers scheduler, and one vectorised update for the many rows that use the default one.
+
+The default, DPM++ 2M Karras (Lu et al. 2022, arXiv:2211.01095; Karras et al. 2022), is linear in its inputs with
+coefficients that depend on the step alone. They are taken once per job from diffusers' own scheduler, and one
+update moves all rows (`update.py`), in diffusers' order of operations, so the bits are diffusers' own. Every other
+scheduler keeps a diffusers object per row and is stepped row by row.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import diffusers
+import torch
+from cachetools import LRUCache
+
+from worker.engine.cost import Stage
+from worker.job import SCHEDULERS
+
+_KARRAS_2M = {"algorithm_type": "dpmsolver++", "solver_order": 2, "use_karras_sigmas": True}
+
+# Options that diffusers needs beside the model's own scheduler configuration.
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "DPMSolverMultistepScheduler": _KARRAS_2M,
+    # It sets this itself for a schedule that ends in zero, and says so aloud every time.
+    "DPMSolverSinglestepScheduler": _KARRAS_2M | {"lower_order_final": True},
+    "PNDMScheduler": {"skip_prk_steps": True},
+}
+
+# Where the refiner takes over (ensemble of experts, SDXL paper §2.5): this share of the noise is the base's.
+HANDOVER = 0.8
+
+
+def build_scheduler(name: str, config: Any) -> Any:
+    """A diffusers scheduler of class `name` over the model's own configuration.
+
+    Raises:
+        ValueError: `name` is not one of `SCHEDULERS`.
+    """
+    if name not in SCHEDULERS:
+        raise ValueError(f"scheduler {name!r} is not offered")
+    return getattr(diffusers, name).from_config(config, **_OPTIONS.get(name, {}))
+
+
+def make_scheduler(name: str, config: Any) -> Any:
+    """As `build_scheduler`, but copied from one of its kind: building a KDPM2 one holds up the GPU for 0.1 s."""
+    key = (name, repr(config))
+    if key not in _built:
+        _built[key] = build_scheduler(name, config)
+    return copy.deepcopy(_built[key])
+
+
+# Every scheduler for a base and a refiner, and then some.
+_built: LRUCache[tuple[str, str], Any] = LRUCache(4 * len(SCHEDULERS))
+
+
+def _cutoff(scheduler: Any) -> int:
+    trained: int = scheduler.config.num_train_timesteps
+    return round(trained - HANDOVER * trained)
+
+
+def window(scheduler: Any, stage: Stage, *, refined: bool) -> tuple[int, int]:
+    """First and last index (exclusive) of the timesteps that `stage` runs.
+
+    The cut is by timestep, as in `StableDiffusionXLPipeline.__call__` (`denoising_end`) and
+    `StableDiffusionXLImg2ImgPipeline.get_timesteps` (`denoising_start`).
+    """
+    timesteps = scheduler.timesteps
+    if not refined:
+        return 0, len(timesteps)
+    below = int((timesteps < _cutoff(scheduler)).sum())
+    if stage is Stage.BASE:
+        return 0, len(timesteps) - below
+    if scheduler.order == 2 and below % 2 == 0:
+        below += 1
+    return len(timesteps) - below, len(timesteps)
+
+
+@dataclass(slots=True)
+class Sampler:
+    """A row's place on its noise schedule.
+
+    `timesteps` has one entry per UNet call of this stage. `table` is None for a scheduler that is stepped by
+    diffusers; else it holds the coefficients of each step, float32 (steps, 6): sigma and alpha of the current
+    point, then the factors of the sample, of the newest x0, of its difference, and 1/r0. `previous` is the last
+    step's x0 of the rows that it was made with, and this row's place in it.
+    """
+
+    scheduler: Any
+    timesteps: torch.Tensor
+    table: torch.Tensor | None
+    extra: dict[str, Any]
+    index: int = 0
+    previous: tuple[torch.Tensor, int] | None = None
+
+    @property
+    def over(self) -> bool:
+        return self.index >= len(self.timesteps)
+
+    @property
+    def timestep(self) -> torch.Tensor:
+        """The current timestep, 0-dimensional."""
+        return self.timesteps[self.index]
+
+    def model_input(self, latents: torch.Tensor) -> torch.Tensor:
+        """`latents` (1, C, h, w) as the UNet wants them at this step."""
+        if self.table is not None:
+            return latents
+        scaled: torch.Tensor = self.scheduler.scale_model_input(latents, self.timestep)
+        return scaled
+
+    def save(self) -> tuple[Any, torch.Tensor | None]:
+        """What `load` needs to undo a step of diffusers that failed half-way."""
+        state = {k: list(v) if isinstance(v, list) else v for k, v in vars(self.scheduler).items()}
+        generator = self.extra.get("generator")
+        return state, None if generator is None else generator.get_state()
+
+    def load(self, saved: tuple[Any, torch.Tensor | None]) -> None:
+        """Undo what happened since `save`."""
+        state, generator_state = saved
+        vars(self.scheduler).clear()
+        vars(self.scheduler).update(state)
+        if generator_state is not None:
+            self.extra["generator"].set_state(generator_state)
+
+    def step(self, noise: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        """One diffusers step of this row alone; `noise` and `latents` are (1, C, h, w)."""
+        stepped: torch.Tensor = self.scheduler.step(noise, self.timestep, latents, **self.extra, return_dict=False)[0]
+        return stepped
+
+
+def make_sampler(
+    name: str,
+    config: Any,
+    steps: int,
+    stage: Stage,
+    *,
+    refined: bool,
+    device: torch.device,
+    generator: torch.Generator,
+) -> Sampler:
+    """The sampler of one row in one stage; an empty one (`over` at once) where the stage has no step."""
+    scheduler = make_scheduler(name, config)
+    scheduler.set_timesteps(steps, device=device)
+    first, last = window(scheduler, stage, refined=refined)
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(first)
+    table = _table(scheduler, first, last).to(device) if _is_vectorised(scheduler) else None
+    accepted = inspect.signature(scheduler.step).parameters
+    extra = {k: v for k, v in (("eta", 0.0), ("generator", generator)) if k in accepted}
+    return Sampler(scheduler, scheduler.timesteps[first:last], table, extra)
+
+
+def _is_vectorised(scheduler: Any) -> bool:
+    config = scheduler.config
+    return (
+        isinstance(scheduler, diffusers.DPMSolverMultistepScheduler)
+        and config.algorithm_type == "dpmsolver++"
+        and config.solver_type == "midpoint"
+        and config.solver_order == 2
+        and config.prediction_type == "epsilon"
+        and config.variance_type is None
+        and not config.thresholding
+        and not config.use_flow_sigmas
+    )
+
+
+def _table(scheduler: Any, first: int, last: int) -> torch.Tensor:
+    """Coefficients of steps `first` to `last`, by the formulas of diffusers' DPMSolverMultistepScheduler."""
+    sigmas = scheduler.sigmas.to("cpu")
+    alpha, sigma = scheduler._sigma_to_alpha_sigma_t(sigmas)
+    lam = torch.log(alpha) - torch.log(sigma)
+    rows = []
+    for i in range(first, last):
+        h = lam[i + 1] - lam[i]
+        newest = alpha[i + 1] * (torch.exp(-h) - 1.0)
+        if i == first or (i == len(sigmas) - 2 and _ends_in_first_order(scheduler)):
+            slope, inverse_r0 = torch.tensor(0.0), torch.tensor(0.0)
+        else:
+            slope, inverse_r0 = 0.5 * newest, 1.0 / ((lam[i] - lam[i - 1]) / h)
+        rows.append(torch.stack([sigma[i], alpha[i], sigma[i + 1] / sigma[i], newest, slope, inverse_r0]))
+    return torch.stack(rows) if rows else torch.empty(0, 6)
+
+
+def _ends_in_first_order(scheduler: Any) -> bool:
+    config = scheduler.config
+    few = config.lower_order_final and len(scheduler.timesteps) < 15
+    return bool(config.euler_at_final or few or config.final_sigmas_type == "zero")

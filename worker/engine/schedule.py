@@ -1,0 +1,319 @@
+"""Which rows go into the next UNet step. Pure: no torch, no Kafka, no clock (`now` is an argument).
+
+Policy (DESIGN §4): strict urgent > high > normal, first-come within a class. A class whose head has
+waited beyond its bound is owed `share` of every step from then on; what strict order does not give it, it
+saves up and spends on rows that come before all others. So over any N steps it gets at least share × N - 1
+of them, less one more share where another class is owed its own. Preemption is not being chosen: a parked
+row keeps its state elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
+from typing import Protocol
+
+from worker.engine.cost import CostModel, Group
+from worker.errors import ProtocolError
+from worker.job import Lane
+
+Key = Hashable
+
+
+class State(Enum):
+    """Where a submitted row stands; a row that has left the scheduler has none."""
+
+    WAITING = auto()
+    ACTIVE = auto()
+    PARKED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A run of `steps` UNet steps in one group; a refined picture has two of them."""
+
+    group: Group
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How the slots are shared out. `bounds_s` are the waits per lane beyond which `share` is owed.
+
+    Three classes at more than a third each could not all be given theirs.
+    """
+
+    slots: int = 4
+    share: float = 0.10
+    bounds_s: tuple[float, float, float] = (1.0, 2.0, 5.0)
+    urgent_slowdown_max: float = 1.25
+
+
+class Chooser(Protocol):
+    """What the engine needs of a scheduler; the bench compares several."""
+
+    def submit(self, key: Key, lane: Lane, segments: Sequence[Segment], now: float) -> None: ...
+    def choose(self, now: float) -> tuple[Key, ...]: ...
+    def advance(self, batch: Sequence[Key]) -> tuple[Key, ...]: ...
+    def drop(self, key: Key) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class _Row:
+    key: Key
+    lane: Lane
+    segments: list[Segment]
+    waiting_since: float | None
+    waited: float = 0.0
+    state: State = State.WAITING
+    steps_done: int = 0
+
+    @property
+    def group(self) -> Group:
+        return self.segments[0].group
+
+    def wait(self, now: float) -> float:
+        """Seconds spent out of the batch so far, parked time included."""
+        return self.waited + (0.0 if self.waiting_since is None else now - self.waiting_since)
+
+
+@dataclass(slots=True)
+class Counts:
+    """Totals that must always add up: submitted = live + finished + dropped."""
+
+    submitted: int = 0
+    finished: int = 0
+    dropped: int = 0
+    preemptions: int = 0
+    steps: int = 0
+    row_steps: int = 0
+
+
+@dataclass(slots=True)
+class StepScheduler:
+    """Chooses the rows of every step. One thread owns it."""
+
+    policy: Policy = field(default_factory=Policy)
+    cost: CostModel = field(default_factory=CostModel)
+    counts: Counts = field(default_factory=Counts)
+    _rows: dict[Key, _Row] = field(default_factory=dict)
+    # Insertion order is arrival order, so the first value is the head of its class.
+    _lanes: dict[Lane, dict[Key, _Row]] = field(default_factory=lambda: {lane: {} for lane in Lane})
+    # Steps owed to each class, and what they become if the chosen step is run: a step that fails pays nothing.
+    _credit: dict[Lane, float] = field(default_factory=lambda: dict.fromkeys(Lane, 0.0))
+    _credit_after: dict[Lane, float] = field(default_factory=lambda: dict.fromkeys(Lane, 0.0))
+    _batch: tuple[Key, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._rows
+
+    def submit(self, key: Key, lane: Lane, segments: Sequence[Segment], now: float) -> None:
+        """Add a row at the end of its class.
+
+        Raises:
+            ProtocolError: the key is there already, or a segment has no step.
+        """
+        if key in self._rows:
+            raise ProtocolError(f"{key!r} was submitted twice")
+        if not segments or any(segment.steps < 1 for segment in segments):
+            raise ProtocolError(f"{key!r} has a segment without steps")
+        row = _Row(key, lane, list(segments), waiting_since=now)
+        self._rows[key] = self._lanes[lane][key] = row
+        self.counts.submitted += 1
+
+    def choose(self, now: float) -> tuple[Key, ...]:
+        """The rows of the next step, the one that leads it first; empty when there are none."""
+        if not self._rows:
+            return ()
+        owed = {head.lane: self._credit[head.lane] + self.policy.share for head in self._overdue(now)}
+        by_right = self._by_right()
+        chosen = self._with_guarantee(by_right, owed)
+        leads = chosen[0] is by_right[0] or chosen[0].group != by_right[0].group
+        self._credit_after = {
+            lane: max(0.0, owed.get(lane, 0.0) - self._received(lane, chosen, leads)) for lane in Lane
+        }
+        self._seat(chosen, now)
+        return self._batch
+
+    def advance(self, batch: Sequence[Key]) -> tuple[Key, ...]:
+        """Count one step for every row of `batch`; returns the rows that have finished, now removed."""
+        if not batch or tuple(batch) != self._batch:
+            raise ProtocolError("advance() does not match the last choose()")
+        self._credit = self._credit_after
+        self.counts.steps += 1
+        self.counts.row_steps += len(batch)
+        finished = []
+        for key in batch:
+            row = self._rows[key]
+            row.steps_done += 1
+            if row.steps_done < row.segments[0].steps:
+                continue
+            row.segments.pop(0)
+            row.steps_done = 0
+            if not row.segments:
+                self._remove(row)
+                self.counts.finished += 1
+                finished.append(key)
+        self._batch = tuple(key for key in self._batch if key in self._rows)
+        return tuple(finished)
+
+    def drop(self, key: Key) -> None:
+        """Forget a row wherever it is; a key that is not there is no error."""
+        row = self._rows.get(key)
+        if row is not None:
+            self._remove(row)
+            self._batch = tuple(k for k in self._batch if k != key)
+            self.counts.dropped += 1
+
+    def resize(self, slots: int) -> None:
+        """Change the number of rows that one step may have."""
+        self.policy = replace(self.policy, slots=slots)
+
+    def group(self, key: Key) -> Group:
+        """What the row needs next. Raises KeyError for one that has left."""
+        return self._rows[key].group
+
+    def newcomer_above(self, lane: Lane) -> bool:
+        """Whether a row of a more urgent class than `lane` can have its very first step next."""
+        return any(row.lane < lane and row.state is State.WAITING for row in self._by_right())
+
+    def shortest(self, lane: Lane, segments: Sequence[Segment]) -> float:
+        """A lower bound, in seconds, on the time until a newcomer of `lane` is done.
+
+        Its own steps one after the other, once all but the last `slots - 1` rows of its class and group
+        have left. Rows of other classes or groups do not count: the guaranteed share can pass them by.
+        What was never measured counts as nothing.
+        """
+        group = segments[0].group
+        ahead = sorted(
+            row.segments[0].steps - row.steps_done for row in self._lanes[lane].values() if row.group == group
+        )
+        # The longest ones may still be in the batch when the newcomer joins it.
+        before = sum(ahead[: max(0, len(ahead) - self.policy.slots + 1)])
+        slots = self.policy.slots
+        own = sum(segment.steps * self.cost.least_seconds(segment.group, slots) for segment in segments)
+        queue = before * self.cost.least_seconds_per_row(group, slots)
+        return queue + own + self.cost.tail_seconds(segments[-1].group)
+
+    def state(self, key: Key) -> State:
+        """Where the row stands. Raises KeyError for one that has left."""
+        return self._rows[key].state
+
+    def depth(self) -> dict[tuple[Lane, State], int]:
+        """Rows by class and state, for the metrics."""
+        table = dict.fromkeys(((lane, state) for lane in Lane for state in State), 0)
+        # A copy, for the thread that asks is not the one that schedules.
+        for row in list(self._rows.values()):
+            table[row.lane, row.state] += 1
+        return table
+
+    def check(self) -> None:
+        """Assert every invariant; the engine calls it when idle."""
+        counts = self.counts
+        if counts.submitted != len(self._rows) + counts.finished + counts.dropped:
+            raise ProtocolError(f"rows do not add up: {counts}, {len(self._rows)} live")
+        lanes = {row.key: row for rows in self._lanes.values() for row in rows.values()}
+        if sum(len(rows) for rows in self._lanes.values()) != len(self._rows) or lanes != self._rows:
+            raise ProtocolError("a row is in no lane, or in two")
+        if any(row.key not in self._lanes[row.lane] for row in self._rows.values()):
+            raise ProtocolError("a row is in a lane that is not its own")
+        if any(not row.segments or row.steps_done >= row.segments[0].steps for row in self._rows.values()):
+            raise ProtocolError("a row without steps is still here")
+        active = {row.key for row in self._rows.values() if row.state is State.ACTIVE}
+        if active != set(self._batch) or len(active) != len(self._batch):
+            raise ProtocolError("the active rows are not the batch")
+        if any((row.state is State.ACTIVE) != (row.waiting_since is None) for row in self._rows.values()):
+            raise ProtocolError("a row both waits and runs")
+
+    def _by_right(self) -> list[_Row]:
+        """The batch that strict order gives: the first row's group, class by class."""
+        leader = next(self._in_order(), None)
+        return [] if leader is None else self._led_by(leader)
+
+    def _led_by(self, leader: _Row) -> list[_Row]:
+        """The batch of the leader's group: its class first, then the others in their order."""
+        limit = self.cost.best_rows(leader.group, self.policy.slots)
+        batch: list[_Row] = []
+        for row in self._in_order(first=leader.lane):
+            if len(batch) >= limit:
+                break
+            if row.group == leader.group and self._affordable(row, batch):
+                batch.append(row)
+        return batch
+
+    def _affordable(self, row: _Row, batch: Sequence[_Row]) -> bool:
+        """Whether a lower-class row may join a batch led by an urgent one."""
+        if not batch or batch[0].lane is not Lane.URGENT or row.lane is Lane.URGENT:
+            return True
+        urgent = sum(other.lane is Lane.URGENT for other in batch)
+        without = self.cost.step_seconds(row.group, urgent)
+        together = self.cost.step_seconds(row.group, len(batch) + 1)
+        return without is None or together is None or together <= without * self.policy.urgent_slowdown_max
+
+    def _overdue(self, now: float) -> Iterator[_Row]:
+        for lane, rows in self._lanes.items():
+            head = next(iter(rows.values()), None)
+            if head is not None and head.wait(now) > self.policy.bounds_s[lane]:
+                yield head
+
+    def _received(self, lane: Lane, batch: Sequence[_Row], first_leads: bool) -> float:
+        """How much of the step the class gets: all of one that its head leads, else its rows' part.
+
+        A step without the head counts for nothing: later rows of another group would starve it.
+        """
+        head = next(iter(self._lanes[lane].values()), None)
+        if head not in batch:
+            return 0.0
+        return 1.0 if first_leads and batch[0] is head else sum(row.lane is lane for row in batch) / len(batch)
+
+    def _with_guarantee(self, batch: list[_Row], owed: dict[Lane, float]) -> list[_Row]:
+        """`batch`, amended for the classes that are owed enough; whoever is owed most goes first.
+
+        A row of the batch's own group costs its part of the step; a head of another group
+        has to save up for a whole step, which it then leads.
+        """
+        heads = [next(iter(self._lanes[lane].values())) for lane in sorted(owed, key=lambda o: -owed[o])]
+        passed_over = [head for head in heads if head not in batch]
+        for head in passed_over:
+            if head.group != batch[0].group and owed[head.lane] + _ROUNDING >= 1:
+                return self._led_by(head)
+        group = batch[0].group
+        limit = self.cost.best_rows(group, self.policy.slots)
+        paid: list[_Row] = []
+        for head in passed_over:
+            peers = (row for row in self._lanes[head.lane].values() if row.group == group == head.group)
+            for count, row in enumerate(peers, start=1):
+                size = min(limit, len(batch) + len(paid) + 1)
+                if len(paid) == limit or count > owed[head.lane] * size + _ROUNDING:
+                    break
+                paid.append(row)
+        return batch[: limit - len(paid)] + paid
+
+    def _in_order(self, first: Lane = Lane.URGENT) -> Iterator[_Row]:
+        for lane in sorted(Lane, key=lambda lane: (lane is not first, lane)):
+            yield from self._lanes[lane].values()
+
+    def _seat(self, chosen: list[_Row], now: float) -> None:
+        seated = {row.key for row in chosen}
+        for key in self._batch:
+            if key not in seated:
+                row = self._rows[key]
+                row.state, row.waiting_since = State.PARKED, now
+                self.counts.preemptions += 1
+        for row in chosen:
+            if row.waiting_since is not None:
+                row.waited += now - row.waiting_since
+            row.state, row.waiting_since = State.ACTIVE, None
+        self._batch = tuple(row.key for row in chosen)
+
+    def _remove(self, row: _Row) -> None:
+        del self._rows[row.key]
+        del self._lanes[row.lane][row.key]
+
+
+# Ten times 0.1 is less than 1 in binary.
+_ROUNDING = 1e-9

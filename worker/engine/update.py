@@ -1,0 +1,129 @@
+"""One update moves every row of a batch, each by its own scheduler and at its own step.
+
+Rows stay together for many steps, so what the coming steps need is stacked once: a step then gathers nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from worker.engine.samplers import Sampler
+
+
+class Update:
+    """The samplers of rows that share a batch from now on; good until the rows change.
+
+    Args:
+        samplers: one per row.
+        order: the row of every UNet sample, (samples,).
+    """
+
+    def __init__(self, samplers: Sequence[Sampler], order: torch.Tensor) -> None:
+        self._samplers = samplers
+        self._order = order
+        self._slow = [i for i, sampler in enumerate(samplers) if sampler.table is None]
+        self._fast = [i for i, sampler in enumerate(samplers) if sampler.table is not None]
+        self._vector = _Vector([samplers[i] for i in self._fast]) if self._fast else None
+        self._timesteps = None if self._vector is None or self._slow else self._vector.timesteps[:, order]
+
+    def unet_input(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Samples and their timesteps for the UNet; `latents` is (rows, C, h, w)."""
+        if self._timesteps is not None and self._vector is not None:
+            return latents.index_select(0, self._order), self._timesteps[self._vector.done]
+        scaled = [s.model_input(part) for s, part in zip(self._samplers, latents.split(1), strict=True)]
+        timesteps = torch.stack([sampler.timestep for sampler in self._samplers])
+        return torch.cat(scaled).index_select(0, self._order), timesteps[self._order]
+
+    def step(self, noise: torch.Tensor, latents: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """Advance the samplers, or leave all of them as they were when it raises.
+
+        Args:
+            noise: the guided noise prediction, (rows, C, h, w).
+            latents: (rows, C, h, w).
+
+        Returns:
+            The next latents, (rows, C, h, w), and the same by row.
+        """
+        saved = [self._samplers[i].save() for i in self._slow]
+        try:
+            stepped, x0 = self._mixed(noise, latents) if self._slow else self._all_fast(noise, latents)
+            parts = stepped.split(1)
+        except BaseException:
+            for i, state in zip(self._slow, saved, strict=True):
+                self._samplers[i].load(state)
+            raise
+        if self._vector is not None and x0 is not None:
+            self._vector.advance(x0)
+        for sampler in self._samplers:
+            sampler.index += 1
+        return stepped, parts
+
+    def _all_fast(self, noise: torch.Tensor, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        assert self._vector is not None
+        return self._vector.step(noise, latents)
+
+    def _mixed(self, noise: torch.Tensor, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        parts = {i: self._samplers[i].step(noise[i : i + 1], latents[i : i + 1]) for i in self._slow}
+        x0 = None
+        if self._vector is not None:
+            together, x0 = self._vector.step(noise[self._fast], latents[self._fast])
+            parts |= zip(self._fast, together.split(1), strict=True)
+        return torch.cat([parts[i] for i in range(len(self._samplers))]), x0
+
+
+class _Vector:
+    """Samplers with coefficient tables; `timesteps` is (coming steps, rows), and `done` of them are over."""
+
+    def __init__(self, samplers: Sequence[Sampler]) -> None:
+        self._samplers = samplers
+        coming = min(len(sampler.timesteps) - sampler.index for sampler in samplers)
+        spans = [slice(sampler.index, sampler.index + coming) for sampler in samplers]
+        tables = [s.table[span] for s, span in zip(samplers, spans, strict=True) if s.table is not None]
+        self._tables = torch.stack(tables, dim=2)[:, :, :, None, None, None]
+        self.timesteps = torch.stack([s.timesteps[span] for s, span in zip(samplers, spans, strict=True)], dim=1)
+        self.done = 0
+        self._previous: torch.Tensor | None = None
+
+    def step(self, noise: torch.Tensor, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The next latents, and x0."""
+        sigma, alpha, ratio, newest, slope, inverse_r0 = self._tables[self.done].unbind(0)
+        x0 = _over(latents - _times(sigma, noise), alpha)
+        before = self._first_previous(x0) if self._previous is None else self._previous
+        difference = _times(inverse_r0, x0 - before)
+        moved = ratio * latents.to(torch.float32) - _times(newest, x0) - _times(slope, difference)
+        return moved.to(x0.dtype), x0
+
+    def advance(self, x0: torch.Tensor) -> None:
+        """Keep what the next step needs, here and with every row."""
+        self._previous = x0
+        self.done += 1
+        for i, sampler in enumerate(self._samplers):
+            sampler.previous = x0, i
+
+    def _first_previous(self, x0: torch.Tensor) -> torch.Tensor:
+        kept = [sampler.previous or (x0, i) for i, sampler in enumerate(self._samplers)]
+        return torch.cat([together[i : i + 1] for together, i in kept])
+
+
+def _times(factor: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """`factor * x` in x's dtype, as torch computes it for a 0-dimensional factor on the host.
+
+    In half precision a CPU rounds the factor first, and CUDA does not (aten/native/*/BinaryOps, tried for the CPU).
+    """
+    if x.dtype == torch.float32:
+        return factor * x
+    if x.device.type == "cpu":
+        return factor.to(x.dtype) * x
+    return (factor * x.to(torch.float32)).to(x.dtype)
+
+
+def _over(x: torch.Tensor, divisor: torch.Tensor) -> torch.Tensor:
+    """`x / divisor` as torch computes it for a 0-dimensional divisor on the host.
+
+    On CUDA that is a multiplication by the reciprocal (aten/native/cuda/BinaryDivTrueKernel.cu).
+    """
+    if x.device.type == "cuda":
+        return _times((1.0 / divisor.to(torch.float64)).to(torch.float32), x)
+    return x / divisor if x.dtype == torch.float32 else (x.to(torch.float32) / divisor).to(x.dtype)

@@ -1,0 +1,1 @@
+"""Bytes <-> typed events: the schemas, the two framings, and the text headers."""

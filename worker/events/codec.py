@@ -1,0 +1,64 @@
+"""Bytes <-> events in either framing; a reader tells them apart by the first byte."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from worker.errors import SettingsError
+from worker.events.single_object import Framing, Headers, SingleObjectCodec
+from worker.events.types import E, Event
+from worker.settings import Settings
+
+
+class EventCodec(Protocol):
+    """What turns events into record values and back.
+
+    With a registry, every method may raise RegistryUnavailable: wait and try the same again.
+    """
+
+    def encode(self, event: Event, *, topic: str) -> tuple[bytes, Framing]:
+        """The value of a record on `topic`, and headers that belong to its framing."""
+        ...
+
+    def decode(self, data: bytes | None, *, topic: str, headers: Headers, expected: type[E]) -> E:
+        """The event of a record's value.
+
+        Raises:
+            UndecodableError: the value is not exactly one event of the expected type.
+        """
+        ...
+
+    def decode_any(self, data: bytes | None, *, topic: str | None, headers: Headers) -> Event:
+        """The event of a record's value, whichever it is; a topic helps the registry where it is known.
+
+        Raises:
+            UndecodableError: the value is not exactly one event.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close the registry's connections; the codec is of no use afterwards."""
+        ...
+
+
+def make_codec(settings: Settings, extra_schemas: Iterable[str] = ()) -> EventCodec:
+    """Confluent framing where `SCHEMA_REGISTRY_URL` is set, else single-object encoding.
+
+    Raises:
+        SettingsError: the registry's URL or user info has the wrong form.
+    """
+    if settings.schema_registry_url is None:
+        return SingleObjectCodec(extra_schemas)
+    # confluent-kafka's registry client takes most of a second to import.
+    from worker.events.confluent import ConfluentCodec, Registry
+
+    user_info = settings.schema_registry_user_info
+    try:
+        registry = Registry(settings.schema_registry_url, None if user_info is None else user_info.get_secret_value())
+    except ValueError:
+        raise SettingsError(
+            "SCHEMA_REGISTRY_URL starts with http:// or https://, SCHEMA_REGISTRY_USER_INFO is user:password,"
+            " and credentials stand in only one of them"
+        ) from None
+    return ConfluentCodec(registry, extra_schemas)

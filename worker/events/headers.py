@@ -1,0 +1,147 @@
+"""Text headers, so that plain kcat is useful: CloudEvents binary mode and a few of our own.
+
+Pure functions. Nothing written or passed on holds control characters, and every value has a length cap.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TypeAlias
+
+from worker.errors import ErrorCode
+from worker.events.schemas import NAMESPACE
+from worker.events.single_object import Framing, Headers
+from worker.events.types import (
+    Event,
+    GenerationCancellation,
+    GenerationCompleted,
+    GenerationFailed,
+    GenerationRequest,
+    GenerationStatus,
+    JobStatus,
+)
+
+CONTENT_TYPE = "application/avro"
+TRACEPARENT = "traceparent"
+MAX_VALUE_CHARS = 256
+_MAX_READ_BYTES = 1_024
+
+# https://www.w3.org/TR/trace-context/#traceparent-header: version ff and ids of zeros are invalid.
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+Input: TypeAlias = GenerationRequest | GenerationCancellation
+Result: TypeAlias = GenerationCompleted | GenerationFailed | GenerationStatus
+
+
+def request_headers(event: Input, *, source: str, now: datetime, passed: Mapping[str, str] | None = None) -> Framing:
+    """Headers of a request or a cancellation.
+
+    Args:
+        source: a URI reference that names the sender, such as `/sdxl-worker/cli`.
+        passed: what `passed_through` kept of the headers that caused this event.
+    """
+    own = {"priority": event.priority.value} if isinstance(event, GenerationRequest) else {}
+    return _headers(_common(event, event_id(event), source, now) | own, passed)
+
+
+def result_headers(
+    event: Result,
+    *,
+    source: str,
+    now: datetime,
+    duration_ms: int | None = None,
+    passed: Mapping[str, str] | None = None,
+) -> Framing:
+    """Headers of a completed, failed or status event.
+
+    Args:
+        source: a URI reference that names the worker, such as `/sdxl-worker/gpu-1`.
+        duration_ms: from the request to this event, where it is known.
+        passed: what `passed_through` kept of the request's headers.
+    """
+    own = {
+        "priority": event.priority.value,
+        "worker-id": event.worker_id,
+        "status": job_status(event).value,
+        "attempt": str(event.attempt),
+    }
+    if duration_ms is not None:
+        own["duration-ms"] = str(duration_ms)
+    code = None if isinstance(event, GenerationCompleted) else event.error_code
+    if code is not None:
+        own["error-code"] = code.value
+    return _headers(_common(event, event_id(event), source, now) | own, passed)
+
+
+def job_status(event: Result) -> JobStatus:
+    """The state that a result leaves its job in."""
+    match event:
+        case GenerationStatus():
+            return event.status
+        case GenerationCompleted():
+            return JobStatus.COMPLETED
+        case GenerationFailed():
+            return JobStatus.CANCELLED if event.error_code is ErrorCode.CANCELLED else JobStatus.FAILED
+
+
+def event_type_name(event: Event) -> str:
+    """`ce_type`: the schema's full name."""
+    return f"{NAMESPACE}.{type(event).__name__}"
+
+
+def event_id(event: Event) -> str:
+    """`ce_id`: the same for the same job, type and attempt, so that a consumer can drop a duplicate.
+
+    A job's status changes within one attempt, so there the state and the step count too.
+    """
+    parts: list[object] = [event_type_name(event), event.job_id, getattr(event, "attempt", 1)]
+    parts.append(getattr(event, "replay_id", None))
+    if isinstance(event, GenerationStatus):
+        parts += [event.status.value, event.step]
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, repr(parts)))
+
+
+def passed_through(headers: Headers) -> dict[str, str]:
+    """The incoming headers that results carry on; a malformed one is dropped."""
+    value = header_text(headers, TRACEPARENT)
+    return {TRACEPARENT: value} if value is not None and _TRACEPARENT.fullmatch(value) else {}
+
+
+def header_text(headers: Headers, name: str) -> str | None:
+    """The last header of that name as text without control characters.
+
+    None where it is absent or null, is not UTF-8, or is longer than 1,024 bytes.
+    """
+    value = next((v for key, v in reversed(headers or ()) if key == name), None)
+    if value is None or len(value) > _MAX_READ_BYTES:
+        return None
+    try:
+        text = value.decode("utf-8") if isinstance(value, bytes) else value
+    except UnicodeDecodeError:
+        return None
+    return _CONTROL.sub("", text)
+
+
+def _common(event: Event, ce_id: str, source: str, now: datetime) -> dict[str, str]:
+    return {
+        "content-type": CONTENT_TYPE,
+        "ce_specversion": "1.0",
+        "ce_id": ce_id,
+        "ce_type": event_type_name(event),
+        "ce_source": source,
+        "ce_time": now.astimezone(UTC).isoformat(timespec="milliseconds"),
+        "job-id": event.job_id,
+    }
+
+
+def _headers(own: Mapping[str, str], passed: Mapping[str, str] | None) -> Framing:
+    kept = passed_through(tuple((passed or {}).items()))
+    return tuple((name, _clean(value)) for name, value in (dict(own) | kept).items())
+
+
+def _clean(value: str) -> bytes:
+    return _CONTROL.sub("", value)[:MAX_VALUE_CHARS].encode("utf-8", "replace")

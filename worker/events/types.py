@@ -1,0 +1,256 @@
+"""The events of `schemas/`, as frozen dataclasses with the same fields, order and defaults.
+
+Times are timezone-aware datetimes of millisecond precision, which is what the schemas carry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime, timedelta
+from enum import Enum, StrEnum
+from functools import cache, partial
+from types import NoneType
+from typing import Any, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
+
+from worker.errors import ErrorCode
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Priority(StrEnum):
+    UNKNOWN = "unknown"
+    URGENT = "urgent"
+    HIGH = "high"
+    NORMAL = "normal"
+
+
+class OutputFormat(StrEnum):
+    UNKNOWN = "unknown"
+    JPEG = "jpeg"
+    WEBP = "webp"
+    PNG = "png"
+
+
+class JobStatus(StrEnum):
+    UNKNOWN = "unknown"
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lora:
+    """A LoRA by name, and its strength."""
+
+    name: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """One picture to make, as sent: nothing here is validated beyond its type."""
+
+    job_id: str
+    girl_id: str
+    user_id: int
+    prompt: str
+    negative_prompt: str | None = None
+    affection_level: int = 0
+    nsfw_level: int = 0
+    num_inference_steps: int = 30
+    guidance_scale: float = 7.5
+    high_quality: bool = False
+    priority: Priority = Priority.NORMAL
+    width: int = 1024
+    height: int = 1024
+    seed: int | None = None
+    scheduler: str = "DPMSolverMultistepScheduler"
+    loras: tuple[Lora, ...] = ()
+    output_format: OutputFormat = OutputFormat.JPEG
+    requested_at: datetime | None = None
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationCompleted:
+    """A picture is durable; `generation_time`, `queue_time` and `gpu_seconds` are seconds."""
+
+    job_id: str
+    girl_id: str
+    user_id: int
+    priority: Priority = Priority.UNKNOWN
+    image_url: str
+    thumbnail_url: str
+    manifest_url: str
+    generation_time: float
+    queue_time: float
+    gpu_seconds: float
+    cost_usd: float | None = None
+    width: int
+    height: int
+    content_type: str
+    byte_count: int
+    sha256: str
+    blurhash: str = ""
+    seed: int
+    prompt: str
+    negative_prompt: str | None = None
+    affection_level: int = 0
+    nsfw_level: int = 0
+    num_inference_steps: int
+    guidance_scale: float
+    high_quality: bool = False
+    scheduler: str
+    loras: tuple[Lora, ...] = ()
+    output_format: OutputFormat = OutputFormat.UNKNOWN
+    model_fingerprint: str = ""
+    refiner_fingerprint: str | None = None
+    lora_fingerprints: Mapping[str, str] = field(default_factory=dict, hash=False)
+    nsfw_score: float | None = None
+    worker_id: str = ""
+    attempt: int = 1
+    replay_id: str | None = None
+    completed_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationFailed:
+    """A job ended without a picture; `error_message` is one sentence to act on."""
+
+    job_id: str
+    girl_id: str = ""
+    user_id: int = 0
+    priority: Priority = Priority.UNKNOWN
+    error_code: ErrorCode
+    error_message: str
+    retryable: bool = False
+    attempt: int = 1
+    worker_id: str = ""
+    replay_id: str | None = None
+    failed_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationStatus:
+    """The latest state of a job; `generation_time` is seconds."""
+
+    job_id: str
+    girl_id: str = ""
+    user_id: int = 0
+    status: JobStatus
+    step: int | None = None
+    num_inference_steps: int | None = None
+    priority: Priority = Priority.UNKNOWN
+    image_url: str | None = None
+    thumbnail_url: str | None = None
+    generation_time: float | None = None
+    error_code: ErrorCode | None = None
+    error_message: str | None = None
+    worker_id: str = ""
+    attempt: int = 1
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationCancellation:
+    """Asks every worker to stop a job."""
+
+    job_id: str
+    reason: str | None = None
+    requested_by: str | None = None
+    requested_at: datetime | None = None
+
+
+Event: TypeAlias = (
+    GenerationRequest | GenerationCompleted | GenerationFailed | GenerationStatus | GenerationCancellation
+)
+EVENT_TYPES: tuple[type[Event], ...] = get_args(Event)
+BY_NAME: Mapping[str, type[Event]] = {cls.__name__: cls for cls in EVENT_TYPES}
+
+E = TypeVar("E", bound=Event)
+_R = TypeVar("_R", bound=Event | Lora)
+_Convert: TypeAlias = Callable[[Any], Any]
+
+
+def timestamp(seconds: float) -> datetime:
+    """Seconds since the epoch, as a datetime of the schemas' precision."""
+    return _from_millis(int(seconds * 1000))
+
+
+def to_record(event: Event | Lora) -> dict[str, Any]:
+    """The event as an Avro record: strings for enums, lists, dicts, aware datetimes."""
+    return {f.name: _plain(getattr(event, f.name)) for f in fields(event)}
+
+
+def from_record(cls: type[_R], record: Mapping[str, Any]) -> _R:
+    """The event of an Avro record; fields that `cls` lacks are ignored, absent ones take their default.
+
+    Raises:
+        TypeError: a field without a default is absent.
+        ValueError, OverflowError: a time that no datetime can hold.
+    """
+    kind: type = cls
+    known = {name: convert(record[name]) for name, convert in _converters(kind) if name in record}
+    return cls(**known)
+
+
+def _plain(value: object) -> object:
+    match value:
+        case Enum():
+            return value.value
+        case Lora():
+            return to_record(value)
+        case tuple():
+            return [_plain(item) for item in value]
+        case Mapping():
+            return dict(value)
+        case datetime() if value.tzinfo is None:
+            raise ValueError("an event's times carry their timezone")
+        case _:
+            return value
+
+
+@cache
+def _converters(cls: type) -> tuple[tuple[str, _Convert], ...]:
+    return tuple((name, _converter(hint)) for name, hint in get_type_hints(cls).items())
+
+
+def _converter(hint: Any) -> _Convert:
+    members = [member for member in get_args(hint) if member is not NoneType]
+    if NoneType in get_args(hint):
+        return partial(_optional, _converter(members[0]))
+    if get_origin(hint) is tuple:
+        return _loras
+    if get_origin(hint) is Mapping:
+        return dict  # a copy: fastavro hands out the schema's own default object
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return partial(_symbol, hint)
+    return _from_millis_or_datetime if hint is datetime else _same
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _optional(convert: _Convert, value: Any) -> Any:
+    return None if value is None else convert(value)
+
+
+def _loras(value: list[Mapping[str, Any]]) -> tuple[Lora, ...]:
+    return tuple(from_record(Lora, item) for item in value)
+
+
+def _symbol(cls: type[Enum], value: str) -> Enum:
+    return next((member for member in cls if member.value == value), cls["UNKNOWN"])
+
+
+def _from_millis_or_datetime(value: int | datetime) -> datetime:
+    # fastavro converts by the writer's schema, so a plain long arrives as an int.
+    return value if isinstance(value, datetime) else _from_millis(value)
+
+
+def _from_millis(millis: int) -> datetime:
+    return _EPOCH + timedelta(milliseconds=millis)

@@ -1,0 +1,96 @@
+"""What probes see: liveness is the loops' heartbeat, readiness is whether work can be done now."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+from prometheus_client import REGISTRY, make_wsgi_app
+
+# A step of a large batch, a decode and a rebalance's bounded wait all stay well below this.
+STALE_AFTER_S = 120.0
+
+
+@dataclass(slots=True)
+class Health:
+    """Shared by the loops, which beat, and the probes, which look."""
+
+    clock: Callable[[], float]
+    facts: dict[str, Any] = field(default_factory=dict)
+    live_facts: Callable[[], dict[str, Any]] = dict
+    ready: Callable[[], list[str]] = lambda: ["starting"]
+    _beats: dict[str, float] = field(default_factory=dict)
+
+    def beat(self, loop: str) -> None:
+        """Say that `loop` has just come round."""
+        self._beats[loop] = self.clock()
+
+    def stale(self) -> list[str]:
+        """The loops that have stopped coming round."""
+        now = self.clock()
+        return [loop for loop, at in list(self._beats.items()) if now - at > STALE_AFTER_S]
+
+    def report(self) -> tuple[bool, dict[str, Any]]:
+        """Whether the process is alive, and the guide's JSON with more beside it."""
+        stale = self.stale()
+        reasons = self.ready()
+        status = "unhealthy" if stale else "starting" if reasons == ["starting"] else "healthy"
+        body = {"status": status, "ready": not reasons, **self.facts, **self.live_facts()}
+        if stale:
+            body["stalled_loops"] = stale
+        if reasons:
+            body["not_ready"] = reasons
+        return not stale, body
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Probes come every few seconds; they are not worth a line each."""
+
+
+def _app(health: Health) -> WSGIApplication:
+    metrics: WSGIApplication = make_wsgi_app(REGISTRY)
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO", "/").rstrip("/")
+        if path == "/metrics":
+            return metrics(environ, start_response)
+        if path == "/health":
+            alive, body = health.report()
+            return _answer(start_response, "200 OK" if alive else "503 Service Unavailable", body)
+        if path == "/ready":
+            reasons = health.ready()
+            return _answer(
+                start_response,
+                "503 Service Unavailable" if reasons else "200 OK",
+                {"ready": not reasons, "reasons": reasons},
+            )
+        return _answer(start_response, "404 Not Found", {"error": "there are /health, /ready and /metrics"})
+
+    return app
+
+
+def _answer(start_response: StartResponse, status: str, body: dict[str, Any]) -> Iterable[bytes]:
+    start_response(status, [("Content-Type", "application/json")])
+    return [json.dumps(body).encode() + b"\n"]
+
+
+def serve(health: Health, host: str, port: int) -> tuple[WSGIServer, int]:
+    """Answer probes on a thread of its own; returns the server and its port.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    server = make_server(host, port, _app(health), server_class=_Server, handler_class=_Quiet)
+    threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
+    return server, server.server_port

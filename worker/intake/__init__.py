@@ -1,0 +1,1 @@
+"""From Kafka to admitted jobs, and the books of what is finished."""

@@ -1,0 +1,148 @@
+"""From a decoded request to a job, or a sentence that says what is wrong with it. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from dataclasses import dataclass
+
+from worker.errors import ErrorCode, RequestRejected
+from worker.events.types import GenerationRequest, Lora, OutputFormat
+from worker.job import SCHEDULERS, Job, Lane, Origin
+from worker.settings import Settings
+
+# Ids become object keys, so they are held to the contract's pattern; the thumbnail's key ends in `_thumb`.
+_ID = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}", re.ASCII)
+_LORA_NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}", re.ASCII)
+
+# SDXL's latents are an eighth of the picture.
+_SIDE_MULTIPLE = 8
+
+_MAX_SEED = 2**63 - 1
+
+# Of a wrong name, in messages.
+_SHOWN_CHARS = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What is known of a record beside its value. Times are seconds since the epoch."""
+
+    origin: Origin
+    lane: Lane
+    recorded_at: float
+    headers: dict[str, str]
+    attempt: int = 1
+    replay_id: str | None = None
+
+
+def admit(request: GenerationRequest, arrival: Arrival, settings: Settings, now: float) -> Job:
+    """The job that `request` asks for.
+
+    Raises:
+        RequestRejected: `invalid_request`, or `expired` when its time has passed already.
+    """
+    _check_identity(request)
+    _check_prompts(request, settings)
+    _check_numbers(request, settings)
+    _check_size(request, settings)
+    loras = _loras(request, settings)
+    expires_at = None if request.expires_at is None else request.expires_at.timestamp()
+    if expires_at is not None and expires_at <= now:
+        raise RequestRejected(ErrorCode.EXPIRED, "expires_at had passed when the request arrived")
+    requested = request.requested_at
+    return Job(
+        request=request,
+        lane=arrival.lane,
+        origin=arrival.origin,
+        seed=derived_seed(request.job_id) if request.seed is None else request.seed,
+        loras=loras,
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        attempt=arrival.attempt,
+        requested_at=arrival.recorded_at if requested is None else requested.timestamp(),
+        received_at=now,
+        expires_at=expires_at,
+        headers=arrival.headers,
+        replay_id=arrival.replay_id,
+    )
+
+
+def derived_seed(job_id: str) -> int:
+    """The seed of a request without one: 63 bits of SHA-256 over its id, so that it is the same every time."""
+    return int.from_bytes(hashlib.sha256(job_id.encode()).digest()[:8], "big") & _MAX_SEED
+
+
+def _reject(message: str) -> RequestRejected:
+    return RequestRejected(ErrorCode.INVALID_REQUEST, message)
+
+
+def _shown(text: str) -> str:
+    """Text of a stranger, fit for one line: the signs that cannot be printed make it up to ten times longer."""
+    shown = repr(text[:_SHOWN_CHARS])
+    return shown if len(shown) <= _SHOWN_CHARS + 2 else f"{shown[:_SHOWN_CHARS]}…"
+
+
+def _check_identity(request: GenerationRequest) -> None:
+    for name in ("job_id", "girl_id"):
+        if not _ID.fullmatch(getattr(request, name)):
+            raise _reject(f"{name} must be 1 to 128 of A-Z a-z 0-9 . _ - and not start with a dot")
+    if request.job_id.endswith("_thumb"):
+        raise _reject("job_id must not end in _thumb, which names thumbnails")
+
+
+def _check_prompts(request: GenerationRequest, settings: Settings) -> None:
+    if not request.prompt.strip():
+        raise _reject("prompt is empty")
+    for name in ("prompt", "negative_prompt"):
+        length = len(getattr(request, name) or "")
+        if length > settings.max_prompt_chars:
+            raise _reject(f"{name} has {length} characters; at most {settings.max_prompt_chars} are allowed")
+
+
+def _check_numbers(request: GenerationRequest, settings: Settings) -> None:
+    for name, low, high in (
+        ("affection_level", 0, 100),
+        ("nsfw_level", 0, 100),
+        ("num_inference_steps", 1, settings.max_inference_steps),
+        ("guidance_scale", 0, settings.max_guidance_scale),
+    ):
+        value = getattr(request, name)
+        if not math.isfinite(value) or not low <= value <= high:
+            raise _reject(f"{name} is {value}; it must be from {low} to {high:g}")
+    if request.seed is not None and not 0 <= request.seed <= _MAX_SEED:
+        raise _reject(f"seed is {request.seed}; it must be from 0 to 2^63 - 1")
+    if request.scheduler not in SCHEDULERS:
+        raise _reject(f"scheduler {_shown(request.scheduler)} is unknown; known are {', '.join(SCHEDULERS)}")
+    if request.output_format is OutputFormat.UNKNOWN:
+        raise _reject("output_format is unknown; known are jpeg, webp, png")
+
+
+def _check_size(request: GenerationRequest, settings: Settings) -> None:
+    for name in ("width", "height"):
+        side = getattr(request, name)
+        if side % _SIDE_MULTIPLE or not settings.min_side <= side <= settings.max_side:
+            raise _reject(
+                f"{name} is {side}; it must be a multiple of {_SIDE_MULTIPLE}"
+                f" from {settings.min_side} to {settings.max_side}"
+            )
+    if request.width * request.height > settings.max_pixels:
+        raise _reject(f"width x height is over {settings.max_pixels} pixels")
+
+
+def _loras(request: GenerationRequest, settings: Settings) -> tuple[tuple[str, float], ...]:
+    loras = request.loras
+    if not loras and settings.default_lora is not None:
+        loras = (Lora(name=settings.default_lora),)
+    if len(loras) > settings.max_loras:
+        raise _reject(f"loras has {len(loras)} entries; at most {settings.max_loras} are allowed")
+    for lora in loras:
+        if not _LORA_NAME.fullmatch(lora.name):
+            raise RequestRejected(ErrorCode.UNKNOWN_LORA, f"loras names {_shown(lora.name)}, which is no valid name")
+        if not math.isfinite(lora.weight) or abs(lora.weight) > settings.max_lora_weight:
+            limit = settings.max_lora_weight
+            raise _reject(f"loras gives {lora.name} the weight {lora.weight}; it must be from -{limit:g} to {limit:g}")
+    if len({lora.name for lora in loras}) < len(loras):
+        raise _reject("loras names one LoRA twice")
+    return tuple((lora.name, lora.weight) for lora in loras)

@@ -1,0 +1,128 @@
+"""The completion map that travels in the metadata of a committed offset.
+
+Layout: `v1:` and base64 of variable-length integers (LEB128): the number of runs, each as (gap since the end of the
+last run, length), counted from the committed offset; then the number of started jobs, each as (gap since the last
+one, starts); then a CRC-32 of all this and the committed offset, so that neither damage nor a map that was copied to
+another offset can pass unfinished records by. Anything else is unknown and read as an empty map, which repeats work
+but loses nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+_PREFIX = "v1:"
+_CRC_BYTES = 4
+_OFFSET_BITS = 63
+
+# The broker's default `offset.metadata.max.bytes`.
+MAX_BYTES = 4096
+PAUSE_BYTES = MAX_BYTES * 3 // 4
+
+Run = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionMap:
+    """`finished` are half-open runs of offsets above the committed one; `starts` counts those of unfinished jobs."""
+
+    finished: tuple[Run, ...] = ()
+    starts: Mapping[int, int] = field(default_factory=dict)
+
+    def __contains__(self, offset: int) -> bool:
+        return any(first <= offset < end for first, end in self.finished)
+
+
+def encode(base: int, finished: Sequence[Run], starts: Mapping[int, int]) -> str:
+    """The metadata of a commit at `base`; empty where there is nothing to say.
+
+    Args:
+        finished: half-open runs of offsets at or above `base`, ascending and apart.
+        starts: starts by offset, all at or above `base`.
+    """
+    if not finished and not starts:
+        return ""
+    numbers = [len(finished)]
+    last = base
+    for first, end in finished:
+        numbers += [first - last, end - first]
+        last = end
+    numbers.append(len(starts))
+    last = base
+    for offset in sorted(starts):
+        numbers += [offset - last, starts[offset]]
+        last = offset
+    data = b"".join(map(_varint, numbers))
+    return _PREFIX + base64.b64encode(data + _crc(base, data)).decode("ascii")
+
+
+def decode(base: int, metadata: str | None) -> CompletionMap:
+    """Read what `encode` wrote; anything else gives an empty map."""
+    if not metadata or not metadata.startswith(_PREFIX):
+        return CompletionMap()
+    try:
+        data = base64.b64decode(metadata.removeprefix(_PREFIX), validate=True)
+        numbers = _varints(data[:-_CRC_BYTES])
+        runs, last = [], base
+        for _ in range(next(numbers)):
+            first = last + next(numbers)
+            last = first + next(numbers)
+            runs.append((first, last))
+        starts, last = {}, base
+        for _ in range(next(numbers)):
+            last += next(numbers)
+            starts[last] = next(numbers)
+    except (binascii.Error, ValueError, StopIteration):
+        return CompletionMap()
+    # What is not exactly what `encode` writes is damaged or not ours: another checksum, empty runs, numbers left over.
+    if any(first >= end for first, end in runs) or encode(base, runs, starts) != metadata:
+        return CompletionMap()
+    return CompletionMap(tuple(runs), starts)
+
+
+def runs_of(offsets: Iterable[tuple[int, bool]]) -> list[Run]:
+    """Runs of finished offsets in an ascending walk over delivered ones, as (offset, finished).
+
+    Offsets that were never delivered, such as transaction markers, do not break a run.
+    """
+    runs: list[Run] = []
+    open_run: list[int] | None = None
+    for offset, finished in offsets:
+        if not finished:
+            open_run = None
+        elif open_run is None:
+            open_run = [offset, offset + 1]
+            runs.append((offset, offset + 1))
+        else:
+            open_run[1] = offset + 1
+            runs[-1] = (open_run[0], open_run[1])
+    return runs
+
+
+def _crc(base: int, data: bytes) -> bytes:
+    return zlib.crc32(data, zlib.crc32(b"%d" % base)).to_bytes(_CRC_BYTES, "big")
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number >= 0x80:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def _varints(data: bytes) -> Iterator[int]:
+    number = shift = 0
+    for byte in data:
+        number |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            yield number
+            number = shift = 0
+        elif shift >= _OFFSET_BITS:
+            raise ValueError("a number that no offset can have")

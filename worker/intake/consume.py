@@ -1,0 +1,249 @@
+"""The poll loop: records in, backpressure, rebalances. Nothing here blocks on S3 or the GPU.
+
+Rules that others learnt the hard way (facts, Kafka): poll always, paused or not; poll one by one; never commit in
+on_lost; librdkafka keeps a partition paused through a revoke, so pause state is put right before it goes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import stamina
+import structlog
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Message as Record
+
+from worker import metrics
+from worker.errors import RegistryUnavailable, RequestRejected, UndecodableError
+from worker.events.codec import EventCodec
+from worker.events.headers import passed_through
+from worker.events.single_object import Headers
+from worker.events.types import GenerationRequest
+from worker.intake.admit import Arrival, admit
+from worker.intake.errands import Errands
+from worker.intake.ledger import Ledger
+from worker.intake.ledger import TopicPartition as Key
+from worker.job import Failure, Job, Lane, Origin, Original
+from worker.settings import Settings
+
+_log = structlog.get_logger()
+
+COMMITTED_TIMEOUT_S = 10.0
+_COMMITTED_TRIES = 12
+_REGISTRY_PAUSE_S = 1.0
+# A paused partition goes on at this share of its limit, so that it does not flap (librdkafka#2052).
+_RESUME_SHARE = 0.5
+
+
+class Desk(Protocol):
+    """Where intake hands over what it read; every call returns at once."""
+
+    def job(self, job: Job, starts: int) -> None: ...
+    def failure(self, failure: Failure) -> None: ...
+    def dead_letter(self, origin: Origin, record: Original, error: str) -> None: ...
+    def give_back(self, partitions: Sequence[Key]) -> None: ...
+    def lost(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A record that cannot be decoded until the registry answers."""
+
+    record: Record
+    origin: Origin
+    due: float
+
+
+class Intake:
+    """Owns the consumer; one thread calls it, and librdkafka's callbacks run on that thread too."""
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        errands: Errands,
+        ledger: Ledger,
+        codec: EventCodec,
+        desk: Desk,
+        settings: Settings,
+        topics: Sequence[str],
+        clock: Callable[[], float],
+    ) -> None:
+        self._consumer = consumer
+        self._errands = errands
+        self._ledger = ledger
+        self._codec = codec
+        self._desk = desk
+        self._settings = settings
+        self._lanes = dict(zip(topics, Lane, strict=True))
+        self._clock = clock
+        self._paused: set[Key] = set()
+        self._held: deque[_Held] = deque()
+        self._stopping = False
+
+    def subscribe(self) -> None:
+        """Join the group."""
+        self._consumer.subscribe(
+            list(self._lanes), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )
+
+    def stop(self) -> None:
+        """Take nothing new; polling goes on so that the group keeps this member until it leaves."""
+        self._stopping = True
+
+    def tick(self, timeout_s: float) -> None:
+        """Poll once, then put the pauses right."""
+        record = self._consumer.poll(timeout_s)
+        self._errands.serve()
+        if record is not None:
+            self._take(record)
+        self._retry_held()
+        self._balance()
+
+    def _take(self, record: Record) -> None:
+        error = record.error()
+        if error is not None:
+            if error.fatal():
+                raise KafkaException(error)
+            _log.warning("consume_error", error=error.str(), code=error.name())
+            return
+        topic, partition, offset = record.topic(), record.partition(), record.offset()
+        assert topic is not None
+        assert partition is not None
+        assert offset is not None
+        with self._ledger.lock:
+            origin = self._ledger.deliver(topic, partition, offset)
+        if origin is not None:
+            metrics.REQUESTS.labels(self._lanes[topic].label).inc()
+            self._decode(record, origin)
+
+    def _decode(self, record: Record, origin: Origin) -> None:
+        try:
+            request = self._codec.decode(
+                _bytes(record.value()), topic=origin.topic, headers=_headers(record), expected=GenerationRequest
+            )
+        except UndecodableError as error:
+            original = Original(_bytes(record.key()), _bytes(record.value()), _headers(record))
+            self._desk.dead_letter(origin, original, str(error))
+        except RegistryUnavailable as error:
+            _log.warning("registry_unavailable", error=str(error))
+            self._held.append(_Held(record, origin, self._clock() + _REGISTRY_PAUSE_S))
+        else:
+            self._admit(request, record, origin)
+
+    def _admit(self, request: GenerationRequest, record: Record, origin: Origin) -> None:
+        now = self._clock()
+        kind, millis = record.timestamp()
+        recorded_at = millis / 1000 if kind else now
+        arrival = Arrival(origin, self._lanes[origin.topic], recorded_at, passed_through(_headers(record)))
+        with self._ledger.lock:
+            starts = self._ledger.starts(origin)
+        try:
+            job = admit(request, arrival, self._settings, now)
+        except RequestRejected as error:
+            self._desk.failure(
+                Failure(
+                    request=request,
+                    lane=arrival.lane,
+                    origin=origin,
+                    code=error.code,
+                    message=error.message,
+                    requested_at=recorded_at,
+                    attempt=starts + 1,
+                    headers=arrival.headers,
+                )
+            )
+        else:
+            self._desk.job(job, starts)
+
+    def _retry_held(self) -> None:
+        now = self._clock()
+        while self._held and self._held[0].due <= now:
+            held = self._held.popleft()
+            self._decode(held.record, held.origin)
+
+    def _balance(self) -> None:
+        """Pause partitions whose buffer is full, resume those that have drained; never the same twice."""
+        limit = self._settings.buffer_per_partition
+        with self._ledger.lock:
+            keys = self._ledger.partitions()
+            load = {key: (self._ledger.unfinished([key]), self._ledger.is_crowded(key)) for key in keys}
+        full = {key for key, (jobs, crowded) in load.items() if self._stopping or crowded or jobs >= limit}
+        calm = {
+            key
+            for key, (jobs, crowded) in load.items()
+            if not self._stopping and not crowded and jobs <= limit * _RESUME_SHARE
+        }
+        to_pause, to_resume = full - self._paused, calm & self._paused
+        if to_pause:
+            self._consumer.pause([TopicPartition(*key) for key in to_pause])
+        if to_resume:
+            self._consumer.resume([TopicPartition(*key) for key in to_resume])
+        self._paused = (self._paused | to_pause) - to_resume
+        metrics.PAUSED.set(len(self._paused))
+        metrics.UNFINISHED.set(sum(jobs for jobs, _ in load.values()))
+
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        committed = _committed(consumer, partitions)
+        with self._ledger.lock:
+            for place in committed:
+                offset = place.offset if place.offset >= 0 else None
+                self._ledger.assign(place.topic, place.partition, offset, place.metadata)
+        _log.info("assigned", partitions=_names(partitions))
+
+    def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        keys = self._release(partitions)
+        self._desk.give_back(keys)
+        with self._ledger.lock:
+            self._ledger.revoke(keys)
+        _log.info("revoked", partitions=_names(partitions))
+
+    def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        keys = self._release(partitions)
+        with self._ledger.lock:
+            self._ledger.revoke(keys)
+        self._desk.lost()
+        _log.warning("lost", partitions=_names(partitions))
+
+    def _release(self, partitions: list[TopicPartition]) -> list[Key]:
+        """The partitions among these that are really ours, no longer paused and closed to new work."""
+        keys = [(place.topic, place.partition) for place in partitions]
+        with self._ledger.lock:
+            keys = [key for key in keys if key in set(self._ledger.partitions())]
+            self._ledger.close(keys)
+            for held in [held for held in self._held if (held.origin.topic, held.origin.partition) in keys]:
+                self._held.remove(held)
+                self._ledger.hand_back(held.origin)
+        paused = self._paused & set(keys)
+        if paused:
+            self._consumer.resume([TopicPartition(*key) for key in paused])
+        self._paused -= paused
+        return keys
+
+
+def _committed(consumer: Consumer, partitions: list[TopicPartition]) -> list[TopicPartition]:
+    """Committed offsets with their metadata; waits out a predecessor's open transaction (librdkafka#3265)."""
+    if not partitions:
+        return []
+    for attempt in stamina.retry_context(on=KafkaException, attempts=_COMMITTED_TRIES, timeout=None):
+        with attempt:
+            answers = consumer.committed(partitions, COMMITTED_TIMEOUT_S)
+            failed = next((answer.error for answer in answers if answer.error is not None), None)
+            if failed is not None:
+                raise KafkaException(failed)
+    return answers
+
+
+def _names(partitions: Sequence[TopicPartition]) -> list[str]:
+    return [f"{place.topic}/{place.partition}" for place in partitions]
+
+
+def _headers(record: Record) -> Headers:
+    headers = record.headers()
+    return list(headers.items()) if isinstance(headers, dict) else headers
+
+
+def _bytes(value: str | bytes | None) -> bytes | None:
+    return value.encode() if isinstance(value, str) else value

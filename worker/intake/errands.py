@@ -1,0 +1,60 @@
+"""Calls to the consumer from other threads, carried out by the one that polls.
+
+A confluent-kafka consumer serves one call at a time, and a caller that waits for its turn starves beside a loop of
+`poll` (tried with 2.16.1: a commit from another thread never returned). So the poll thread does them between two polls.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+# A poll thread that is gone, or held up by a rebalance, must not hold the publisher for ever.
+ANSWER_TIMEOUT_S = 30.0
+
+_Result = list[TopicPartition] | None
+
+
+class Errands:
+    """`serve` is the poll thread's; the others wait for it."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self._consumer = consumer
+        self._waiting: deque[tuple[Callable[[], _Result], Future[_Result]]] = deque()
+        self._poll_thread: int | None = None
+        # Group metadata for transactions, as of the last poll.
+        self.membership: Any = None
+
+    def serve(self) -> None:
+        """Do what waits, and look up the group membership."""
+        self._poll_thread = threading.get_ident()
+        self.membership = self._consumer.consumer_group_metadata()
+        while self._waiting:
+            errand, answer = self._waiting.popleft()
+            try:
+                answer.set_result(errand())
+            except KafkaException as error:
+                answer.set_exception(error)
+
+    def commit(self, offsets: Sequence[TopicPartition]) -> None:
+        """Commit and wait for the answer. Raises KafkaException."""
+        self._ask(lambda: self._consumer.commit(offsets=list(offsets), asynchronous=False))
+
+    def committed(self, partitions: Sequence[TopicPartition], timeout_s: float) -> list[TopicPartition]:
+        """Committed offsets with their metadata. Raises KafkaException."""
+        return self._ask(lambda: self._consumer.committed(list(partitions), timeout_s)) or []
+
+    def _ask(self, errand: Callable[[], _Result]) -> _Result:
+        if threading.get_ident() == self._poll_thread:
+            return errand()
+        answer: Future[_Result] = Future()
+        self._waiting.append((errand, answer))
+        try:
+            return answer.result(ANSWER_TIMEOUT_S)
+        except TimeoutError:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "the poll loop does not answer")) from None

@@ -1,0 +1,43 @@
+"""When an admitted job may go on: one at a time of an id, and one suspect at a time. Pure.
+
+A suspect was on the GPU when a process died. Suspects run one by one, so that the one that kills is found out and
+does not drag its neighbours into the crash-loop limit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from worker.job import Job, Origin
+
+
+@dataclass(slots=True)
+class Gate:
+    """Its owner holds a lock around each call."""
+
+    _inside: dict[Origin, tuple[Job, bool]] = field(default_factory=dict)
+    _waiting: dict[Origin, tuple[Job, bool]] = field(default_factory=dict)
+
+    def enter(self, job: Job, *, suspect: bool) -> bool:
+        """Whether the job may go on now; else `leave` returns it later."""
+        may = self._may_enter(job, suspect)
+        (self._inside if may else self._waiting)[job.origin] = (job, suspect)
+        return may
+
+    def leave(self, origin: Origin) -> list[Job]:
+        """Let go of a job that has ended, here or elsewhere; returns those that may go on now, first come first."""
+        self._inside.pop(origin, None)
+        self._waiting.pop(origin, None)
+        free = []
+        for job, suspect in list(self._waiting.values()):
+            if self._may_enter(job, suspect):
+                self._inside[job.origin] = self._waiting.pop(job.origin)
+                free.append(job)
+        return free
+
+    def _may_enter(self, job: Job, suspect: bool) -> bool:
+        return not any(other.job_id == job.job_id or (suspect and both) for other, both in self._inside.values())
+
+    def waiting(self) -> list[Job]:
+        """The jobs that have not been let in."""
+        return [job for job, _ in self._waiting.values()]

@@ -1,0 +1,189 @@
+"""The books: which records of which partition are delivered, started and finished. Pure.
+
+Jobs finish out of order, so a partition's committed offset is that of its lowest unfinished record, and the records
+finished above it go into the commit's metadata (`completion`). Several threads use one ledger; each holds `lock`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+
+from worker.errors import ProtocolError
+from worker.intake import completion
+from worker.intake.completion import CompletionMap
+from worker.job import Origin
+
+TopicPartition = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What to commit for one partition."""
+
+    topic: str
+    partition: int
+    offset: int
+    metadata: str
+
+
+@dataclass(slots=True)
+class _Partition:
+    epoch: int
+    restored: CompletionMap
+    position: int | None
+    closing: bool = False
+    # Delivered offsets from the lowest unfinished one on, ascending, and whether each is finished.
+    # Ordered, since a plain dict gets slower with every entry that is deleted at its front.
+    delivered: OrderedDict[int, bool] = field(default_factory=OrderedDict)
+    starts: dict[int, int] = field(default_factory=dict)
+    handed_back: set[int] = field(default_factory=set)
+    unfinished: int = 0
+    metadata_bytes: int = 0
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Delivered, started and finished records of the assigned partitions."""
+
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    _partitions: dict[TopicPartition, _Partition] = field(default_factory=dict)
+    _epoch: int = 0
+
+    def assign(self, topic: str, partition: int, committed: int | None, metadata: str | None) -> int:
+        """Open a partition at its committed offset; returns the epoch of this assignment."""
+        self._epoch += 1
+        restored = CompletionMap() if committed is None else completion.decode(committed, metadata)
+        book = _Partition(self._epoch, restored, committed, starts=dict(restored.starts))
+        self._partitions[topic, partition] = book
+        return self._epoch
+
+    def revoke(self, partitions: Iterable[TopicPartition]) -> None:
+        """Close partitions; whatever comes late for them is no longer owned."""
+        for key in partitions:
+            self._partitions.pop(key, None)
+
+    def close(self, partitions: Iterable[TopicPartition]) -> None:
+        """Take nothing new from partitions that are about to be revoked."""
+        for key in partitions:
+            if key in self._partitions:
+                self._partitions[key].closing = True
+
+    def deliver(self, topic: str, partition: int, offset: int) -> Origin | None:
+        """Note a record that came from Kafka; None where it is finished already, or delivered twice."""
+        book = self._partitions[topic, partition]
+        if offset in book.delivered or (book.position is not None and offset < book.position):
+            return None
+        finished = offset in book.restored
+        book.delivered[offset] = finished
+        book.position = offset + 1
+        if finished:
+            self._trim(book)
+            return None
+        book.unfinished += 1
+        return Origin(topic, partition, offset, book.epoch)
+
+    def owns(self, origin: Origin) -> bool:
+        """Whether the record belongs to a current assignment and somebody here still works on it."""
+        book = self._partitions.get((origin.topic, origin.partition))
+        return (
+            book is not None
+            and book.epoch == origin.epoch
+            and book.delivered.get(origin.offset) is False
+            and origin.offset not in book.handed_back
+        )
+
+    def is_closing(self, origin: Origin) -> bool:
+        """Whether nothing new should be begun for this record."""
+        book = self._partitions.get((origin.topic, origin.partition))
+        return book is None or book.epoch != origin.epoch or book.closing
+
+    def starts(self, origin: Origin) -> int:
+        """How often the record was started, here and in lives before."""
+        return self._partitions[origin.topic, origin.partition].starts.get(origin.offset, 0)
+
+    def start(self, origin: Origin) -> int:
+        """Count one more start; it is durable with the next commit. Returns the count."""
+        book = self._owned(origin)
+        book.starts[origin.offset] = book.starts.get(origin.offset, 0) + 1
+        return book.starts[origin.offset]
+
+    def hand_back(self, origin: Origin) -> None:
+        """Forget a record that ends here without an outcome; its starts in this life are taken back.
+
+        The next owner begins it anew. Starts of lives before, which ended in a crash, still count.
+        """
+        if not self.owns(origin):
+            return
+        book = self._owned(origin)
+        before = book.restored.starts.get(origin.offset, 0)
+        if before:
+            book.starts[origin.offset] = before
+        else:
+            book.starts.pop(origin.offset, None)
+        # For the commit it stays unfinished, but nobody waits for it any more.
+        book.handed_back.add(origin.offset)
+        book.unfinished -= 1
+
+    def finish(self, origins: Iterable[Origin]) -> None:
+        """Note what a commit has made durable."""
+        for origin in origins:
+            if self.owns(origin):
+                book = self._owned(origin)
+                book.delivered[origin.offset] = True
+                book.starts.pop(origin.offset, None)
+                book.unfinished -= 1
+                self._trim(book)
+
+    def commits(self, finishing: Collection[Origin], also: Iterable[TopicPartition] = ()) -> list[Commit]:
+        """What to commit so that `finishing` are finished too, for their partitions and `also`."""
+        keys = dict.fromkeys([(origin.topic, origin.partition) for origin in finishing] + list(also))
+        return [self._commit(key, finishing) for key in keys if self._committable(key)]
+
+    def unfinished(self, partitions: Iterable[TopicPartition] | None = None) -> int:
+        """Records between delivery and commit, of these partitions or of all."""
+        keys = self._partitions if partitions is None else partitions
+        return sum(self._partitions[key].unfinished for key in keys if key in self._partitions)
+
+    def is_crowded(self, key: TopicPartition) -> bool:
+        """Whether the partition's completion map nears the broker's limit."""
+        book = self._partitions.get(key)
+        return book is not None and book.metadata_bytes > completion.PAUSE_BYTES
+
+    def partitions(self) -> list[TopicPartition]:
+        """The open partitions."""
+        return list(self._partitions)
+
+    def position(self, key: TopicPartition) -> int | None:
+        """The lowest unfinished offset, or the next to be delivered; None before the first."""
+        book = self._partitions[key]
+        return next((offset for offset, done in book.delivered.items() if not done), book.position)
+
+    def _owned(self, origin: Origin) -> _Partition:
+        if not self.owns(origin):
+            raise ProtocolError(f"{origin} is not owned or finished already")
+        return self._partitions[origin.topic, origin.partition]
+
+    def _committable(self, key: TopicPartition) -> bool:
+        book = self._partitions.get(key)
+        return book is not None and book.position is not None
+
+    def _commit(self, key: TopicPartition, finishing: Collection[Origin]) -> Commit:
+        book = self._partitions[key]
+        assert book.position is not None
+        ending = {o.offset for o in finishing if (o.topic, o.partition) == key and self.owns(o)}
+        walk = [(offset, done or offset in ending) for offset, done in book.delivered.items()]
+        base = next((offset for offset, done in walk if not done), book.position)
+        runs = completion.runs_of((offset, done) for offset, done in walk if offset > base)
+        runs += [(max(a, book.position), b) for a, b in book.restored.finished if b > book.position]
+        starts = {o: n for o, n in book.starts.items() if o >= base and o not in ending}
+        metadata = completion.encode(base, runs, starts)
+        book.metadata_bytes = len(metadata)
+        return Commit(*key, base, metadata)
+
+    @staticmethod
+    def _trim(book: _Partition) -> None:
+        while book.delivered and book.delivered[next(iter(book.delivered))]:
+            book.delivered.popitem(last=False)

@@ -1,0 +1,183 @@
+"""The words that the rooms share: a job, where it came from, and how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from worker.errors import ErrorCode
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from worker.events.types import Event, GenerationRequest
+
+
+# The schedulers offered, by diffusers' class names; the first is the default (DPM++ 2M Karras).
+SCHEDULERS = (
+    "DPMSolverMultistepScheduler",
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "PNDMScheduler",
+    "DEISMultistepScheduler",
+    "UniPCMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+)
+
+
+class Lane(IntEnum):
+    """A priority class; the request's topic decides it, and lower goes first."""
+
+    URGENT = 0
+    HIGH = 1
+    NORMAL = 2
+
+    @property
+    def label(self) -> str:
+        """The name in topics, headers and metric labels."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The record that a job came from.
+
+    `epoch` counts the assignments of this partition to this process: a result
+    whose epoch is no longer current is discarded (KAFKA-19779).
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A validated request with every open choice made. Times are seconds since the epoch.
+
+    `seed` is the request's own or derived from `job_id`; `loras` holds (name, weight)
+    with the default LoRA filled in; `headers` holds what is passed through to results.
+    """
+
+    request: GenerationRequest
+    lane: Lane
+    origin: Origin
+    seed: int
+    loras: tuple[tuple[str, float], ...]
+    prompt: str
+    negative_prompt: str | None
+    attempt: int
+    requested_at: float
+    received_at: float
+    expires_at: float | None
+    headers: dict[str, str] = field(default_factory=dict)
+    replay_id: str | None = None
+
+    @property
+    def job_id(self) -> str:
+        return self.request.job_id
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """What one picture took, in seconds.
+
+    `queue` runs from the request to the first step, `generation` from there to the
+    pixels, parked time included; `gpu` is this job's share of the device's time.
+    """
+
+    queue: float
+    generation: float
+    gpu: float
+    started_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A finished picture: `pixels` is (height, width, 3) RGB uint8 on the host.
+
+    `lora_fingerprints` are SHA-256 prefixes of the LoRA files that were used, by name; `reproducible` is False
+    where the device ran short of memory, so that batches were smaller or work was sliced: other kernels, other bits.
+    """
+
+    job: Job
+    pixels: npt.NDArray[np.uint8]
+    timing: Timing
+    lora_fingerprints: dict[str, str] = field(default_factory=dict)
+    nsfw_score: float | None = None
+    reproducible: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A request that ended without a picture; `message` is one sentence to act on."""
+
+    request: GenerationRequest
+    lane: Lane
+    origin: Origin
+    code: ErrorCode
+    message: str
+    requested_at: float
+    attempt: int = 1
+    headers: dict[str, str] = field(default_factory=dict)
+    replay_id: str | None = None
+
+    @classmethod
+    def of(cls, job: Job, code: ErrorCode, message: str) -> Failure:
+        """The failure of an admitted job."""
+        return cls(
+            request=job.request,
+            lane=job.lane,
+            origin=job.origin,
+            code=code,
+            message=message,
+            requested_at=job.requested_at,
+            attempt=job.attempt,
+            headers=job.headers,
+            replay_id=job.replay_id,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """A record as it came, for the dead-letter topic."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, str | bytes | None]] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One record to produce: `value` is an event to encode, or bytes to pass on unchanged."""
+
+    topic: str
+    key: bytes | None
+    value: Event | bytes | None
+    headers: tuple[tuple[str, bytes | None], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What becomes durable together when the record at `origin` is finished."""
+
+    origin: Origin
+    messages: tuple[Message, ...]
+    urgent: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """Word of progress: sent while the record at `origin` is ours and unfinished, else dropped."""
+
+    origin: Origin
+    message: Message

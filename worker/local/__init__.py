@@ -1,0 +1,1 @@
+"""Real parts on a laptop without Docker: Apache Kafka, SeaweedFS and librdkafka's embedded broker."""

@@ -1,0 +1,46 @@
+"""Every metric, declared and explained in one place. No ids and no prompts in labels."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram, Info
+
+# The client's own buckets stop at 10 s; a refined picture behind a queue takes minutes.
+_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300, 600)
+_SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+# The service guide's three.
+REQUESTS = Counter("image_generation_requests", "Generation requests taken from Kafka", ["priority"])
+DURATION = Histogram(
+    "image_generation_duration_seconds", "From the first step to the pixels", ["priority"], buckets=_SECONDS
+)
+ERRORS = Counter("image_generation_errors", "Generation requests that failed", ["priority", "error_code"])
+
+WAIT = Histogram("sdxl_worker_wait_seconds", "From the request to its first step", ["priority"], buckets=_SECONDS)
+PHASE = Histogram(
+    "sdxl_worker_phase_seconds",
+    "Time per phase: encode_text, step, decode, encode, upload, publish",
+    ["phase"],
+    buckets=_SHORT,
+)
+QUEUE = Gauge("sdxl_worker_queue_jobs", "Jobs in the engine by class and state", ["priority", "state"])
+OLDEST = Gauge("sdxl_worker_queue_oldest_seconds", "Age of the oldest job that has not started", ["priority"])
+STEPS = Counter("sdxl_worker_steps", "UNet calls")
+ROW_STEPS = Counter("sdxl_worker_row_steps", "Rows over all UNet calls")
+FREE_SLOTS = Counter("sdxl_worker_free_row_steps", "Slots that stayed empty over all UNet calls")
+PREEMPTIONS = Counter("sdxl_worker_preemptions", "Rows that were parked for more urgent ones")
+GPU_SECONDS = Counter("sdxl_worker_gpu_seconds", "Device time by use: useful (became a picture) or wasted", ["use"])
+MEMORY_RUNG = Gauge("sdxl_worker_memory_rung", "Rung of the out-of-memory ladder, 0 is normal")
+MEMORY = Gauge("sdxl_worker_gpu_memory_bytes", "Device memory: free, and the peak that torch allocated", ["kind"])
+LORAS = Gauge("sdxl_worker_loras_loaded", "LoRAs in the cache")
+
+UPLOADS = Counter("sdxl_worker_uploads", "Pictures stored, and attempts that S3 refused", ["result"])
+STORE_UP = Gauge("sdxl_worker_store_up", "1 while S3 answers")
+DEAD_LETTERS = Counter("sdxl_worker_dead_letters", "Records sent to the dead-letter topic")
+FLUSHES = Counter("sdxl_worker_flushes", "Publishing flushes by result: committed, aborted", ["result"])
+DISCARDED = Counter("sdxl_worker_discarded_results", "Results of partitions that are no longer owned")
+REPUBLISHED = Counter("sdxl_worker_republished", "Stored results published again for a repeated job id")
+CRASH_LOOPS = Counter("sdxl_worker_crash_loops", "Jobs given up because they took the process down")
+PAUSED = Gauge("sdxl_worker_paused_partitions", "Partitions paused because a buffer is full")
+UNFINISHED = Gauge("sdxl_worker_unfinished_jobs", "Jobs between consume and commit")
+COST = Counter("sdxl_worker_cost_dollars", "Device time priced with GPU_HOURLY_USD")
+MODEL = Info("sdxl_worker_model", "The loaded model")

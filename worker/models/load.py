@@ -1,0 +1,263 @@
+"""SDXL from disk to device: diffusers pipelines, ready to be taken apart by the engine.
+
+fp16 and the VAE: SDXL's stock VAE overflows in fp16 and yields NaN. Its config says
+`force_upcast`, which is left as it is: whoever decodes with an fp16 VAE must move it to float32
+first, as `StableDiffusionXLPipeline.__call__` does. bf16 needs none of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
+from diffusers.loaders.single_file_utils import SingleFileComponentError
+from diffusers.utils import logging as diffusers_logging
+from safetensors import SafetensorError
+from transformers.utils import logging as transformers_logging
+
+from worker.errors import ModelLoadError, SettingsError
+from worker.models.pull import ModelFiles, locate
+
+DTYPES = {
+    "float32": torch.float32,
+    "fp32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+}
+LATENT_CHANNELS = 4
+FINGERPRINT_HEX_DIGITS = 16
+
+_Pipeline = TypeVar("_Pipeline", StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline)
+# What the libraries raise for files that are missing, cut short, or of another architecture.
+_UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, SingleFileComponentError)
+_LFS_BLOB = re.compile(r"[0-9a-f]{64}")
+
+
+def load_base(
+    model_id: str,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    cache_dir: Path | None = None,
+    single_file_config: Path | None = None,
+    channels_last: bool = False,
+) -> StableDiffusionXLPipeline:
+    """Load an SDXL base: a hub id, a folder in diffusers' layout, or a `.safetensors` file.
+
+    Args:
+        model_id: hub ids are fetched when they are not cached; half precision takes the
+            repository's `fp16` files where there are any.
+        cache_dir: of hub models; default: the hub client's own.
+        single_file_config: a folder in diffusers' layout whose configs and tokenizers describe the
+            single file. Default: a folder beside the file with its name less the suffix; else
+            diffusers recognises the architecture by its keys and takes the configs from the hub.
+        channels_last: lay out the UNet and the VAE for tensor cores; of use on CUDA only.
+
+    Returns:
+        A pipeline in eval mode, without gradients, progress bars or watermark.
+
+    Raises:
+        ModelLoadError: missing, pickled, no SDXL base, or too large for the device.
+    """
+    files = locate(model_id, half=_is_half(dtype), cache_dir=cache_dir)
+    pipeline = _read(StableDiffusionXLPipeline, files, dtype, cache_dir, single_file_config)
+    if pipeline.text_encoder is None or pipeline.text_encoder_2 is None:
+        raise ModelLoadError(f"{model_id} is not an SDXL base: it lacks one of the two text encoders.")
+    _check_unet(model_id, pipeline)
+    return _settle(model_id, pipeline, device, channels_last)
+
+
+def load_refiner(
+    model_id: str,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    share: StableDiffusionXLPipeline | None = None,
+    cache_dir: Path | None = None,
+    single_file_config: Path | None = None,
+    channels_last: bool = False,
+) -> StableDiffusionXLImg2ImgPipeline:
+    """Load an SDXL refiner; arguments, result and errors as `load_base`.
+
+    Args:
+        share: a loaded base. Its second text encoder and VAE stand in for the refiner's where
+            config and every weight are equal, which saves 1.6 GB in half precision.
+    """
+    files = locate(model_id, half=_is_half(dtype), cache_dir=cache_dir)
+    refiner = _read(StableDiffusionXLImg2ImgPipeline, files, dtype, cache_dir, single_file_config)
+    if refiner.text_encoder_2 is None or not refiner.config.requires_aesthetics_score:
+        raise ModelLoadError(f"{model_id} is not an SDXL refiner: it takes no aesthetic score.")
+    _check_unet(model_id, refiner)
+    if share is not None:
+        _share(refiner, share)
+    return _settle(model_id, refiner, device, channels_last)
+
+
+def fingerprint(model_id: str, *, dtype: torch.dtype, cache_dir: Path | None = None) -> str:
+    """16 hex digits that tell which weights a model id stands for at this precision.
+
+    Every byte counts: a single file gives its SHA-256 cut short; several give the SHA-256 over
+    their components' names and SHA-256s, sorted. The price is one full read (7 GB: some 5 to 20 s,
+    once per start), which sampling blocks would save, but then two fine-tunes that differ in one
+    layer could look alike. A file in the hub's cache is named by its SHA-256 already, and that
+    name is believed: there it costs nothing, but does not notice a file damaged since.
+
+    Raises:
+        ModelLoadError: as `load_base`.
+    """
+    files = locate(model_id, half=_is_half(dtype), cache_dir=cache_dir)
+    if files.is_single_file:
+        return _sha256(files.root)[:FINGERPRINT_HEX_DIGITS]
+    lines = sorted(f"{path.parent.name} {_sha256(path)}\n" for path in files.weights)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:FINGERPRINT_HEX_DIGITS]
+
+
+def resolve_device(spec: str) -> torch.device:
+    """`auto`, `cuda`, `cuda:1`, `mps` or `cpu` as a device that this machine has.
+
+    Raises:
+        SettingsError: unknown, or not available here.
+    """
+    if spec == "auto":
+        return torch.device(_best_device())
+    try:
+        device = torch.device(spec)
+    except RuntimeError as error:
+        raise SettingsError(f"{spec!r} is not a device: use auto, cuda, cuda:N, mps or cpu.") from error
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise SettingsError(f"device {spec} is not available: torch sees {count} CUDA devices.")
+    elif device.type == "mps" and not torch.backends.mps.is_available():
+        raise SettingsError("device mps is not available on this machine.")
+    elif device.type not in {"cuda", "mps", "cpu"}:
+        raise SettingsError(f"device {spec} is not supported: use auto, cuda, cuda:N, mps or cpu.")
+    return device
+
+
+def resolve_dtype(spec: str, device: torch.device | str) -> torch.dtype:
+    """`auto` or a name from `DTYPES`; auto is bf16 or else fp16 on a GPU, and float32 on a CPU.
+
+    Raises:
+        SettingsError: an unknown name.
+    """
+    if spec != "auto":
+        if spec not in DTYPES:
+            raise SettingsError(f"{spec!r} is not a dtype: use auto, {', '.join(DTYPES)}.")
+        return DTYPES[spec]
+    kind = torch.device(device).type
+    if kind == "cuda":
+        # Emulated bf16 counts as supported by default, and is slower than fp16 there (Turing, Volta).
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
+    return torch.float16 if kind == "mps" else torch.float32
+
+
+def silence_progress() -> None:
+    """Turn off the loading and saving bars of diffusers and transformers in this process."""
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+
+
+def _read(
+    kind: type[_Pipeline],
+    files: ModelFiles,
+    dtype: torch.dtype,
+    cache_dir: Path | None,
+    single_file_config: Path | None,
+) -> _Pipeline:
+    silence_progress()
+    # The worker marks its pictures in their metadata; diffusers' watermark would depend on whether
+    # an optional package happens to be installed.
+    options: dict[str, Any] = {"dtype": dtype, "add_watermarker": False, "cache_dir": cache_dir}
+    try:
+        if files.is_single_file:
+            config = single_file_config or _config_beside(files.root)
+            if config is not None:
+                options |= {"config": str(config), "local_files_only": True}
+            return kind.from_single_file(str(files.root), **options)
+        return kind.from_pretrained(
+            files.root, variant=files.variant, use_safetensors=True, local_files_only=True, **options
+        )
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).split())
+        raise ModelLoadError(f"{files.model_id} cannot be loaded as {kind.__name__}: {reason}") from error
+
+
+def _config_beside(file: Path) -> Path | None:
+    folder = file.with_suffix("")
+    return folder if (folder / "model_index.json").is_file() else None
+
+
+def _check_unet(model_id: str, pipeline: StableDiffusionXLPipeline | StableDiffusionXLImg2ImgPipeline) -> None:
+    config = pipeline.unet.config
+    if config.addition_embed_type != "text_time" or config.in_channels != LATENT_CHANNELS:
+        raise ModelLoadError(f"{model_id} is not an SDXL text-to-image model (its UNet is of another kind).")
+
+
+def _settle(model_id: str, pipeline: _Pipeline, device: torch.device | str, channels_last: bool) -> _Pipeline:
+    try:
+        pipeline.to(device)
+    except torch.OutOfMemoryError as error:
+        raise ModelLoadError(f"{model_id} does not fit into the memory of {device}.") from error
+    for module in _modules(pipeline).values():
+        module.eval().requires_grad_(False)
+    if channels_last:
+        pipeline.unet.to(memory_format=torch.channels_last)
+        pipeline.vae.to(memory_format=torch.channels_last)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _share(refiner: StableDiffusionXLImg2ImgPipeline, base: StableDiffusionXLPipeline) -> None:
+    ours, theirs = _modules(base), _modules(refiner)
+    for name in ("text_encoder_2", "vae"):
+        if _equal(ours[name], theirs[name]):
+            refiner.register_modules(**{name: ours[name]})
+
+
+def _equal(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    weights, others = one.state_dict(), other.state_dict()
+    return (
+        _architecture(one) == _architecture(other)
+        and weights.keys() == others.keys()
+        and all(torch.equal(tensor.to(others[name].device), others[name]) for name, tensor in weights.items())
+    )
+
+
+def _architecture(module: torch.nn.Module) -> dict[str, Any]:
+    """The config less what says where it came from and which release wrote it."""
+    config: Any = module.config
+    entries = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    origin = {"transformers_version", "dtype", "torch_dtype"}
+    return {name: value for name, value in entries.items() if name[0] != "_" and name not in origin}
+
+
+def _modules(
+    pipeline: StableDiffusionXLPipeline | StableDiffusionXLImg2ImgPipeline,
+) -> dict[str, torch.nn.Module]:
+    return {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
+
+
+def _is_half(dtype: torch.dtype) -> bool:
+    return dtype in {torch.float16, torch.bfloat16}
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _sha256(file: Path) -> str:
+    blob = file.resolve()
+    if blob.parent.name == "blobs" and _LFS_BLOB.fullmatch(blob.name):
+        return blob.name
+    with blob.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,219 @@
+"""A model's files, on this machine: what a model id means, which files count, and fetching them.
+
+A model id is a folder in diffusers' layout, a `.safetensors` file, or a hub id. For each component
+exactly the files that will be loaded are chosen, so that a pull of SDXL is 7 GB and not the 70 GB
+of its repository, and a fingerprint speaks of what is in memory. Pickled weights are never read:
+unpickling runs whatever code the file contains.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import structlog
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    DryRunError,
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.utils.tqdm import (
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
+
+from worker.errors import ModelLoadError
+
+log = structlog.get_logger(__name__)
+
+WEIGHT_COMPONENTS = frozenset({"unet", "vae", "text_encoder", "text_encoder_2"})
+CONFIG_COMPONENTS = frozenset({"scheduler", "tokenizer", "tokenizer_2"})
+PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pkl"})
+VARIANT = "fp16"
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# diffusers' and transformers' names, whole or sharded; anything else beside them (EMA copies,
+# ONNX, OpenVINO, Flax) is another export of the same weights.
+_PLAIN_WEIGHTS = re.compile(r"(diffusion_pytorch_)?model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
+_VARIANT_WEIGHTS = re.compile(
+    rf"(diffusion_pytorch_)?model\.({VARIANT}(-\d+-of-\d+)?\.safetensors|safetensors\.index\.{VARIANT}\.json)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """Where a model lies and which of its files get loaded.
+
+    Attributes:
+        root: the folder in diffusers' layout, or the `.safetensors` file itself.
+        weights: the weight files alone, in a stable order.
+        variant: `fp16` when the files of that name are the ones to load.
+    """
+
+    model_id: str
+    root: Path
+    weights: tuple[Path, ...]
+    variant: str | None = None
+
+    @property
+    def is_single_file(self) -> bool:
+        return self.root.is_file()
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of the weights."""
+        return sum(path.stat().st_size for path in self.weights)
+
+
+def pull(model_ids: Iterable[str], *, half: bool, cache_dir: Path | None = None) -> list[ModelFiles]:
+    """Make every model present on this machine, with progress bars on stderr.
+
+    Folders and single files are checked; hub models are fetched into `cache_dir` (default: the
+    hub client's own, `HF_HOME`), resuming what an interrupted pull left. `HF_TOKEN` and
+    `HF_HUB_OFFLINE` are honoured.
+
+    Args:
+        half: whether half precision will be loaded, which has files of its own in most repositories.
+
+    Raises:
+        ModelLoadError: a model is missing, incomplete, pickled, or the hub does not answer.
+    """
+    return [locate(model_id, half=half, cache_dir=cache_dir, progress=True) for model_id in model_ids]
+
+
+def locate(model_id: str, *, half: bool, cache_dir: Path | None = None, progress: bool = False) -> ModelFiles:
+    """Find the files of one model, and fetch what is missing when the id is a hub's.
+
+    Raises:
+        ModelLoadError: as `pull` does.
+    """
+    path = Path(model_id).expanduser()
+    if path.suffix.lower() in PICKLE_SUFFIXES and not path.is_dir():
+        raise ModelLoadError(f"{model_id} is a pickle, which can run code when it is read: convert it to .safetensors.")
+    if path.is_file():
+        return _check_single_file(model_id, path)
+    if path.is_dir():
+        return _check_folder(model_id, path, half=half)
+    if path.suffix.lower() == ".safetensors" or not _HUB_ID.fullmatch(model_id):
+        raise ModelLoadError(f"{model_id}: no such file or folder.")
+    return _check_folder(model_id, _fetch(model_id, half, cache_dir, progress), half=half)
+
+
+def select_files(names: Collection[str], *, half: bool) -> list[str]:
+    """Of a repository's file names (posix, relative), those that get loaded, sorted.
+
+    Half precision takes a component's `fp16` files where there are any and its plain ones
+    otherwise; full precision takes `fp16` only from a repository that has no plain UNet.
+    """
+    by_component: dict[str, list[PurePosixPath]] = {}
+    for name in map(PurePosixPath, names):
+        if len(name.parts) == 2:
+            by_component.setdefault(name.parts[0], []).append(name)
+    prefer_variant = half or not any(_PLAIN_WEIGHTS.fullmatch(n.name) for n in by_component.get("unet", ()))
+
+    chosen = {PurePosixPath("model_index.json")} & set(map(PurePosixPath, names))
+    for component, files in by_component.items():
+        if component in CONFIG_COMPONENTS:
+            chosen.update(f for f in files if f.suffix in {".json", ".txt"})
+        elif component in WEIGHT_COMPONENTS:
+            chosen.update(f for f in files if f.name == "config.json")
+            chosen.update(_component_weights(files, prefer_variant))
+    return sorted(map(str, chosen))
+
+
+def _component_weights(files: list[PurePosixPath], prefer_variant: bool) -> list[PurePosixPath]:
+    if prefer_variant and (variant := [f for f in files if _VARIANT_WEIGHTS.fullmatch(f.name)]):
+        return variant
+    return [f for f in files if _PLAIN_WEIGHTS.fullmatch(f.name)]
+
+
+def _check_single_file(model_id: str, path: Path) -> ModelFiles:
+    if path.suffix.lower() != ".safetensors":
+        raise ModelLoadError(f"{model_id}: a model in one file must be a .safetensors file.")
+    return ModelFiles(model_id, path, (path,))
+
+
+def _check_folder(model_id: str, root: Path, *, half: bool) -> ModelFiles:
+    index = root / "model_index.json"
+    if not index.is_file():
+        raise ModelLoadError(f"{model_id} has no model_index.json: it is not a model in diffusers' layout.")
+    names = select_files([p.relative_to(root).as_posix() for p in root.glob("*/*")], half=half)
+    weights = [name for name in names if name.endswith(".safetensors")]
+    absent = _expected_components(model_id, index) - {name.split("/")[0] for name in weights}
+    if absent:
+        raise ModelLoadError(
+            f"{model_id} has no .safetensors weights for {', '.join(sorted(absent))} "
+            "(pickled .bin weights are not read)."
+        )
+    variant = VARIANT if any(_VARIANT_WEIGHTS.fullmatch(PurePosixPath(n).name) for n in weights) else None
+    return ModelFiles(model_id, root, tuple(root / name for name in weights), variant)
+
+
+def _expected_components(model_id: str, index: Path) -> set[str]:
+    """The components with weights that the model's index names; absent ones are `[null, null]`."""
+    try:
+        entries = json.loads(index.read_text())
+        return {name for name in WEIGHT_COMPONENTS & entries.keys() if entries[name][0] is not None}
+    except (ValueError, AttributeError, TypeError, IndexError) as error:
+        raise ModelLoadError(f"{model_id}: its model_index.json cannot be read ({error}).") from error
+
+
+def _fetch(model_id: str, half: bool, cache_dir: Path | None, progress: bool) -> Path:
+    """The snapshot folder of a hub model, downloaded as far as it is not there yet."""
+    try:
+        with _progress_bars(shown=progress):
+            # A dry run lists the repository with sizes, and says what is cached already.
+            listing = snapshot_download(model_id, cache_dir=cache_dir, dry_run=True)
+            wanted = select_files([file.filename for file in listing], half=half)
+            missing = [file for file in listing if file.filename in wanted and file.will_download]
+            if missing:
+                size = sum(file.file_size or 0 for file in missing)
+                log.info("model_download", model_id=model_id, files=len(missing), size_bytes=size)
+            return Path(snapshot_download(model_id, cache_dir=cache_dir, allow_patterns=wanted))
+    except DryRunError as error:
+        refusal = error.__cause__
+        if isinstance(refusal, GatedRepoError):
+            raise ModelLoadError(f"{model_id} is gated: accept its licence on the hub and set HF_TOKEN.") from error
+        if isinstance(refusal, RepositoryNotFoundError):
+            raise ModelLoadError(
+                f"{model_id} is neither a folder here nor a model on the hub (private ones need HF_TOKEN)."
+            ) from error
+        return _cached_snapshot(model_id, cache_dir, refusal)
+    except (HfHubHTTPError, OSError) as error:
+        raise ModelLoadError(f"{model_id} could not be downloaded: {_first_line(error)}.") from error
+
+
+def _cached_snapshot(model_id: str, cache_dir: Path | None, refusal: BaseException | None) -> Path:
+    try:
+        # Asking for the index alone: the folder's own check knows better which files must be there.
+        folder = snapshot_download(
+            model_id, cache_dir=cache_dir, local_files_only=True, allow_patterns=["model_index.json"]
+        )
+    except LocalEntryNotFoundError as error:
+        why = f"the hub cannot be reached ({_first_line(refusal)})" if refusal else "the hub cannot be reached"
+        raise ModelLoadError(f"{model_id} is not on this machine, and {why}.") from error
+    return Path(folder)
+
+
+@contextmanager
+def _progress_bars(*, shown: bool) -> Iterator[None]:
+    if shown or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
+def _first_line(error: BaseException | None) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__

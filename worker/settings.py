@@ -1,0 +1,199 @@
+"""Every setting, in one frozen object that is read once at the start.
+
+Names are the environment's, in lower case. Sources, first wins: arguments, environment,
+`.env`, a secrets directory (`SECRETS_DIR`, default `/run/secrets` where it exists).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from pathlib import Path
+from typing import Literal, Self
+
+from dotenv import dotenv_values
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsError as SourceError
+
+from worker.errors import SettingsError
+
+# Variables that share the KAFKA_ prefix but are no librdkafka property: this object's own, those that
+# Kubernetes injects for a Service named `kafka` or `kafka-…`, and those of Kafka's own Java tools.
+_NOT_A_PROPERTY = re.compile(
+    r"KAFKA_(BOOTSTRAP_SERVERS|GROUP_ID|GROUP_PROTOCOL|TOPIC_PREFIX|PROPERTIES|(.*_)?SERVICE_(HOST|PORT).*|(.*_)?PORT(_\d+_.*)?"
+    r"|HOME|VERSION|OPTS|HEAP_OPTS|JMX_.*|LOG4J_.*|.*_OPTS)"
+)
+
+
+def librdkafka_properties(environ: dict[str, str]) -> dict[str, str]:
+    """`KAFKA_SASL_MECHANISM=PLAIN` becomes `{"sasl.mechanism": "PLAIN"}`, and so for any property."""
+    return {
+        name.removeprefix("KAFKA_").lower().replace("_", "."): value
+        for name, value in environ.items()
+        if name.startswith("KAFKA_") and not _NOT_A_PROPERTY.fullmatch(name)
+    }
+
+
+class Settings(BaseSettings):
+    """The worker's settings. Times are in the unit that ends the name; sizes are in pixels."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True)
+
+    # Kafka
+    kafka_bootstrap_servers: str = Field("localhost:9092", description="host:port, comma separated")
+    kafka_group_id: str = Field("sdxl-worker", description="consumer group")
+    kafka_group_protocol: Literal["consumer", "classic"] = Field(
+        "consumer", description="KIP-848 with the remote range assignor, or the classic protocol with range"
+    )
+    kafka_topic_prefix: str = Field("", description="put before every topic name")
+    kafka_properties: dict[str, str] = Field(
+        default_factory=dict,
+        description="further librdkafka properties as JSON; KAFKA_SASL_MECHANISM and the like work too",
+        repr=False,
+    )
+    schema_registry_url: str | None = Field(None, description="Confluent framing when set, else single-object")
+    schema_registry_user_info: SecretStr | None = Field(None, description="user:password for the registry")
+    delivery: Literal["exactly-once", "at-least-once"] = Field(
+        "exactly-once", description="at-least-once is for brokers without transactions"
+    )
+    worker_id: str = Field(
+        default_factory=socket.gethostname,
+        description="stable name of this worker; the transactional id is made from it",
+        pattern=r"^[A-Za-z0-9._-]{1,128}$",
+    )
+
+    # S3
+    aws_s3_bucket: str = Field("dream-ai-media", description="bucket for pictures")
+    aws_region: str = "us-east-1"
+    aws_access_key_id: SecretStr | None = None
+    aws_secret_access_key: SecretStr | None = None
+    aws_session_token: SecretStr | None = None
+    aws_endpoint_url_s3: str | None = Field(None, description="for S3-compatible stores")
+    cloudfront_url: str | None = Field(None, description="start of picture URLs; else the bucket's own")
+
+    # SDXL
+    sdxl_model_id: str = Field(
+        "stabilityai/stable-diffusion-xl-base-1.0", description="hub id, folder or .safetensors file"
+    )
+    sdxl_refiner_id: str | None = Field(
+        "stabilityai/stable-diffusion-xl-refiner-1.0",
+        description="hub id or folder of the refiner; `none`: high_quality requests are rejected",
+    )
+    sdxl_lora_path: Path | None = Field(
+        None, description="folder of LoRAs, or one .safetensors file: its folder, and the default LoRA"
+    )
+    lora_cache_size: int = Field(8, ge=1, description="LoRAs kept on the device")
+    device: str = Field("auto", description="auto, cuda, cuda:N, mps or cpu")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+
+    # engine
+    slots: int = Field(4, ge=1, le=64, description="rows of the UNet batch")
+    deterministic: bool = Field(True, description="pad every batch to `slots`: same request, same picture")
+    priority_share: float = Field(
+        0.10, ge=0, le=0.3, description="share of the steps for a class that waits beyond its bound"
+    )
+    urgent_wait_s: float = Field(1.0, ge=0, description="bound on waiting, urgent")
+    high_wait_s: float = Field(2.0, ge=0, description="bound on waiting, high")
+    normal_wait_s: float = Field(5.0, ge=0, description="bound on waiting, normal")
+    urgent_slowdown_max: float = Field(
+        1.25, ge=1, description="lower classes may slow an urgent job's step by at most this factor"
+    )
+    buffer_per_partition: int = Field(16, ge=1, description="unfinished jobs before a partition pauses")
+    crash_loop_limit: int = Field(3, ge=1, description="starts without an end before a job is given up")
+    max_inference_steps: int = Field(500, ge=1)
+    max_guidance_scale: float = Field(50.0, gt=0)
+    min_side: int = Field(64, ge=8)
+    max_side: int = Field(2048, ge=64)
+    max_pixels: int = Field(1728 * 1024, description="width × height of the largest picture")
+    max_prompt_chars: int = Field(8_000, ge=1)
+    max_loras: int = Field(8, ge=0)
+    max_lora_weight: float = Field(5.0, gt=0)
+
+    # delivery
+    upload_threads: int = Field(4, ge=1, le=64)
+    flush_interval_ms: int = Field(150, ge=1, le=10_000, description="results wait at most this long")
+    revoke_timeout_s: float = Field(10.0, ge=0, description="time for running jobs of a revoked partition")
+    drain_timeout_s: float = Field(30.0, ge=0, description="time for running jobs after SIGTERM")
+    thumbnail_px: int = Field(256, ge=16, description="longest side of the thumbnail")
+    jpeg_quality: int = Field(90, ge=1, le=100)
+
+    gpu_hourly_usd: float | None = Field(None, ge=0, description="price of the device, for cost_usd")
+
+    # HTTP and logs
+    http_host: str = "0.0.0.0"
+    http_port: int = Field(8007, ge=0, le=65_535, description="0: any free port")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "console"] = "json"
+
+    @field_validator("sdxl_refiner_id", "schema_registry_url", "cloudfront_url", "aws_endpoint_url_s3")
+    @classmethod
+    def _none_or_no_trailing_slash(cls, value: str | None) -> str | None:
+        return None if value is None or value == "none" else value.rstrip("/")
+
+    @field_validator("cloudfront_url")
+    @classmethod
+    def _has_scheme(cls, value: str | None) -> str | None:
+        return value if value is None or "://" in value else f"https://{value}"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.aws_access_key_id is None) != (self.aws_secret_access_key is None):
+            raise ValueError("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY go together: set both or neither")
+        if self.min_side > self.max_side:
+            raise ValueError("MIN_SIDE is larger than MAX_SIDE")
+        if "@" in (self.schema_registry_url or ""):
+            raise ValueError("SCHEMA_REGISTRY_URL must not hold credentials: use SCHEMA_REGISTRY_USER_INFO")
+        if "transactional.id" in self.kafka_properties and self.delivery == "at-least-once":
+            raise ValueError("transactional.id is set, but DELIVERY is at-least-once")
+        return self
+
+    def kafka_client_config(self) -> dict[str, str | int]:
+        """What every librdkafka client needs; the properties of the operator win."""
+        return {
+            "bootstrap.servers": self.kafka_bootstrap_servers,
+            "client.id": self.worker_id,
+            **self.kafka_properties,
+        }
+
+    @property
+    def lora_dir(self) -> Path | None:
+        """The folder that LoRA names are looked up in."""
+        path = self.sdxl_lora_path
+        return path.parent if path is not None and path.suffix == ".safetensors" else path
+
+    @property
+    def default_lora(self) -> str | None:
+        """The LoRA of requests that name none, when `SDXL_LORA_PATH` is one file."""
+        path = self.sdxl_lora_path
+        return path.stem if path is not None and path.suffix == ".safetensors" else None
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the environment once.
+
+    Raises:
+        SettingsError: with one line per setting that is wrong; values are not repeated, they may be secrets.
+    """
+    secrets = os.environ.get("SECRETS_DIR") or ("/run/secrets" if Path("/run/secrets").is_dir() else None)
+    try:
+        settings = Settings(_secrets_dir=secrets, **overrides)  # type: ignore[arg-type]
+        properties = librdkafka_properties(_variables(secrets)) | settings.kafka_properties
+        return Settings(_secrets_dir=secrets, **(overrides | {"kafka_properties": properties}))  # type: ignore[arg-type]
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(str(part) for part in e['loc']).upper() or 'settings'}: {e['msg']}" for e in error.errors()
+        ]
+        raise SettingsError("; ".join(problems)) from None
+    except SourceError as error:
+        # Its cause quotes the value.
+        raise SettingsError(str(error)) from None
+
+
+def _variables(secrets: str | None) -> dict[str, str]:
+    """Everything that could be a librdkafka property, from all the places that settings come from."""
+    files = Path(secrets).glob("*") if secrets else ()
+    from_files = {file.name.upper(): file.read_text().strip() for file in files if file.is_file()}
+    from_dotenv = {name.upper(): value or "" for name, value in dotenv_values(".env").items()}
+    return from_files | from_dotenv | dict(os.environ)

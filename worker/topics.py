@@ -1,0 +1,292 @@
+"""The topics of the contract: their names, how they are created and what they look like now."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its stubs do not mark re-exports
+    AdminClient,
+    ClusterMetadata,
+    ConfigResource,
+    OffsetSpec,
+    ResourceType,
+    TopicMetadata,
+)
+from confluent_kafka.cimpl import NewTopic
+
+DEFAULT_PARTITIONS = 12
+ADMIN_TIMEOUT_S = 30.0
+RETRY_PAUSE_S = 0.1
+
+# What brokers answer for a moment after a topic's creation or a leader's death.
+NOT_YET = frozenset(
+    {
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+    }
+)
+DAY_MS = 24 * 60 * 60 * 1000
+
+# The largest record that a request topic takes by default must fit with its `dlq-*` headers beside it.
+DEAD_LETTER_MAX_BYTES = 2 * 1024 * 1024
+
+_Offsets = dict[tuple[str, int], int]
+
+
+class TopicsError(RuntimeError):
+    """The topics could not be created or described."""
+
+
+class TopicMismatchError(TopicsError):
+    """Request topics exist already, with a partition count other than the one asked for."""
+
+
+@dataclass(frozen=True)
+class Topics:
+    """The topics' names; `prefix` stands before each of them, dot and all, where a cluster is shared."""
+
+    prefix: str = ""
+
+    @property
+    def urgent(self) -> str:
+        """Requests of the urgent lane."""
+        return f"{self.prefix}generation.requests.urgent"
+
+    @property
+    def high(self) -> str:
+        """Requests of the high lane."""
+        return f"{self.prefix}generation.requests.high"
+
+    @property
+    def normal(self) -> str:
+        """Requests of the normal lane."""
+        return f"{self.prefix}generation.requests.normal"
+
+    @property
+    def completed(self) -> str:
+        """Results: pictures that are durable."""
+        return f"{self.prefix}generation.completed"
+
+    @property
+    def failed(self) -> str:
+        """Results: jobs that will get no picture."""
+        return f"{self.prefix}generation.failed"
+
+    @property
+    def status(self) -> str:
+        """The latest status of each job."""
+        return f"{self.prefix}generation.status"
+
+    @property
+    def cancellations(self) -> str:
+        """Jobs that nobody waits for any more; every worker reads all of it."""
+        return f"{self.prefix}generation.cancellations"
+
+    @property
+    def dead_letter(self) -> str:
+        """Records that could not be understood, as they came."""
+        return f"{self.prefix}generation.dead-letter"
+
+    @property
+    def requests(self) -> tuple[str, str, str]:
+        """The request topics in lane order: urgent, high, normal."""
+        return (self.urgent, self.high, self.normal)
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Every topic of the contract, the request topics first."""
+        results = (self.completed, self.failed, self.status)
+        return (*self.requests, *results, self.cancellations, self.dead_letter)
+
+
+@dataclass(frozen=True)
+class TopicLayout:
+    """What a topic is created with."""
+
+    partitions: int
+    config: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class PartitionDescription:
+    """One partition: its leader's and replicas' broker ids, and the offsets [low, high) it holds."""
+
+    partition: int
+    leader: int | None
+    replicas: tuple[int, ...]
+    in_sync_replicas: tuple[int, ...]
+    low: int
+    high: int
+
+
+@dataclass(frozen=True)
+class TopicDescription:
+    """One topic as the cluster has it.
+
+    `config` holds every setting with its effective value; it is empty where the cluster has no controller to
+    ask, as librdkafka's embedded broker.
+    """
+
+    name: str
+    partitions: tuple[PartitionDescription, ...]
+    config: Mapping[str, str]
+
+    @property
+    def partition_count(self) -> int:
+        """How many partitions the topic has."""
+        return len(self.partitions)
+
+    @property
+    def replication_factor(self) -> int:
+        """How many copies each partition has (the lowest, should they differ)."""
+        return min(len(partition.replicas) for partition in self.partitions)
+
+
+def layouts(topics: Topics, partitions: int) -> dict[str, TopicLayout]:
+    """Return how each topic is created when the request topics have `partitions` partitions each."""
+    week = _retained(days=7)
+    rare = _retained(days=30) | {"max.message.bytes": str(DEAD_LETTER_MAX_BYTES)}
+    return {
+        **dict.fromkeys(topics.requests, TopicLayout(partitions, week)),
+        topics.completed: TopicLayout(partitions, week),
+        topics.failed: TopicLayout(partitions, week),
+        topics.status: TopicLayout(partitions, week | {"cleanup.policy": "compact,delete"}),
+        topics.cancellations: TopicLayout(1, _retained(days=1)),
+        topics.dead_letter: TopicLayout(1, rare),
+    }
+
+
+def _retained(days: int) -> dict[str, str]:
+    return {"cleanup.policy": "delete", "retention.ms": str(days * DAY_MS)}
+
+
+def create_topics(
+    client: Mapping[str, Any] | str,
+    topics: Topics | None = None,
+    partitions: int = DEFAULT_PARTITIONS,
+    replication_factor: int = 1,
+) -> tuple[str, ...]:
+    """Create the topics that are missing and return their names; what exists is left as it is.
+
+    `client` is a bootstrap address or an AdminClient configuration. Raises `TopicMismatchError`, with nothing
+    created, when a request topic exists with another partition count: the lanes must stay co-partitioned.
+    """
+    topics = topics or Topics()
+    admin = _admin(client)
+    metadata = _metadata(admin)
+    _refuse_mismatch(topics, partitions, metadata)
+    if not _has_controller(metadata):
+        raise TopicsError("the cluster has no controller to create topics (is it librdkafka's embedded broker?)")
+    new = [
+        NewTopic(name, layout.partitions, replication_factor, config=dict(layout.config))
+        for name, layout in layouts(topics, partitions).items()
+        if name not in metadata.topics
+    ]
+    created = _create(admin, new) if new else ()
+    # Another process may have created some of them, with its own count, since the metadata was read.
+    _refuse_mismatch(topics, partitions, _metadata(admin))
+    return created
+
+
+def _refuse_mismatch(topics: Topics, partitions: int, metadata: ClusterMetadata) -> None:
+    present = [metadata.topics[name] for name in topics.requests if name in metadata.topics]
+    existing = {str(topic.topic): len(topic.partitions) for topic in present}
+    found = ", ".join(f"{name} has {count}" for name, count in existing.items() if count != partitions)
+    if found:
+        raise TopicMismatchError(
+            f"the three request topics must have the same partition count, {partitions} here, but {found}; "
+            f"ask for the count they have, or change the topics themselves"
+        )
+
+
+def _create(admin: AdminClient, new: Sequence[NewTopic]) -> tuple[str, ...]:
+    created: list[str] = []
+    timeouts = {"operation_timeout": ADMIN_TIMEOUT_S, "request_timeout": ADMIN_TIMEOUT_S}
+    futures = admin.create_topics(list(new), **timeouts)
+    for name, future in futures.items():
+        try:
+            future.result()
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise TopicsError(f"topic {name} could not be created: {error.args[0].str()}") from error
+        else:
+            created.append(name)
+    return tuple(created)
+
+
+def describe_topics(client: Mapping[str, Any] | str, topics: Topics | None = None) -> tuple[TopicDescription, ...]:
+    """Describe those topics that exist, in the order of `Topics.all`; `client` is as in `create_topics`."""
+    admin = _admin(client)
+    metadata = _metadata(admin)
+    found = {name: metadata.topics[name] for name in (topics or Topics()).all if name in metadata.topics}
+    places = [TopicPartition(name, partition) for name, topic in found.items() for partition in topic.partitions]
+    try:
+        low = _offsets(admin, places, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+        high = _offsets(admin, places, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+        config = _configs(admin, list(found)) if _has_controller(metadata) else {}
+    except KafkaException as error:
+        raise TopicsError(f"the topics could not be described: {error.args[0].str()}") from error
+    return tuple(_description(name, topic, low, high, config.get(name, {})) for name, topic in found.items())
+
+
+def _description(
+    name: str, topic: TopicMetadata, low: _Offsets, high: _Offsets, config: Mapping[str, str]
+) -> TopicDescription:
+    partitions = tuple(
+        PartitionDescription(
+            partition=number,
+            leader=partition.leader if partition.leader >= 0 else None,
+            replicas=tuple(partition.replicas),
+            in_sync_replicas=tuple(partition.isrs),
+            low=low[name, number],
+            high=high[name, number],
+        )
+        for number, partition in sorted(topic.partitions.items())
+    )
+    return TopicDescription(name, partitions, config)
+
+
+def _offsets(admin: AdminClient, places: Sequence[TopicPartition], spec: OffsetSpec) -> _Offsets:
+    """Ask for one offset of each partition, again while a broker has yet to hear that it leads a new one."""
+    if not places:
+        return {}
+    deadline = time.monotonic() + ADMIN_TIMEOUT_S
+    while True:
+        futures = admin.list_offsets(dict.fromkeys(places, spec), request_timeout=ADMIN_TIMEOUT_S)
+        try:
+            return {(place.topic, place.partition): future.result().offset for place, future in futures.items()}
+        except KafkaException as error:
+            if error.args[0].code() not in NOT_YET or time.monotonic() > deadline:
+                raise
+        time.sleep(RETRY_PAUSE_S)
+
+
+def _configs(admin: AdminClient, names: Sequence[str]) -> dict[str, dict[str, str]]:
+    if not names:
+        return {}
+    resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+    futures = admin.describe_configs(resources, request_timeout=ADMIN_TIMEOUT_S)
+    return {
+        resource.name: {key: entry.value for key, entry in future.result().items() if entry.value is not None}
+        for resource, future in futures.items()
+    }
+
+
+def _admin(client: Mapping[str, Any] | str) -> AdminClient:
+    return AdminClient({"bootstrap.servers": client} if isinstance(client, str) else dict(client))
+
+
+def _has_controller(metadata: ClusterMetadata) -> bool:
+    return metadata.controller_id in metadata.brokers
+
+
+def _metadata(admin: AdminClient) -> ClusterMetadata:
+    try:
+        return admin.list_topics(timeout=ADMIN_TIMEOUT_S)
+    except KafkaException as error:
+        raise TopicsError(f"the Kafka cluster did not answer: {error.args[0].str()}") from error
