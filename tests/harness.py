@@ -8,7 +8,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,15 +67,15 @@ class Site:
 class WorkerProcess:
     """One `python -m worker run`."""
 
-    def __init__(self, name: str, environment: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self, name: str, environment: Mapping[str, str], log: Path, command: Sequence[str] = ("-m", "worker", "run")
+    ) -> None:
         self.name = name
         self.port = free_port()
         self.log = log
+        self.environment = environment
         self._child = ChildProcess(
-            name,
-            [sys.executable, "-m", "worker", "run"],
-            log,
-            env={**environment, "HTTP_PORT": str(self.port)},
+            name, [sys.executable, *command], log, env={**environment, "HTTP_PORT": str(self.port)}
         )
 
     def start(self) -> WorkerProcess:

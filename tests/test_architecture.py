@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ROOMS = ("worker.intake", "worker.engine", "worker.delivery")
 # What may know several rooms.
-COMPOSERS = ("worker.app", "worker.flow", "worker.cli", "worker.bench", "worker.__main__")
+COMPOSERS = ("worker.app", "worker.flow", "worker.runtime", "worker.cli", "worker.bench", "worker.__main__")
 PURE = (
     "worker.engine.schedule", "worker.engine.cost", "worker.intake.ledger", "worker.intake.completion",
     "worker.intake.admit",

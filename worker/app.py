@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import signal
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
@@ -31,119 +29,26 @@ from worker.delivery.work import WorkQueue
 from worker.events.codec import make_codec
 from worker.flow import Flow
 from worker.health import Health, serve
+from worker.intake.cancellations import Cancellations
 from worker.intake.consume import Intake
 from worker.intake.errands import Errands
 from worker.intake.ledger import Ledger
+from worker.job import Hooks
+from worker.runtime import Crashed, Worker
 from worker.settings import Settings
 from worker.topics import Topics
 
 _log = structlog.get_logger()
 
-POLL_S = 0.02
-IDLE_S = 0.2
-JOIN_S = 10.0
-# A loop that has lost its device, say, must not keep the process alive.
 EXIT_CRASHED = 1
 
-
-class Crashed(Exception):
-    """A loop has ended by an exception; the process follows it."""
-
-
-@dataclass
-class Worker:
-    """The wired parts; `tick`s of intake are the main thread's, the others have threads of their own."""
-
-    settings: Settings
-    ledger: Ledger
-    intake: Intake
-    engine: Any
-    work: WorkQueue
-    publisher: Publisher
-    flow: Flow
-    health: Health
-    consumer: Consumer
-    draining: bool = False
-    _crash: list[BaseException] = field(default_factory=list)
-    _stop: threading.Event = field(default_factory=threading.Event)
-    _threads: list[threading.Thread] = field(default_factory=list)
-
-    def start(self) -> None:
-        """Start the loops and join the group."""
-        self._loop("engine", self._generate)
-        self._loop("publisher", self._publish)
-        for number in range(self.settings.upload_threads):
-            self._loop(f"pool-{number}", self._deliver)
-        self.intake.subscribe()
-
-    def poll(self) -> None:
-        """One round of the poll loop. Raises Crashed when another loop has died."""
-        self.health.beat("poll")
-        self.intake.tick(POLL_S)
-        if self._crash:
-            raise Crashed from self._crash[0]
-
-    def drain(self, timeout_s: float, hurry: Callable[[], bool]) -> None:
-        """Stop taking work, finish or hand back what is here, flush, leave the group."""
-        self.draining = True
-        self.intake.stop()
-        with self.ledger.lock:
-            partitions = self.ledger.partitions()
-            self.ledger.close(partitions)
-        self.flow.hand_back_waiting()
-        deadline = time.monotonic() + timeout_s
-        while self.ledger.unfinished() and time.monotonic() < deadline and not hurry():
-            self.poll()
-        if not hurry():
-            self.flow.hand_back_all(partitions)
-        self.close()
-
-    def close(self) -> None:
-        """Leave the group, with the loops still there for what the revoke has to commit, then end them."""
-        self.consumer.close()
-        self.stop()
-        self.publisher.close()
-
-    def stop(self) -> None:
-        """End the loops."""
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(JOIN_S)
-
-    def _generate(self) -> None:
-        if not self.engine.tick():
-            self.engine.wait(IDLE_S)
-
-    def _deliver(self) -> None:
-        if not self.work.run_one():
-            self.work.wait(IDLE_S)
-
-    def _publish(self) -> None:
-        now = time.time()
-        if not self.publisher.tick(now):
-            self.publisher.wait(now, IDLE_S)
-
-    def _loop(self, name: str, tick: Callable[[], object]) -> None:
-        def run() -> None:
-            try:
-                while not self._stop.is_set():
-                    self.health.beat(name)
-                    tick()
-            except BaseException as error:  # the main thread raises it anew and the process ends
-                _log.error("loop_died", loop=name, exc_info=True)
-                self._crash.append(error)
-
-        thread = threading.Thread(target=run, name=name, daemon=True)
-        self._threads.append(thread)
-        thread.start()
+MakeEngine = Callable[[Hooks], Any]
+# What makes the engine, the model's description for manifests, and what /health tells about it.
+LoadEngine = Callable[[Settings], tuple[MakeEngine, ModelInfo, dict[str, Any]]]
 
 
-def build(settings: Settings, model: Any, info: ModelInfo, store: PictureStore, health: Health) -> Worker:
-    """Wire a worker from its settings, a loaded model and a checked store."""
-    from worker.engine.cost import CostModel
-    from worker.engine.loop import Engine, Hooks
-    from worker.engine.schedule import Policy, StepScheduler
-
+def build(settings: Settings, make_engine: MakeEngine, info: ModelInfo, store: PictureStore, health: Health) -> Worker:
+    """Wire a worker around an engine; `make_engine` gets the hooks that it has to call."""
     topics = Topics(settings.kafka_topic_prefix)
     ledger = Ledger()
     codec = make_codec(settings)
@@ -166,20 +71,7 @@ def build(settings: Settings, model: Any, info: ModelInfo, store: PictureStore, 
         crash_loop_limit=settings.crash_loop_limit,
         revoke_timeout_s=settings.revoke_timeout_s,
     )
-    policy = Policy(
-        slots=settings.slots,
-        share=settings.priority_share,
-        bounds_s=(settings.urgent_wait_s, settings.high_wait_s, settings.normal_wait_s),
-        urgent_slowdown_max=settings.urgent_slowdown_max,
-    )
-    cost = CostModel(padded_to=settings.slots if settings.deterministic else None)
-    engine = Engine(
-        model,
-        StepScheduler(policy, cost),
-        Hooks(flow.ended, flow.progress, flow.dropped),
-        time.time,
-        deterministic=settings.deterministic,
-    )
+    engine = make_engine(Hooks(flow.ended, flow.progress, flow.dropped))
     flow.engine = engine
     intake = Intake(consumer, errands, ledger, codec, flow, settings, topics.requests, time.time)
     flow.publisher = Publisher(
@@ -189,7 +81,27 @@ def build(settings: Settings, model: Any, info: ModelInfo, store: PictureStore, 
         Callbacks(flow.started, flow.finished, flow.discarded),
         flush_interval_s=settings.flush_interval_ms / 1000,
     )
-    return Worker(settings, ledger, intake, engine, work, flow.publisher, flow, health, consumer)
+    reader = Consumer(clients.reader_config(settings) | {"error_cb": _on_kafka_error})
+    cancellations = Cancellations(reader, topics.cancellations, codec, flow.cancel)
+    flow.cancelled = cancellations.cover
+    return Worker(settings, ledger, intake, engine, work, flow.publisher, flow, health, consumer, cancellations)
+
+
+def engine_maker(settings: Settings, model: Any) -> MakeEngine:
+    """What makes the real engine around a loaded model."""
+    from worker.engine.cost import CostModel
+    from worker.engine.loop import Engine
+    from worker.engine.schedule import Policy, StepScheduler
+
+    policy = Policy(
+        slots=settings.slots,
+        share=settings.priority_share,
+        bounds_s=(settings.urgent_wait_s, settings.high_wait_s, settings.normal_wait_s),
+        urgent_slowdown_max=settings.urgent_slowdown_max,
+    )
+    cost = CostModel(padded_to=settings.slots if settings.deterministic else None)
+    scheduler = StepScheduler(policy, cost)
+    return lambda hooks: Engine(model, scheduler, hooks, time.time, deterministic=settings.deterministic)
 
 
 def _transport(settings: Settings, group: Errands) -> Transport:
@@ -206,8 +118,17 @@ def _on_kafka_error(error: KafkaError) -> None:
     _log.warning("kafka_error", error=error.str(), code=error.name())
 
 
-def run(settings: Settings) -> int:
+def load_engine(settings: Settings) -> tuple[MakeEngine, ModelInfo, dict[str, Any]]:
+    """The real engine around the model that the settings name."""
+    model, info, facts = load_model(settings)
+    return engine_maker(settings, model), info, facts
+
+
+def run(settings: Settings, load: LoadEngine = load_engine) -> int:
     """Run a worker until SIGTERM or SIGINT; a second signal ends at once.
+
+    Args:
+        load: called once S3 has answered; the chaos runs put a stand-in here.
 
     Returns:
         0 after a drain, 1 when a loop has crashed.
@@ -223,9 +144,9 @@ def run(settings: Settings) -> int:
     try:
         store = PictureStore.from_settings(settings)
         store.check()
-        model, info, facts = load_model(settings)
+        make_engine, info, facts = load(settings)
         health.facts |= facts
-        worker = build(settings, model, info, store, health)
+        worker = build(settings, make_engine, info, store, health)
         return _serve(worker, signals)
     finally:
         server.shutdown()

@@ -32,6 +32,16 @@ def consumer_config(settings: Settings) -> dict[str, Any]:
     }
 
 
+def reader_config(settings: Settings) -> dict[str, Any]:
+    """A consumer that is assigned partitions by hand; its group has no members and no offsets."""
+    return {
+        "group.id": f"{settings.kafka_group_id}-reader-{settings.worker_id}",
+        "enable.auto.commit": False,
+        "auto.offset.reset": "earliest",
+        **settings.kafka_client_config(),
+    }
+
+
 def producer_config(settings: Settings, extra: dict[str, Any]) -> dict[str, Any]:
     """A producer whose limits let a record of the largest size pass to the dead-letter topic with its headers."""
     return {"message.max.bytes": DEAD_LETTER_MAX_BYTES, **extra, **settings.kafka_client_config()}

@@ -33,6 +33,7 @@ class Engine(Protocol):
     """What the flow needs of `engine.loop.Engine`."""
 
     def submit(self, job: Job) -> None: ...
+    def cancel(self, job_id: str, code: ErrorCode, message: str) -> None: ...
     def give_back(self, owned: Callable[[Origin], bool], *, started: bool) -> None: ...
 
 
@@ -62,6 +63,7 @@ class Flow:
         self._gate = Gate()
         self.engine: Engine
         self.publisher: Publisher
+        self.cancelled: Callable[[Job], str | None] = lambda _job: None
 
     # From intake.
 
@@ -99,6 +101,10 @@ class Flow:
         """The partitions have another owner already: drop all that is not ours."""
         self.engine.give_back(self._owns, started=True)
         self._release_closed()
+
+    def cancel(self, job_id: str, reason: str) -> None:
+        """Stop a job before its next step; one that is not in the engine yet is stopped at its start."""
+        self.engine.cancel(job_id, ErrorCode.CANCELLED, reason)
 
     # For give_back and for the drain at the end.
 
@@ -147,10 +153,15 @@ class Flow:
 
     def started(self, job: Job, count: int) -> None:
         """The start is durable: the job may go to the GPU."""
-        if self._wanted(job.origin):
-            self.engine.submit(replace(job, attempt=count))
-        else:
+        if not self._wanted(job.origin):
             self._hand_back(job.origin)
+            return
+        job = replace(job, attempt=count)
+        reason = self.cancelled(job)
+        if reason is None:
+            self.engine.submit(job)
+        else:
+            self.failure(Failure.of(job, ErrorCode.CANCELLED, reason))
 
     def finished(self, origin: Origin) -> None:
         """The outcome is durable."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING
@@ -181,3 +181,15 @@ class Notice:
 
     origin: Origin
     message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Where the engine tells what happened; called on its thread, so none may block.
+
+    `dropped` gets jobs that were given back without an outcome.
+    """
+
+    ended: Callable[[Picture | Failure], None]
+    progress: Callable[[Job, int, int], None]
+    dropped: Callable[[Job], None]

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from worker.engine.cost import CostModel
-from worker.engine.loop import Engine, Hooks
+from worker.engine.loop import Engine
 from worker.engine.pipeline import SdxlModel
 from worker.engine.schedule import Policy, StepScheduler
 from worker.errors import ErrorCode
 from worker.events.types import GenerationRequest
-from worker.job import Failure, Job, Lane, Origin, Picture
+from worker.job import Failure, Hooks, Job, Lane, Origin, Picture
 
 SLOTS = 4
 SIDE_PX = 64

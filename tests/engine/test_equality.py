@@ -23,6 +23,9 @@ from worker.bench.equality_draw import Drawing, WatchedModel, alone, draw, load_
 from worker.bench.equality_jobs import LORAS, random_jobs
 from worker.job import SCHEDULERS, Job
 
+# numpy 2 on diffusers' KDPM2 schedulers.
+pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
+
 FEW_STEPS = (1, 2, 3)
 OWN_NOISE = ("EulerAncestralDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "DDPMScheduler")
 

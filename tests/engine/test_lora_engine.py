@@ -20,13 +20,13 @@ from tests.engine.lora_files import (
 from worker.engine.adapters import Loras
 from worker.engine.cost import Stage
 from worker.engine.denoise import Denoiser
-from worker.engine.loop import Engine, Hooks
+from worker.engine.loop import Engine
 from worker.engine.pipeline import SdxlModel
 from worker.engine.row import Row
 from worker.engine.schedule import Policy, StepScheduler
 from worker.errors import ErrorCode
 from worker.events.types import GenerationRequest
-from worker.job import Failure, Job, Lane, Origin, Picture
+from worker.job import Failure, Hooks, Job, Lane, Origin, Picture
 from worker.models.load import load_base, load_refiner
 
 # PEFT, of every second adapter.

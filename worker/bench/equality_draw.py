@@ -14,12 +14,12 @@ import torch
 
 from worker.bench.equality_jobs import write_loras
 from worker.engine.cost import CostModel
-from worker.engine.loop import Engine, Hooks
+from worker.engine.loop import Engine
 from worker.engine.pipeline import SdxlModel
 from worker.engine.row import Row
 from worker.engine.schedule import Counts, Policy, StepScheduler
 from worker.errors import ErrorCode
-from worker.job import Failure, Job, Picture
+from worker.job import Failure, Hooks, Job, Picture
 from worker.models.load import load_base, load_refiner
 from worker.models.tiny import write_tiny
 

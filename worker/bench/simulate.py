@@ -9,10 +9,10 @@ from typing import Any
 
 from worker.bench.model import ChargedModel, Prices, Work
 from worker.bench.traffic import Arrival
-from worker.engine.loop import Engine, Hooks
+from worker.engine.loop import Engine
 from worker.engine.schedule import State, StepScheduler
 from worker.events.types import GenerationRequest
-from worker.job import Failure, Job, Lane, Origin, Picture
+from worker.job import Failure, Hooks, Job, Lane, Origin, Picture
 
 STEPS = 30
 SIDE_PX = 64

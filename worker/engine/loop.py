@@ -19,22 +19,10 @@ from worker.engine.pipeline import SdxlModel
 from worker.engine.row import Row
 from worker.engine.schedule import Segment, StepScheduler
 from worker.errors import ErrorCode, RequestRejected
-from worker.job import Failure, Job, Lane, Origin, Picture, Timing
+from worker.job import Failure, Hooks, Job, Lane, Origin, Picture, Timing
 
 # Progress is told at the start and after each of these parts of the steps.
 _PROGRESS_PARTS = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Hooks:
-    """Where the engine tells what happened; called on its thread, so none may block.
-
-    `dropped` gets jobs that were given back without an outcome.
-    """
-
-    ended: Callable[[Picture | Failure], None]
-    progress: Callable[[Job, int, int], None]
-    dropped: Callable[[Job], None]
 
 
 @dataclass(slots=True)

@@ -1,0 +1,90 @@
+"""Cancellations: every worker reads all of them, since any may hold the job, now or after a rebalance."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import structlog
+from cachetools import TTLCache
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
+
+from worker.errors import RegistryUnavailable, UndecodableError
+from worker.events.codec import EventCodec
+from worker.events.types import GenerationCancellation
+from worker.job import Job
+
+_log = structlog.get_logger()
+
+# The topic's retention; beyond it no cancellation could be read again either.
+_REMEMBERED_S = 24 * 60 * 60
+_REMEMBERED_IDS = 100_000
+_CATCH_UP_S = 10.0
+_METADATA_TIMEOUT_S = 10.0
+
+
+class Cancellations:
+    """Reads the topic on a thread of its own; any thread may ask `cover`.
+
+    Args:
+        consumer: of no group that matters: partitions are assigned, nothing is committed.
+        cancel: told of each cancelled job id and why.
+    """
+
+    def __init__(self, consumer: Consumer, topic: str, codec: EventCodec, cancel: Callable[[str, str], None]) -> None:
+        self._consumer = consumer
+        self._topic = topic
+        self._codec = codec
+        self._cancel = cancel
+        self._lock = threading.Lock()
+        self._known: TTLCache[str, tuple[float, str]] = TTLCache(_REMEMBERED_IDS, _REMEMBERED_S)
+
+    def open(self, clock: Callable[[], float]) -> None:
+        """Read what there is, so that no job starts whose cancellation was sent before; gives up after a while."""
+        try:
+            metadata = self._consumer.list_topics(self._topic, timeout=_METADATA_TIMEOUT_S).topics[self._topic]
+        except KafkaException as error:
+            _log.warning("cancellations_unknown", error=str(error))
+            return
+        places = [TopicPartition(self._topic, partition, OFFSET_BEGINNING) for partition in metadata.partitions]
+        self._consumer.assign(places)
+        deadline = clock() + _CATCH_UP_S
+        for place in places:
+            _, end = self._consumer.get_watermark_offsets(place, timeout=_METADATA_TIMEOUT_S)
+            while end > 0 and self._position(place) < end and clock() < deadline:
+                self.tick(0.1)
+
+    def tick(self, timeout_s: float) -> None:
+        """Read at most one cancellation."""
+        record = self._consumer.poll(timeout_s)
+        if record is None or record.error() is not None:
+            return
+        value = record.value()
+        try:
+            event = self._codec.decode(
+                value.encode() if isinstance(value, str) else value,
+                topic=self._topic,
+                headers=None,
+                expected=GenerationCancellation,
+            )
+        except (UndecodableError, RegistryUnavailable) as error:
+            _log.warning("cancellation_unreadable", error=str(error), offset=record.offset())
+            return
+        reason = f"cancelled by {event.requested_by or 'request'}" + (f": {event.reason}" if event.reason else "")
+        with self._lock:
+            self._known[event.job_id] = (record.timestamp()[1] / 1000, " ".join(reason.split())[:300])
+        self._cancel(event.job_id, self._known[event.job_id][1])
+
+    def cover(self, job: Job) -> str | None:
+        """Why the job is cancelled; None when it is not, or was requested again after that."""
+        with self._lock:
+            found = self._known.get(job.job_id)
+        return found[1] if found is not None and found[0] >= job.requested_at else None
+
+    def close(self) -> None:
+        """Let go of the consumer."""
+        self._consumer.close()
+
+    def _position(self, place: TopicPartition) -> int:
+        # Markers of a producer's transactions have no record, so only what poll has passed counts.
+        return max(self._consumer.position([place])[0].offset, 0)
