@@ -1,6 +1,6 @@
 # Everything runs in .venv, which is made from the hash-locked requirements when it is missing or out of date.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check services bench equality lock clean
+.PHONY: help demo test chaos check services bench equality lock clean
 
 VENV := .venv
 READY := $(VENV)/.ready
@@ -24,6 +24,11 @@ demo: $(READY) ## the whole path on this machine: 14 requests, a gallery in out/
 test: $(READY) ## every test, on real Kafka and S3
 	$(RUN)python -m pytest
 
+JOBS ?= 2000
+
+chaos: $(READY) ## workers killed, brokers bounced, S3 stopped: JOBS=2000 requests; writes out/chaos.json
+	$(RUN)python -m tests.chaos --jobs $(JOBS)
+
 check: $(READY) ## format, lint, types, import arrows
 	$(RUN)ruff format --check .
 	$(RUN)ruff check .
@@ -35,6 +40,9 @@ services: $(READY) ## Kafka on 9092 and S3 on 8333 in the foreground; Ctrl-C sto
 
 bench: $(READY) ## the scheduling bench; writes out/bench/schedule.json
 	$(RUN)python -m worker bench schedule
+
+equality: $(READY) ## the same request, the same picture: COUNT (200) random jobs; writes out/bench/equality.json
+	$(RUN)python -m worker bench equality --count $(or $(COUNT),200)
 
 lock: $(READY) ## lock the dependencies anew, with hashes and without addresses
 	$(RUN)uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \

@@ -113,6 +113,15 @@ class WorkerProcess:
     def kill(self) -> None:
         self._child.kill()
 
+    def signal_twice(self) -> None:
+        """SIGTERM, and another one as soon as the first was seen."""
+        self._child.terminate()
+        deadline = time.monotonic() + 20
+        while '"event": "signal"' not in self.log.read_text():
+            assert time.monotonic() < deadline, "the first signal was not seen"
+            time.sleep(0.02)
+        self._child.terminate()
+
     def suspend(self) -> None:
         self._child.suspend()
 

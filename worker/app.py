@@ -10,9 +10,9 @@ from types import FrameType
 from typing import Any
 
 import structlog
-from confluent_kafka import Consumer, KafkaError, Producer
+from confluent_kafka import Consumer, Producer
 
-from worker import __version__, clients, logs, metrics
+from worker import __version__, clients, gpu, logs, metrics
 from worker.delivery.complete import Completer
 from worker.delivery.manifest import ModelInfo
 from worker.delivery.outcome import Announcer
@@ -32,6 +32,7 @@ from worker.health import Health, serve
 from worker.intake.cancellations import Cancellations
 from worker.intake.consume import Intake
 from worker.intake.errands import Errands
+from worker.intake.lag import LagGauge
 from worker.intake.ledger import Ledger
 from worker.job import Hooks
 from worker.runtime import Crashed, Worker
@@ -52,7 +53,7 @@ def build(settings: Settings, make_engine: MakeEngine, info: ModelInfo, store: P
     topics = Topics(settings.kafka_topic_prefix)
     ledger = Ledger()
     codec = make_codec(settings)
-    consumer = Consumer(clients.consumer_config(settings) | {"error_cb": _on_kafka_error})
+    consumer = Consumer(clients.consumer_config(settings))
     errands = Errands(consumer)
 
     def pause(seconds: float) -> None:
@@ -81,10 +82,12 @@ def build(settings: Settings, make_engine: MakeEngine, info: ModelInfo, store: P
         Callbacks(flow.started, flow.finished, flow.discarded),
         flush_interval_s=settings.flush_interval_ms / 1000,
     )
-    reader = Consumer(clients.reader_config(settings) | {"error_cb": _on_kafka_error})
+    reader = Consumer(clients.reader_config(settings))
     cancellations = Cancellations(reader, topics.cancellations, codec, flow.cancel)
     flow.cancelled = cancellations.cover
-    return Worker(settings, ledger, intake, engine, work, flow.publisher, flow, health, consumer, cancellations)
+    lag = LagGauge(consumer, ledger, settings.kafka_group_id, topics.requests)
+    intake.delivered = lag.note
+    return Worker(settings, ledger, intake, engine, work, flow.publisher, flow, health, consumer, cancellations, lag)
 
 
 def engine_maker(settings: Settings, model: Any) -> MakeEngine:
@@ -105,17 +108,12 @@ def engine_maker(settings: Settings, model: Any) -> MakeEngine:
 
 
 def _transport(settings: Settings, group: Errands) -> Transport:
-    errors = {"error_cb": _on_kafka_error}
     if settings.delivery == "at-least-once":
-        return AtLeastOnce(Producer(clients.producer_config(settings, IDEMPOTENT_CONFIG) | errors), group)
+        return AtLeastOnce(Producer(clients.producer_config(settings, IDEMPOTENT_CONFIG)), group)
     config = clients.producer_config(
         settings, TRANSACTION_CONFIG | {"transactional.id": clients.transactional_id(settings)}
     )
-    return ExactlyOnce(lambda: Producer(config | errors), group)
-
-
-def _on_kafka_error(error: KafkaError) -> None:
-    _log.warning("kafka_error", error=error.str(), code=error.name())
+    return ExactlyOnce(lambda: Producer(config), group)
 
 
 def load_engine(settings: Settings) -> tuple[MakeEngine, ModelInfo, dict[str, Any]]:
@@ -165,7 +163,8 @@ def load_model(settings: Settings) -> tuple[Any, ModelInfo, dict[str, Any]]:
     base = load_base(settings.sdxl_model_id, dtype=dtype, device=device)
     refiner = None
     if settings.sdxl_refiner_id is not None:
-        refiner = load_refiner(settings.sdxl_refiner_id, dtype=dtype, device=device, share=base)
+        home = torch.device("cpu") if settings.refiner_offload else device
+        refiner = load_refiner(settings.sdxl_refiner_id, dtype=dtype, device=home, share=base)
     info = ModelInfo(
         model_id=settings.sdxl_model_id,
         model_fingerprint=fingerprint(settings.sdxl_model_id, dtype=dtype),
@@ -178,6 +177,8 @@ def load_model(settings: Settings) -> tuple[Any, ModelInfo, dict[str, Any]]:
         slots=settings.slots,
     )
     metrics.MODEL.info({"model": info.model_id, "fingerprint": info.model_fingerprint, "dtype": info.dtype})
+    if device.type == "cuda":
+        gpu.watch(str(torch.cuda.get_device_properties(device).uuid))
     facts = {
         "pipeline_loaded": True,
         "refiner_loaded": refiner is not None,
@@ -187,7 +188,8 @@ def load_model(settings: Settings) -> tuple[Any, ModelInfo, dict[str, Any]]:
         "model": info.model_id,
         "model_fingerprint": info.model_fingerprint,
     }
-    return SdxlModel(base, refiner, settings.lora_dir, settings.lora_cache_size), info, facts
+    model = SdxlModel(base, refiner, settings.lora_dir, settings.lora_cache_size, settings.refiner_offload)
+    return model, info, facts
 
 
 def _first_facts(settings: Settings) -> dict[str, Any]:
@@ -224,14 +226,13 @@ def _serve(worker: Worker, signals: _Signals) -> int:
     worker.health.ready = reasons
     worker.health.live_facts = lambda: {
         "partitions": len(worker.ledger.partitions()),
-        "unfinished_jobs": worker.ledger.unfinished(),
+        "unfinished_jobs": worker.unfinished(),
     }
     worker.start()
     _log.info("ready")
     try:
         while not signals.count:
             worker.poll()
-            worker.engine.report()
         worker.drain(worker.settings.drain_timeout_s, hurry=lambda: signals.count > 1)
     except Crashed:
         # What is not committed is repeated by the next owner; a close would commit on top of a broken state.

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
+
+import structlog
+from confluent_kafka import KafkaError
 
 from worker.settings import Settings
 from worker.topics import DEAD_LETTER_MAX_BYTES
@@ -10,6 +14,39 @@ from worker.topics import DEAD_LETTER_MAX_BYTES
 # Prefetched records are thrown away by every pause (librdkafka#2052), so few are kept.
 _PREFETCHED_MESSAGES = 32
 _FETCH_BACKOFF_MS = 50
+
+
+_log = structlog.get_logger()
+
+# A broker that is down is reported twenty times a second by each client.
+_REPEAT_AFTER_S = 10.0
+
+
+class ErrorLog:
+    """librdkafka's errors as log lines, each kind at most every ten seconds with the number of those left out."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, float] = {}
+        self._left_out: dict[str, int] = {}
+
+    def __call__(self, error: KafkaError) -> None:
+        now, code = time.monotonic(), error.name()
+        if now - self._last.get(code, -_REPEAT_AFTER_S) < _REPEAT_AFTER_S:
+            self._left_out[code] = self._left_out.get(code, 0) + 1
+            return
+        self._last[code] = now
+        _log.warning("kafka_error", error=error.str(), code=code, left_out=self._left_out.pop(code, 0))
+
+
+def _common(settings: Settings) -> dict[str, Any]:
+    # What librdkafka prints itself is what `error_cb` tells, but for crashes.
+    return {
+        "error_cb": ErrorLog(),
+        "log_level": 2,
+        "reconnect.backoff.ms": 100,
+        "reconnect.backoff.max.ms": 2_000,
+        **settings.kafka_client_config(),
+    }
 
 
 def consumer_config(settings: Settings) -> dict[str, Any]:
@@ -28,7 +65,7 @@ def consumer_config(settings: Settings) -> dict[str, Any]:
         "queued.min.messages": _PREFETCHED_MESSAGES,
         "fetch.queue.backoff.ms": _FETCH_BACKOFF_MS,
         **protocol,
-        **settings.kafka_client_config(),
+        **_common(settings),
     }
 
 
@@ -38,13 +75,13 @@ def reader_config(settings: Settings) -> dict[str, Any]:
         "group.id": f"{settings.kafka_group_id}-reader-{settings.worker_id}",
         "enable.auto.commit": False,
         "auto.offset.reset": "earliest",
-        **settings.kafka_client_config(),
+        **_common(settings),
     }
 
 
 def producer_config(settings: Settings, extra: dict[str, Any]) -> dict[str, Any]:
     """A producer whose limits let a record of the largest size pass to the dead-letter topic with its headers."""
-    return {"message.max.bytes": DEAD_LETTER_MAX_BYTES, **extra, **settings.kafka_client_config()}
+    return {"message.max.bytes": DEAD_LETTER_MAX_BYTES, **extra, **_common(settings)}
 
 
 def transactional_id(settings: Settings) -> str:

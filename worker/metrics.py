@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram, Info
 
+from worker.errors import ErrorCode
+from worker.job import Lane
+
 # The client's own buckets stop at 10 s; a refined picture behind a queue takes minutes.
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300, 600)
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -30,7 +33,14 @@ FREE_SLOTS = Counter("sdxl_worker_free_row_steps", "Slots that stayed empty over
 PREEMPTIONS = Counter("sdxl_worker_preemptions", "Rows that were parked for more urgent ones")
 GPU_SECONDS = Counter("sdxl_worker_gpu_seconds", "Device time by use: useful (became a picture) or wasted", ["use"])
 MEMORY_RUNG = Gauge("sdxl_worker_memory_rung", "Rung of the out-of-memory ladder, 0 is normal")
-MEMORY = Gauge("sdxl_worker_gpu_memory_bytes", "Device memory: free, and the peak that torch allocated", ["kind"])
+MEMORY = Gauge(
+    "sdxl_worker_gpu_memory_bytes",
+    "Device memory: free, used and total of the whole device, and the peak that torch allocated",
+    ["kind"],
+)
+GPU_BUSY = Gauge(
+    "sdxl_worker_gpu_utilization_ratio", "Share of the last moment in which the device was busy, from NVML", ["gpu"]
+)
 LORAS = Gauge("sdxl_worker_loras_loaded", "LoRAs in the cache")
 
 UPLOADS = Counter("sdxl_worker_uploads", "Pictures stored, and attempts that S3 refused", ["result"])
@@ -42,5 +52,38 @@ REPUBLISHED = Counter("sdxl_worker_republished", "Stored results published again
 CRASH_LOOPS = Counter("sdxl_worker_crash_loops", "Jobs given up because they took the process down")
 PAUSED = Gauge("sdxl_worker_paused_partitions", "Partitions paused because a buffer is full")
 UNFINISHED = Gauge("sdxl_worker_unfinished_jobs", "Jobs between consume and commit")
+# Under the names that lag dashboards use (kafka_exporter, Strimzi).
+LAG = Gauge(
+    "kafka_consumergroup_lag",
+    "Records from the lowest unfinished one to the end of the partition",
+    ["consumergroup", "topic", "partition"],
+)
+LAG_SECONDS = Gauge(
+    "kafka_consumergroup_lag_seconds",
+    "Age of the oldest unfinished record of the partition",
+    ["consumergroup", "topic", "partition"],
+)
+ASSIGNED = Gauge("sdxl_worker_assigned_partitions", "Partitions that this worker owns", ["topic"])
 COST = Counter("sdxl_worker_cost_dollars", "Device time priced with GPU_HOURLY_USD")
 MODEL = Info("sdxl_worker_model", "The loaded model")
+
+
+def _begin_at_zero() -> None:
+    """Make the series before the first event: `rate` cannot see a series' first value."""
+    for lane in Lane:
+        REQUESTS.labels(lane.label)
+        DURATION.labels(lane.label)
+        WAIT.labels(lane.label)
+        for code in ErrorCode:
+            ERRORS.labels(lane.label, code.value)
+    for result in ("stored", "retried"):
+        UPLOADS.labels(result)
+    for result in ("committed", "aborted"):
+        FLUSHES.labels(result)
+    for use in ("useful", "wasted"):
+        GPU_SECONDS.labels(use)
+    # A gauge's default of 0 would mean that S3 is down before anybody has asked.
+    STORE_UP.set(1)
+
+
+_begin_at_zero()

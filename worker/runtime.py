@@ -17,6 +17,7 @@ from worker.flow import Flow
 from worker.health import Health
 from worker.intake.cancellations import Cancellations
 from worker.intake.consume import Intake
+from worker.intake.lag import LagGauge
 from worker.intake.ledger import Ledger
 from worker.settings import Settings
 
@@ -25,6 +26,7 @@ _log = structlog.get_logger()
 POLL_S = 0.02
 IDLE_S = 0.2
 JOIN_S = 10.0
+REPORT_S = 0.5
 
 
 class Crashed(Exception):
@@ -45,7 +47,9 @@ class Worker:
     health: Health
     consumer: Consumer
     cancellations: Cancellations
+    lag: LagGauge
     draining: bool = False
+    _reported_at: float = 0.0
     _crash: list[BaseException] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -55,7 +59,7 @@ class Worker:
         self.cancellations.open(time.time)
         self._loop("cancellations", lambda: self.cancellations.tick(IDLE_S))
         self._loop("engine", self._generate)
-        self._loop("publisher", self._publish)
+        self._loop("publisher", self._publish, first=self.publisher.open)
         for number in range(self.settings.upload_threads):
             self._loop(f"pool-{number}", self._deliver)
         self.intake.subscribe()
@@ -64,6 +68,8 @@ class Worker:
         """One round of the poll loop. Raises Crashed when another loop has died."""
         self.health.beat("poll")
         self.intake.tick(POLL_S)
+        with self.ledger.lock:
+            self.lag.sample(time.time())
         if self._crash:
             raise Crashed from self._crash[0]
 
@@ -76,7 +82,7 @@ class Worker:
             self.ledger.close(partitions)
         self.flow.hand_back_waiting()
         deadline = time.monotonic() + timeout_s
-        while self.ledger.unfinished() and time.monotonic() < deadline and not hurry():
+        while self.unfinished() and time.monotonic() < deadline and not hurry():
             self.poll()
         if not hurry():
             self.flow.hand_back_all(partitions)
@@ -95,9 +101,18 @@ class Worker:
         for thread in self._threads:
             thread.join(JOIN_S)
 
+    def unfinished(self) -> int:
+        """Records between delivery and commit."""
+        with self.ledger.lock:
+            return self.ledger.unfinished()
+
     def _generate(self) -> None:
         if not self.engine.tick():
             self.engine.wait(IDLE_S)
+        # Its gauges look at state that only this thread may change.
+        if time.monotonic() - self._reported_at > REPORT_S:
+            self._reported_at = time.monotonic()
+            self.engine.report()
 
     def _deliver(self) -> None:
         if not self.work.run_one():
@@ -108,9 +123,11 @@ class Worker:
         if not self.publisher.tick(now):
             self.publisher.wait(now, IDLE_S)
 
-    def _loop(self, name: str, tick: Callable[[], object]) -> None:
+    def _loop(self, name: str, tick: Callable[[], object], first: Callable[[], None] | None = None) -> None:
         def run() -> None:
             try:
+                if first is not None:
+                    first()
                 while not self._stop.is_set():
                     self.health.beat(name)
                     tick()

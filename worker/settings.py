@@ -81,6 +81,9 @@ class Settings(BaseSettings):
         "stabilityai/stable-diffusion-xl-refiner-1.0",
         description="hub id or folder of the refiner; `none`: high_quality requests are rejected",
     )
+    refiner_offload: bool = Field(
+        False, description="for small cards: base UNet and refiner take turns on the device, which costs time"
+    )
     sdxl_lora_path: Path | None = Field(
         None, description="folder of LoRAs, or one .safetensors file: its folder, and the default LoRA"
     )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 from worker.engine.cost import CostModel
 from worker.engine.loop import Engine
@@ -111,26 +110,3 @@ def stage(model: SdxlModel, *, deterministic: bool = True, slots: int = SLOTS) -
     engine = Engine(model, scheduler, hooks, lambda: holder[0].now, deterministic=deterministic)
     holder.append(Stage(engine, scheduler))
     return holder[0]
-
-
-def relabelled(job: Job, job_id: str) -> Job:
-    """The same picture for another job."""
-    return replace(job, request=replace(job.request, job_id=job_id), origin=Origin(job_id, 0, 0, 0))
-
-
-class Calls:
-    """Wraps a method of an object to count its calls, and to run `before` with the arguments of each."""
-
-    def __init__(self, owner: Any, name: str, before: Any = None) -> None:
-        self.count = 0
-        self.args: list[tuple[Any, ...]] = []
-        original = getattr(owner, name)
-
-        def called(*args: Any, **kwargs: Any) -> Any:
-            self.count += 1
-            self.args.append(args)
-            if before is not None:
-                before(*args, **kwargs)
-            return original(*args, **kwargs)
-
-        self.called = called

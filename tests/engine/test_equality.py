@@ -113,11 +113,15 @@ def test_the_bench_writes_what_it_found(tmp_path: Path) -> None:
 
 
 def _plain_jobs(count: int) -> list[Job]:
-    return [replace(job, request=replace(job.request, high_quality=False)) for job in random_jobs(count, random.Random(3))]
+    return [
+        replace(job, request=replace(job.request, high_quality=False)) for job in random_jobs(count, random.Random(3))
+    ]
 
 
 def _with(job: Job, scheduler: str, steps: int) -> Job:
-    return replace(job, request=replace(job.request, scheduler=scheduler, num_inference_steps=steps, width=64, height=64))
+    return replace(
+        job, request=replace(job.request, scheduler=scheduler, num_inference_steps=steps, width=64, height=64)
+    )
 
 
 def _assert_covers_every_scheduler(jobs: Sequence[Job]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,9 +65,11 @@ class Simulation:
     ) -> None:
         self._scheduler = scheduler
         self._prices = prices
-        self._coming = deque((arrival.at, _job(index, arrival)) for index, arrival in enumerate(arrivals))
+        self._coming = deque((arrival.at, bench_job(index, arrival)) for index, arrival in enumerate(arrivals))
         self._inside: dict[Origin, Visit] = {}
         self._now = 0.0
+        self.slots = scheduler.policy.slots
+        self.real_seconds = 0.0
         self.visits: list[Visit] = []
         self.steps: list[Step] = []
         self.tally = Tally()
@@ -77,7 +80,10 @@ class Simulation:
     def tick(self) -> bool:
         """One tick of the engine, or a leap to the next arrival; False when all is done."""
         self._deliver()
-        if self._engine.tick():
+        began = time.perf_counter()
+        worked = self._engine.tick()
+        if worked:
+            self.real_seconds += time.perf_counter() - began
             return True
         if not self._coming:
             return False
@@ -122,7 +128,7 @@ class Simulation:
         self.steps.append(Step(self._now, tuple(visit.name for visit in batch)))
         self.tally.steps += 1
         self.tally.row_steps += len(batch)
-        if len(scheduler) >= scheduler.policy.slots:
+        if len(scheduler) >= self.slots:
             self.tally.busy_steps += 1
             self.tally.busy_row_steps += len(batch)
 
@@ -139,7 +145,7 @@ def side_by_side(simulations: Sequence[Simulation]) -> None:
         running = [simulation for simulation in running if simulation.tick()]
 
 
-def _job(index: int, arrival: Arrival) -> Job:
+def bench_job(index: int, arrival: Arrival) -> Job:
     name = f"{arrival.lane.label}-{index}"
     request = GenerationRequest(
         job_id=name,

@@ -20,7 +20,7 @@ class Arrival:
 
 
 def poisson(seed: int, count: int, per_second: float) -> list[Arrival]:
-    """`count` arrivals at a mean rate; the same seed gives the same jobs at any rate, closer together or wider apart."""
+    """`count` arrivals at a mean rate; another rate brings the same jobs, closer together or wider apart."""
     rng = random.Random(seed)
     at = 0.0
     arrivals = []

@@ -19,9 +19,11 @@ class Verbs(VerbGroup):
         "status": ("worker.cli.status:status", "Tell the latest status of a job."),
         "watch": ("worker.cli.watch:watch", "Follow the results as they come."),
         "cancel": ("worker.cli.cancel:cancel", "Ask every worker to stop a job."),
+        "replay": ("worker.cli.replay:replay", "Look at old requests again: count, verify or publish them."),
         "decode": ("worker.cli.decode:decode", "Turn the output of kcat -f '%R%s' into JSON lines."),
         "topics": ("worker.cli.topics:app", "Create or describe the topics."),
         "models": ("worker.cli.models:app", "Fetch the configured models, or write toy ones."),
+        "bench": ("worker.cli.bench:app", "Measure scheduling, overhead and equality on a toy model."),
         "demo": ("worker.cli.demo:demo", "Make twelve pictures here, without Kafka, GPU or download."),
     }
 

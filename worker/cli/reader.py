@@ -36,6 +36,8 @@ class Reader:
             "group.id": "sdxl-worker-cli",
             "enable.auto.commit": False,
             "enable.partition.eof": True,
+            # For an offset that is no longer, or not yet, there.
+            "auto.offset.reset": "earliest",
             "allow.auto.create.topics": False,
         }
         self._consumer = Consumer(own | connection.config() | fixed)
@@ -68,6 +70,19 @@ class Reader:
         found = self._offsets(timestamp_ms)
         self._assign({p: offset if offset >= 0 else ends[p] for p, offset in found.items()})
 
+    def only(self, partition: int, first: int | None = None) -> None:
+        """Read one partition of the topics, from an offset or from its beginning.
+
+        Raises:
+            CommandError: a topic has no such partition.
+        """
+        topics = {topic for topic, _ in self._places}
+        places = [place for place in self._places if place[1] == partition]
+        if len(places) < len(topics):
+            raise CommandError(f"no partition {partition} in {', '.join(sorted(topics))}")
+        self._places = places
+        self._assign(dict.fromkeys(places, OFFSET_BEGINNING if first is None else first))
+
     def poll(self, timeout_s: float) -> Record | None:
         """The next record, or None; raises KafkaException where reading cannot go on."""
         message = self._consumer.poll(timeout_s)
@@ -83,12 +98,16 @@ class Reader:
         return None
 
     def read_all(self, patience_s: float = REQUEST_TIMEOUT_S) -> Iterator[Record]:
-        """Everything from the beginning to the end.
+        """Everything from the beginning to the end; raises as `to_end`."""
+        self.from_beginning()
+        yield from self.to_end(patience_s)
+
+    def to_end(self, patience_s: float = REQUEST_TIMEOUT_S) -> Iterator[Record]:
+        """Everything from the position that was set, to the end.
 
         Raises:
             CommandError: nothing came for `patience_s`.
         """
-        self.from_beginning()
         deadline = time.monotonic() + patience_s
         while len(self._ended) < len(self._places):
             ended = len(self._ended)

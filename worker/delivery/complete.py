@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from worker import metrics
 from worker.delivery.digest import request_digest
@@ -58,7 +60,7 @@ class Completer:
         metrics.PHASE.labels("encode").observe(between - before)
         metrics.PHASE.labels("upload").observe(time.perf_counter() - between)
         metrics.UPLOADS.labels("stored").inc()
-        event = self._event(job, manifest, now)
+        event = stored_event(manifest, job, self.store, self.settings, now)
         if event.cost_usd is not None:
             metrics.COST.inc(event.cost_usd)
         return event
@@ -76,15 +78,19 @@ class Completer:
             raise RequestRejected(
                 ErrorCode.INVALID_REQUEST, "job_id was used before for a different request; ids must be unique"
             )
-        return self._event(job, manifest, now)
+        return stored_event(manifest, job, self.store, self.settings, now)
 
-    def _event(self, job: Job, manifest: dict[str, object], now: float) -> GenerationCompleted:
-        return completed_event(
-            manifest,
-            url=self.store.url,
-            priority=Priority(job.lane.label),
-            worker_id=self.settings.worker_id,
-            attempt=job.attempt,
-            replay_id=job.replay_id,
-            completed_at=timestamp(now),
-        )
+
+def stored_event(
+    manifest: Mapping[str, Any], job: Job, store: PictureStore, settings: Settings, now: float
+) -> GenerationCompleted:
+    """What is told of a stored picture when `job` is answered with it now."""
+    return completed_event(
+        manifest,
+        url=store.url,
+        priority=Priority(job.lane.label),
+        worker_id=settings.worker_id,
+        attempt=job.attempt,
+        replay_id=job.replay_id,
+        completed_at=timestamp(now),
+    )

@@ -136,6 +136,13 @@ class Publisher:
         self._settle(batch, now)
         return True
 
+    def open(self) -> None:
+        """End a dead predecessor's open transaction, which holds up the next owners of its partitions."""
+        try:
+            self._transport.open()
+        except TryAgain as error:
+            _log.warning("producer_not_open", error=str(error))
+
     def close(self) -> None:
         """Let go of the producer."""
         self._transport.close()
@@ -158,23 +165,30 @@ class Publisher:
             count = self._books.start(job.origin) if wanted else 0
         if wanted:
             batch.starts.append((job, count))
-            batch.touched.add((job.origin.topic, job.origin.partition))
+            batch.touched.add(_key(job.origin))
         else:
             self._callbacks.discarded(job.origin)
 
     def _flush(self, batch: _Batch) -> None:
+        membership = self._transport.membership()
         with self._books.lock:
             self._discard(batch)
             finishing = {outcome.origin for outcome in batch.outcomes}
             notices = [n for n in batch.notices if self._books.owns(n.origin) and n.origin not in finishing]
-            commits = self._books.commits(finishing, also=batch.touched)
+            # With offsets of its partition, so that the broker's check of the membership stops a late notice.
+            noticed = {_key(notice.origin) for notice in notices}
+            commits = self._books.commits(finishing, also=batch.touched | noticed)
         messages = [notice.message for notice in notices]
         messages += [message for outcome in batch.outcomes for message in outcome.messages]
-        offsets = [Offset(c.topic, c.partition, c.offset, c.metadata) for c in commits]
+        ending = {_key(origin) for origin in finishing}
+        offsets = [
+            Offset(c.topic, c.partition, c.offset, c.metadata, (c.topic, c.partition) in ending) for c in commits
+        ]
         if messages or offsets:
-            self._transport.send([self._encode(message) for message in messages], offsets)
+            records = [encoded(self._codec, message) for message in messages]
+            self._transport.send(records, offsets, membership, again=self._tries > 0)
         with self._books.lock:
-            self._books.finish(outcome.origin for outcome in batch.outcomes)
+            self._books.finish(finishing)
 
     def _discard(self, batch: _Batch) -> None:
         """Drop the outcomes of records that have another owner by now."""
@@ -185,13 +199,6 @@ class Publisher:
                 self._callbacks.discarded(outcome.origin)
         batch.outcomes = [outcome for outcome in batch.outcomes if self._books.owns(outcome.origin)]
 
-    def _encode(self, message: Message) -> Encoded:
-        headers: list[tuple[str, str | bytes | None]] = list(message.headers)
-        if message.value is None or isinstance(message.value, bytes):
-            return Encoded(message.topic, message.key, message.value, headers)
-        value, framing = self._codec.encode(message.value, topic=message.topic)
-        return Encoded(message.topic, message.key, value, [*headers, *framing])
-
     def _settle(self, batch: _Batch, now: float) -> None:
         self._tries = 0
         for job, count in batch.starts:
@@ -201,6 +208,19 @@ class Publisher:
         with self._changed:
             self._batch = None
             self._due = now if self._items else None
+
+
+def encoded(codec: EventCodec, message: Message) -> Encoded:
+    """A message as the producer takes it. Raises RegistryUnavailable."""
+    headers: list[tuple[str, str | bytes | None]] = list(message.headers)
+    if message.value is None or isinstance(message.value, bytes):
+        return Encoded(message.topic, message.key, message.value, headers)
+    value, framing = codec.encode(message.value, topic=message.topic)
+    return Encoded(message.topic, message.key, value, [*headers, *framing])
+
+
+def _key(origin: Origin) -> tuple[str, int]:
+    return origin.topic, origin.partition
 
 
 def _place(origin: Origin) -> dict[str, object]:

@@ -33,6 +33,16 @@ TRANSACTION_CONFIG: dict[str, Any] = {
 IDEMPOTENT_CONFIG: dict[str, Any] = {"enable.idempotence": True, "acks": "all", "linger.ms": 0}
 
 
+# The offsets were refused, the producer is sound.
+_MEMBERSHIP_ERRORS = {
+    KafkaError.ILLEGAL_GENERATION,
+    KafkaError.UNKNOWN_MEMBER_ID,
+    KafkaError.STALE_MEMBER_EPOCH,
+    KafkaError.FENCED_MEMBER_EPOCH,
+    KafkaError.REBALANCE_IN_PROGRESS,
+}
+
+
 class TryAgain(WorkerError):
     """The flush has to be sent anew, after a pause."""
 
@@ -49,12 +59,17 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Offset:
-    """A committed offset with its metadata, as it is to be or as it is."""
+    """An offset to commit, with its metadata. `finishing`: the flush holds an outcome of this partition."""
 
     topic: str
     partition: int
     offset: int
     metadata: str
+    finishing: bool = False
+
+    @property
+    def place(self) -> tuple[str, int]:
+        return self.topic, self.partition
 
     def to_kafka(self) -> TopicPartition:
         return TopicPartition(self.topic, self.partition, self.offset, self.metadata)
@@ -72,12 +87,30 @@ class Group(Protocol):
 class Transport(Protocol):
     """Makes records and offsets durable together."""
 
-    def send(self, records: Sequence[Encoded], offsets: Sequence[Offset]) -> None:
+    def membership(self) -> Any:
+        """Who we are in the group, for `send`; to be asked before the books are read.
+
+        The broker checks the membership, and not who owns a partition. One that is older than the look into the books
+        is refused when a partition goes in between; a newer one would be let through.
+        """
+        ...
+
+    def send(
+        self, records: Sequence[Encoded], offsets: Sequence[Offset], membership: Any = None, *, again: bool = False
+    ) -> None:
         """Return when all of it is durable.
+
+        Args:
+            membership: of the group whose offsets these are.
+            again: this is what is left of the flush that raised TryAgain last time.
 
         Raises:
             TryAgain: it is not; call again with what is then still owned of it, and with nothing new.
         """
+        ...
+
+    def open(self) -> None:
+        """End what a predecessor left open, as early as possible; raises TryAgain, and `send` does it then."""
         ...
 
     def close(self) -> None: ...
@@ -96,7 +129,7 @@ class ExactlyOnce:
         self._group = group
         self._producer: Producer | None = None
         # Offsets of a commit whose answer was lost: only the broker knows whether it took place.
-        self._in_doubt: Sequence[Offset] | None = None
+        self._in_doubt: Sequence[Offset] = ()
 
     def open(self) -> None:
         """Fence off a predecessor and wait until its transaction is ended. Raises KafkaException, TryAgain."""
@@ -107,20 +140,26 @@ class ExactlyOnce:
             raise TryAgain(f"init_transactions: {error}") from error
         self._producer = producer
 
-    def send(self, records: Sequence[Encoded], offsets: Sequence[Offset]) -> None:
+    def membership(self) -> Any:
+        return self._group.membership
+
+    def send(
+        self, records: Sequence[Encoded], offsets: Sequence[Offset], membership: Any = None, *, again: bool = False
+    ) -> None:
         if self._producer is None:
             self.open()
-        if self._in_doubt is not None and self._took_place(self._in_doubt, offsets):
+        if again and self._took_place(offsets):
+            self._in_doubt = ()
             return
-        self._in_doubt = None
+        self._in_doubt = ()
         assert self._producer is not None
         try:
-            self._transact(self._producer, records, offsets)
+            self._transact(self._producer, records, offsets, membership)
         except KafkaException as error:
             self._recover(error.args[0])
             raise TryAgain(f"transaction: {error}") from error
         except BufferError as error:
-            self._abort()
+            self._replace()
             raise TryAgain("the producer's queue is full") from error
         metrics.FLUSHES.labels("committed").inc()
 
@@ -128,50 +167,63 @@ class ExactlyOnce:
         """Let go of the producer; nothing is open between two calls of `send`."""
         self._producer = None
 
-    def _transact(self, producer: Producer, records: Sequence[Encoded], offsets: Sequence[Offset]) -> None:
+    def _transact(
+        self, producer: Producer, records: Sequence[Encoded], offsets: Sequence[Offset], membership: Any
+    ) -> None:
         producer.begin_transaction()
         for record in records:
             producer.produce(record.topic, key=record.key, value=record.value, headers=record.headers)
         if offsets:
-            group, positions = self._group.membership, [offset.to_kafka() for offset in offsets]
-            _patiently(lambda: producer.send_offsets_to_transaction(positions, group, CALL_TIMEOUT_S))
+            positions = [offset.to_kafka() for offset in offsets]
+            _patiently(lambda: producer.send_offsets_to_transaction(positions, membership, CALL_TIMEOUT_S))
         self._in_doubt = offsets
         _patiently(lambda: producer.commit_transaction(CALL_TIMEOUT_S))
-        self._in_doubt = None
+        self._in_doubt = ()
 
     def _recover(self, error: KafkaError) -> None:
-        """Leave the producer able to begin anew: abort where the error allows it, else replace it."""
+        """Leave the way clear for the next try: abort after a rebalance, else go on with a new producer.
+
+        A producer whose messages timed out needs its epoch bumped before it can go on, and may stand still for more
+        than a minute over it (tried: broker gone for 20 s). A new one is there as soon as the broker is, and its
+        init_transactions ends what was open.
+        """
         metrics.FLUSHES.labels("aborted").inc()
         _log.warning("transaction_failed", error=error.str(), code=error.name(), fatal=error.fatal())
         if error.txn_requires_abort():
             # An abortable error on commit says that it did not take place.
-            self._in_doubt = None
-            self._abort()
-        else:
-            self._producer = None
+            self._in_doubt = ()
+            if error.code() in _MEMBERSHIP_ERRORS and self._abort():
+                return
+        self._replace()
 
-    def _abort(self) -> None:
+    def _abort(self) -> bool:
         assert self._producer is not None
         producer = self._producer
         try:
             _patiently(lambda: producer.abort_transaction(CALL_TIMEOUT_S))
         except KafkaException as error:
             _log.warning("abort_failed", error=str(error))
+            return False
+        return True
+
+    def _replace(self) -> None:
+        if self._producer is not None:
+            self._producer.purge()
             self._producer = None
 
-    def _took_place(self, doubtful: Sequence[Offset], wanted: Sequence[Offset]) -> bool:
-        """Whether the commit in doubt did take place, judged by the partitions that are still ours.
+    def _took_place(self, wanted: Sequence[Offset]) -> bool:
+        """Whether the commit in doubt did take place.
 
-        Offsets and records are of one transaction, so the committed offsets tell about the records, and every
-        flush with an outcome changes them. A new producer's init_transactions has ended the old transaction, so
-        the answer is final.
+        Offsets and records are of one transaction, so the committed offsets tell about the records. Only partitions
+        with an outcome that is still ours can tell: nobody else has committed there, and an outcome always changes
+        what is committed. A new producer's init_transactions has ended the old transaction, so the answer is final.
         """
-        ours = {(offset.topic, offset.partition) for offset in wanted}
-        asked = [offset for offset in doubtful if (offset.topic, offset.partition) in ours]
-        if not asked:
+        ours = {offset.place for offset in wanted if offset.finishing}
+        witnesses = [offset for offset in self._in_doubt if offset.finishing and offset.place in ours]
+        if not witnesses:
             return False
-        committed = _committed(self._group, asked)
-        return all(committed.get((o.topic, o.partition)) == (o.offset, o.metadata) for o in asked)
+        committed = _committed(self._group, witnesses)
+        return all(committed.get(o.place) == (o.offset, o.metadata) for o in witnesses)
 
 
 class AtLeastOnce:
@@ -181,7 +233,20 @@ class AtLeastOnce:
         self._producer = producer
         self._group = group
 
-    def send(self, records: Sequence[Encoded], offsets: Sequence[Offset]) -> None:
+    def open(self) -> None:
+        """There are no transactions."""
+
+    def membership(self) -> Any:
+        return None
+
+    def send(
+        self,
+        records: Sequence[Encoded],
+        offsets: Sequence[Offset],
+        membership: Any = None,  # noqa: ARG002 - the consumer commits, and knows who it is
+        *,
+        again: bool = False,  # noqa: ARG002
+    ) -> None:
         errors: list[KafkaError] = []
 
         def delivered(error: KafkaError | None, _message: object) -> None:

@@ -18,12 +18,13 @@ from worker.engine.update import Update
 
 @dataclass(slots=True)
 class _Batch:
-    """What stays the same while the same rows share the batch, and their latents: together and, as the rows have
-    them, apart. Sample order: the negatives of the guided rows, the positives of all, copies of the first as padding.
+    """What stays the same while the same rows share the batch, their latents, and what each row holds of them.
+
+    Sample order: the negatives of the guided rows, the positives of all, copies of the first as padding.
     """
 
     latents: torch.Tensor
-    parts: Sequence[torch.Tensor]
+    held: Sequence[tuple[torch.Tensor, int]]
     update: Update
     guided: list[int]
     prompt: torch.Tensor
@@ -53,10 +54,11 @@ class Denoiser:
         """Move every row one step on; the rows share one stage and latent shape."""
         batch = self._batch_of(rows)
         noise = self._predict(batch)
-        # The last call, so that whatever raises leaves every row as it was.
-        batch.latents, batch.parts = batch.update.step(noise, batch.latents)
-        for row, part in zip(rows, batch.parts, strict=True):
-            row.latents = part
+        # The last call that may raise: then every row is left as it was.
+        batch.latents = batch.update.step(noise, batch.latents)
+        batch.held = [(batch.latents, place) for place in range(len(rows))]
+        for row, held in zip(rows, batch.held, strict=True):
+            row.held = held
             row.steps_done += 1
 
     def _predict(self, batch: _Batch) -> torch.Tensor:
@@ -77,8 +79,8 @@ class Denoiser:
 
     def _batch_of(self, rows: Sequence[Row]) -> _Batch:
         known = self._batch
-        # A row's latents are replaced at every step, so they tell a row, its place and that this batch moved it last.
-        if known is None or len(known.parts) != len(rows) or any(map(is_not, known.parts, [r.latents for r in rows])):
+        # What a row holds is new at every step, so it tells a row, its place and that this batch moved it last.
+        if known is None or len(known.held) != len(rows) or any(map(is_not, known.held, [row.held for row in rows])):
             known = self._batch = _stack(rows, self.slots, self._adapters)
         return known
 
@@ -91,7 +93,7 @@ def _stack(rows: Sequence[Row], slots: int | None, adapters: Adapters | None) ->
     conditions = [row.conditioning for row in rows]
     guided = [i for i, condition in enumerate(conditions) if condition.guided]
     padding = 0 if slots is None else 2 * slots - len(guided) - len(conditions)
-    device = rows[0].latents.device
+    device = rows[0].held[0].device
 
     def stack(negative: list[torch.Tensor | None], positive: list[torch.Tensor]) -> torch.Tensor:
         parts = [part for part in negative if part is not None] + positive
@@ -101,10 +103,9 @@ def _stack(rows: Sequence[Row], slots: int | None, adapters: Adapters | None) ->
     order += order[:1] * padding
     scales = [conditions[i].guidance_scale for i in guided]
     loras = [c.loras for c in conditions if c.guided] + [c.loras for c in conditions] + [()] * padding
-    parts = [row.latents for row in rows]
     return _Batch(
-        torch.cat(parts),
-        parts,
+        torch.cat([row.latents for row in rows]),
+        [row.held for row in rows],
         Update([row.sampler for row in rows], torch.tensor(order, device=device)),
         guided,
         stack([c.negative_prompt for c in conditions], [c.prompt for c in conditions]),
@@ -117,7 +118,7 @@ def _stack(rows: Sequence[Row], slots: int | None, adapters: Adapters | None) ->
 
 def _guide(predicted: torch.Tensor, batch: _Batch) -> torch.Tensor:
     """Classifier-free guidance (Ho & Salimans 2022) in diffusers' order of operations; unguided rows pass through."""
-    count, rows = len(batch.guided), len(batch.parts)
+    count, rows = len(batch.guided), len(batch.held)
     positive = predicted[count : count + rows]
     if not count:
         return positive

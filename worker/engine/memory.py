@@ -1,7 +1,8 @@
 """What to do when the device runs out of memory, one rung at a time.
 
 A rung is taken when an allocation fails; the same rows are then tried again. The last rung is a batch of one with
-every saving on: a job that fails there fails alone (`out_of_memory`). Then, and when the engine is idle, it starts over.
+every saving on: a job that fails there fails alone (`out_of_memory`). Then, and when the engine is idle, it starts
+over.
 """
 
 from __future__ import annotations

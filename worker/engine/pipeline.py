@@ -148,7 +148,7 @@ class SdxlModel:
         )
         latents = randn_tensor(shape, generator=generator, device=self.device, dtype=conditioning.prompt.dtype)
         latents = latents * sampler.scheduler.init_noise_sigma
-        return Row(job, Stage.BASE, latents, sampler, conditioning, generator, started_at=now)
+        return Row(job, Stage.BASE, (latents, 0), sampler, conditioning, generator, started_at=now)
 
     def hand_over(self, row: Row) -> None:
         """Make `row` ready for the refiner; its latents go over as they are. All or nothing, when memory is short."""

@@ -36,14 +36,17 @@ class Conditioning:
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """One job's state between two steps: about 1 MiB at 1024². `latents` is (1, 4, height / 8, width / 8).
+    """One job's state between two steps: about 1 MiB at 1024².
+
+    `held` is the latents of the rows that were last stepped together, (rows, 4, height / 8, width / 8), and this
+    row's place among them: views of its own, made at every step, would take longer than the arithmetic.
 
     `reproducible` falls when a step was run in another shape than the usual one, for want of memory.
     """
 
     job: Job
     stage: Stage
-    latents: torch.Tensor
+    held: tuple[torch.Tensor, int]
     sampler: Sampler
     conditioning: Conditioning
     generator: torch.Generator
@@ -51,3 +54,13 @@ class Row:
     gpu_seconds: float = 0.0
     steps_done: int = 0
     reproducible: bool = True
+
+    @property
+    def latents(self) -> torch.Tensor:
+        """This row's own, (1, 4, height / 8, width / 8)."""
+        together, place = self.held
+        return together[place : place + 1]
+
+    @latents.setter
+    def latents(self, latents: torch.Tensor) -> None:
+        self.held = latents, 0

@@ -26,17 +26,17 @@ class Update:
         self._slow = [i for i, sampler in enumerate(samplers) if sampler.table is None]
         self._fast = [i for i, sampler in enumerate(samplers) if sampler.table is not None]
         self._vector = _Vector([samplers[i] for i in self._fast]) if self._fast else None
-        self._timesteps = None if self._vector is None or self._slow else self._vector.timesteps[:, order]
+        self._timesteps = None if self._vector is None or self._slow else self._vector.timesteps(order)
 
     def unet_input(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Samples and their timesteps for the UNet; `latents` is (rows, C, h, w)."""
         if self._timesteps is not None and self._vector is not None:
             return latents.index_select(0, self._order), self._timesteps[self._vector.done]
-        scaled = [s.model_input(part) for s, part in zip(self._samplers, latents.split(1), strict=True)]
+        scaled = [s.model_input(part) for s, part in zip(self._samplers, torch.split(latents, 1), strict=True)]
         timesteps = torch.stack([sampler.timestep for sampler in self._samplers])
         return torch.cat(scaled).index_select(0, self._order), timesteps[self._order]
 
-    def step(self, noise: torch.Tensor, latents: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    def step(self, noise: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
         """Advance the samplers, or leave all of them as they were when it raises.
 
         Args:
@@ -44,12 +44,11 @@ class Update:
             latents: (rows, C, h, w).
 
         Returns:
-            The next latents, (rows, C, h, w), and the same by row.
+            The next latents, (rows, C, h, w).
         """
         saved = [self._samplers[i].save() for i in self._slow]
         try:
             stepped, x0 = self._mixed(noise, latents) if self._slow else self._all_fast(noise, latents)
-            parts = stepped.split(1)
         except BaseException:
             for i, state in zip(self._slow, saved, strict=True):
                 self._samplers[i].load(state)
@@ -58,7 +57,7 @@ class Update:
             self._vector.advance(x0)
         for sampler in self._samplers:
             sampler.index += 1
-        return stepped, parts
+        return stepped
 
     def _all_fast(self, noise: torch.Tensor, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         assert self._vector is not None
@@ -69,22 +68,26 @@ class Update:
         x0 = None
         if self._vector is not None:
             together, x0 = self._vector.step(noise[self._fast], latents[self._fast])
-            parts |= zip(self._fast, together.split(1), strict=True)
+            parts |= zip(self._fast, torch.split(together, 1), strict=True)
         return torch.cat([parts[i] for i in range(len(self._samplers))]), x0
 
 
 class _Vector:
-    """Samplers with coefficient tables; `timesteps` is (coming steps, rows), and `done` of them are over."""
+    """Samplers with coefficient tables, and the coming steps that all of them have; `done` of them are over."""
 
     def __init__(self, samplers: Sequence[Sampler]) -> None:
         self._samplers = samplers
         coming = min(len(sampler.timesteps) - sampler.index for sampler in samplers)
         spans = [slice(sampler.index, sampler.index + coming) for sampler in samplers]
         tables = [s.table[span] for s, span in zip(samplers, spans, strict=True) if s.table is not None]
-        self._tables = torch.stack(tables, dim=2)[:, :, :, None, None, None]
-        self.timesteps = torch.stack([s.timesteps[span] for s, span in zip(samplers, spans, strict=True)], dim=1)
+        self._tables = torch.stack(tables, dim=2)[:, :, :, None, None, None].unbind(0)
+        self._timesteps = [s.timesteps[span] for s, span in zip(samplers, spans, strict=True)]
         self.done = 0
         self._previous: torch.Tensor | None = None
+
+    def timesteps(self, order: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Of every sample, (samples,), for each coming step."""
+        return torch.stack(self._timesteps, dim=1)[:, order].unbind(0)
 
     def step(self, noise: torch.Tensor, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The next latents, and x0."""

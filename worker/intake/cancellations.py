@@ -36,26 +36,31 @@ class Cancellations:
         self._topic = topic
         self._codec = codec
         self._cancel = cancel
+        self._assigned = False
         self._lock = threading.Lock()
         self._known: TTLCache[str, tuple[float, str]] = TTLCache(_REMEMBERED_IDS, _REMEMBERED_S)
 
     def open(self, clock: Callable[[], float]) -> None:
-        """Read what there is, so that no job starts whose cancellation was sent before; gives up after a while."""
-        try:
-            metadata = self._consumer.list_topics(self._topic, timeout=_METADATA_TIMEOUT_S).topics[self._topic]
-        except KafkaException as error:
-            _log.warning("cancellations_unknown", error=str(error))
-            return
-        places = [TopicPartition(self._topic, partition, OFFSET_BEGINNING) for partition in metadata.partitions]
-        self._consumer.assign(places)
+        """Read what there is, so that no job starts whose cancellation was sent before; gives up after a while.
+
+        A broker that is away just now keeps nobody from starting: the topic is read once it is back.
+        """
         deadline = clock() + _CATCH_UP_S
-        for place in places:
-            _, end = self._consumer.get_watermark_offsets(place, timeout=_METADATA_TIMEOUT_S)
-            while end > 0 and self._position(place) < end and clock() < deadline:
-                self.tick(0.1)
+        try:
+            for place in self._assign():
+                _, end = self._consumer.get_watermark_offsets(place, timeout=_METADATA_TIMEOUT_S)
+                while end > 0 and self._position(place) < end and clock() < deadline:
+                    self.tick(0.1)
+        except KafkaException as error:
+            _log.warning("cancellations_late", error=str(error))
 
     def tick(self, timeout_s: float) -> None:
         """Read at most one cancellation."""
+        if not self._assigned:
+            try:
+                self._assign()
+            except KafkaException as error:
+                _log.warning("cancellations_late", error=str(error))
         record = self._consumer.poll(timeout_s)
         if record is None or record.error() is not None:
             return
@@ -84,6 +89,15 @@ class Cancellations:
     def close(self) -> None:
         """Let go of the consumer."""
         self._consumer.close()
+
+    def _assign(self) -> list[TopicPartition]:
+        """Start at the beginning of the topic. Raises KafkaException."""
+        metadata = self._consumer.list_topics(self._topic, timeout=_METADATA_TIMEOUT_S).topics[self._topic]
+        places = [TopicPartition(self._topic, partition, OFFSET_BEGINNING) for partition in metadata.partitions]
+        if places:
+            self._consumer.assign(places)
+            self._assigned = True
+        return places
 
     def _position(self, place: TopicPartition) -> int:
         # Markers of a producer's transactions have no record, so only what poll has passed counts.

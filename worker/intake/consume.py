@@ -82,6 +82,8 @@ class Intake:
         self._paused: set[Key] = set()
         self._held: deque[_Held] = deque()
         self._stopping = False
+        # Told of every new record: topic, partition, offset and when it was written.
+        self.delivered: Callable[[str, int, int, float], None] = lambda *_: None
 
     def subscribe(self) -> None:
         """Join the group."""
@@ -117,6 +119,8 @@ class Intake:
             origin = self._ledger.deliver(topic, partition, offset)
         if origin is not None:
             metrics.REQUESTS.labels(self._lanes[topic].label).inc()
+            kind, millis = record.timestamp()
+            self.delivered(topic, partition, offset, millis / 1000 if kind else self._clock())
             self._decode(record, origin)
 
     def _decode(self, record: Record, origin: Origin) -> None:

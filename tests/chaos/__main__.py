@@ -1,0 +1,43 @@
+"""`python -m tests.chaos`: workers killed, stalled and drained, brokers bounced, S3 stopped, under exactly-once eyes.
+
+The workers are real, their engines stand-ins. Exit code 1 when a request was lost or ended twice, or anything else
+went wrong that must not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tests.chaos.options import Options
+from tests.chaos.run import run
+
+
+def main() -> int:
+    defaults = Options()
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--jobs", type=int, default=defaults.jobs, help="request records")
+    parser.add_argument("--workers", type=int, default=defaults.workers)
+    parser.add_argument("--seed", type=int, default=defaults.seed, help="of the requests and the faults")
+    parser.add_argument("--rate", type=float, default=0.0, help="requests per second; 0: what suits them")
+    parser.add_argument("--picture-ms", type=float, default=defaults.picture_s * 1000, help="of the stand-in engine")
+    parser.add_argument("--toy", type=int, default=0, help="so many of the workers run the real engine on a toy model")
+    parser.add_argument("--protocol", choices=("consumer", "classic"), default=defaults.protocol)
+    parser.add_argument("--out", type=Path, default=defaults.out, help="folder of chaos.json and the logs")
+    asked = parser.parse_args()
+    options = Options(
+        jobs=asked.jobs,
+        workers=asked.workers,
+        seed=asked.seed,
+        rate=asked.rate,
+        picture_s=asked.picture_ms / 1000,
+        toy=asked.toy,
+        protocol=asked.protocol,
+        out=asked.out,
+    )
+    return 0 if run(options)["passed"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""The group's committed offsets, looked at over and over: none may ever go back."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+SAMPLE_EVERY_S = 0.5
+_TIMEOUT_S = 10.0
+
+Place = tuple[str, int]
+
+
+class OffsetWatch:
+    """Samples on a thread of its own.
+
+    A consumer that never joins the group asks for them: librdkafka 2.15's admin client, asked the same, ends the
+    process by an assertion (`eonce->refcnt > 0`) when the group's coordinator dies in the middle.
+    """
+
+    def __init__(self, servers: str, group: str, topics: tuple[str, ...], partitions: int) -> None:
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": servers,
+                "group.id": group,
+                "enable.auto.commit": False,
+                # Else it would wait for open transactions, and see less.
+                "isolation.level": "read_uncommitted",
+                "log_level": 0,
+            }
+        )
+        self._places = [TopicPartition(topic, partition) for topic in topics for partition in range(partitions)]
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="offsets", daemon=True)
+        self.highest: dict[Place, int] = {}
+        self.samples = 0
+        self.regressed: list[str] = []
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def finish(self) -> dict[str, int]:
+        """Sample a last time; returns the records without a committed end, by partition.
+
+        The request topics hold no transaction markers, so the end of a partition is the end of its records.
+        """
+        self._stopping.set()
+        self._thread.join(2 * _TIMEOUT_S)
+        self._sample()
+        behind = {}
+        for place in self._places:
+            _, end = self._consumer.get_watermark_offsets(place, timeout=_TIMEOUT_S)
+            lag = end - self.highest.get((place.topic, place.partition), 0)
+            if lag:
+                behind[f"{place.topic}/{place.partition}"] = lag
+        self._consumer.close()
+        return behind
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def _run(self) -> None:
+        while not self._stopping.wait(SAMPLE_EVERY_S):
+            try:
+                self._sample()
+            except KafkaException:
+                continue  # the group's coordinator is on its way to another broker
+
+    def _sample(self) -> None:
+        answers = self._consumer.committed(self._places, timeout=_TIMEOUT_S)
+        self.samples += 1
+        for answer in answers:
+            if answer.error is None:
+                self._compare((answer.topic, answer.partition), max(0, answer.offset))
+
+    def _compare(self, place: Place, offset: int) -> None:
+        before = self.highest.get(place, 0)
+        if offset < before:
+            self.regressed.append(f"{place[0]}/{place[1]} from {before} to {offset} at {time.time():.3f}")
+        self.highest[place] = max(before, offset)

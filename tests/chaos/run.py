@@ -1,0 +1,149 @@
+"""A chaos run from its first server to its verdict."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from tests.chaos import plan, report, verdict, worklog
+from tests.chaos.counting import Follower, Reader, Tally, ends
+from tests.chaos.crew import Crew
+from tests.chaos.director import Director
+from tests.chaos.offsets import OffsetWatch
+from tests.chaos.options import BUCKET, PARTITIONS, Options
+from tests.chaos.stage import GROUP, Stage, staged
+from tests.chaos.traffic import Ending, Sender, ending_of, name_of
+from worker.delivery.keys import object_keys
+
+TICK_S = 0.05
+JOIN_S = 90.0
+PROGRESS_EVERY_S = 5.0
+# After the last request and the last repair: the backlog, at the slowest that a run should ever be.
+CATCH_UP_S = 120.0
+CATCH_UP_PER_JOB_S = 0.1
+# A duplicate would come within the time that a stalled transaction or a zombie has left.
+SETTLE_S = 3.0
+PICTURES_LOOKED_UP = 300
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Run, judge, write the report; returns it."""
+    began = time.monotonic()
+    with staged(options) as stage:
+        say(f"servers are up after {time.monotonic() - began:.0f} s")
+        crew = Crew(stage.hire, stage.names(), random.Random(options.seed))
+        director = Director(plan.draw(options.seed, options.send_s), crew, stage.kafka, stage.s3, say)
+        try:
+            evidence, seconds = _act(stage, director)
+        finally:
+            director.close()
+            crew.kill_all()
+    kills = "".join(f"{life.log.stem} {at:.3f}\n" for at, life in crew.kills)
+    (options.folder / "kills.txt").write_text(kills)
+    made = worklog.read_made(sorted(stage.work.glob("*.log")))
+    changes = worklog.read_changes(sorted(stage.logs.glob("*.log")))
+    seconds["wall_s"] = time.monotonic() - began
+    facts = report.report(options, director, evidence, changes, made, verdict.complaints(evidence), seconds)
+    report.write(options, facts)
+    return facts
+
+
+def _act(stage: Stage, director: Director) -> tuple[verdict.Evidence, dict[str, float]]:
+    servers, topics, options = stage.kafka.bootstrap_servers, stage.topics, stage.options
+    follower, sender = Follower(servers, topics, options.jobs), Sender(servers, topics, options)
+    offsets = OffsetWatch(servers, GROUP, topics.requests, PARTITIONS)
+    director.crew.start()
+    _await_group(director)
+    for part in (follower, sender, offsets):
+        part.start()
+    try:
+        began = time.monotonic()
+        _play(director, sender, follower.tally)
+        sender.finish(CATCH_UP_S)
+        caught_up = _catch_up(director, follower.tally, options.jobs)
+        seconds = {"chaos_s": options.send_s, "until_all_ended_s": time.monotonic() - began}
+        if not caught_up:
+            say("gave up waiting for the rest")
+        time.sleep(SETTLE_S)
+        director.crew.dismiss()
+        evidence = _evidence(stage, director, follower, sender, offsets)
+    finally:
+        for part in (sender, follower, offsets):
+            part.stop()
+    return evidence, seconds
+
+
+def _await_group(director: Director) -> None:
+    """Until every worker holds partitions: what comes before is no test of anything."""
+    deadline = time.monotonic() + JOIN_S
+    while not all('"assigned"' in post.life.log.read_text() for post in director.crew.posts):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the workers did not join the group in {JOIN_S:g} s")
+        time.sleep(TICK_S)
+
+
+def _play(director: Director, sender: Sender, seen: Tally) -> None:
+    """Until everything is sent, every fault inflicted and everything mended."""
+    began = told = time.monotonic()
+    while sender.running or not director.done or not director.mended:
+        director.tick(time.monotonic() - began)
+        if time.monotonic() - told > PROGRESS_EVERY_S:
+            told = time.monotonic()
+            say(f"sent {sender.sent}, ended {seen.total}, killed {len(director.crew.kills)}")
+        time.sleep(TICK_S)
+
+
+def _catch_up(director: Director, seen: Tally, jobs: int) -> bool:
+    deadline = time.monotonic() + CATCH_UP_S + jobs * CATCH_UP_PER_JOB_S
+    told = time.monotonic()
+    while seen.total < jobs and time.monotonic() < deadline:
+        director.crew.mend()
+        if time.monotonic() - told > PROGRESS_EVERY_S:
+            told = time.monotonic()
+            say(f"ended {seen.total} of {jobs}")
+        time.sleep(TICK_S)
+    return seen.total >= jobs
+
+
+def _evidence(
+    stage: Stage, director: Director, follower: Follower, sender: Sender, offsets: OffsetWatch
+) -> verdict.Evidence:
+    servers, topics, jobs = stage.kafka.bootstrap_servers, stage.topics, stage.options.jobs
+    behind = offsets.finish()
+    requests = Reader(servers, topics.requests, jobs, {}).read_all()
+    fresh = Reader(servers, list(ends(topics)), jobs, ends(topics)).read_all()
+    follower.stop()
+    return verdict.Evidence(
+        jobs=jobs,
+        requests=requests,
+        live=follower.tally,
+        fresh=fresh,
+        regressed=offsets.regressed,
+        behind=behind,
+        crashes=director.crew.crashes,
+        missing_pictures=_missing_pictures(stage, fresh),
+        send_errors=sender.errors,
+    )
+
+
+def _missing_pictures(stage: Stage, fresh: Tally) -> list[str]:
+    """Of a sample of the completed jobs, those without all three objects."""
+    done = [n for n, count in enumerate(fresh.counts) if count and ending_of(n) is Ending.COMPLETED]
+    sample = random.Random(stage.options.seed).sample(done, min(PICTURES_LOOKED_UP, len(done)))
+    client = stage.s3.client()
+    missing = []
+    for number in sample:
+        keys = object_keys(f"girl-{number % 100}", name_of(number), "jpeg")
+        for key in (keys.image, keys.thumbnail, keys.manifest):
+            try:
+                client.head_object(Bucket=BUCKET, Key=key)
+            except ClientError:
+                missing.append(key)
+    return missing
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)

@@ -1,0 +1,102 @@
+"""What stands around the workers: three brokers, S3, topics; and how a worker process is made."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+from tests.chaos.crew import Life
+from tests.chaos.options import BUCKET, PARTITIONS, SESSION_TIMEOUT_S, Options
+from worker.local.kafka import KafkaCluster
+from worker.local.process import ChildProcess
+from worker.local.seaweedfs import SeaweedFS
+from worker.topics import Topics, create_topics
+
+BROKERS = 3
+GROUP = "chaos"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The servers, and the files of the run."""
+
+    options: Options
+    kafka: KafkaCluster
+    s3: SeaweedFS
+    topics: Topics
+    _numbers: Iterator[int]
+
+    @property
+    def logs(self) -> Path:
+        return self.options.folder / "logs"
+
+    @property
+    def work(self) -> Path:
+        return self.options.folder / "work"
+
+    def hire(self, name: str) -> Life:
+        """Start a worker process."""
+        life = f"{next(self._numbers):04d}-{name}"
+        log, work = self.logs / f"{life}.log", self.work / f"{life}.log"
+        command = [sys.executable, "-m", "tests.chaos.worker_main"]
+        environment = self._environment(name) | {"CHAOS_WORK_LOG": str(work)}
+        process = ChildProcess(life, command, log, env=environment)
+        process.start()
+        return Life(name, process, log, work)
+
+    def _environment(self, name: str) -> dict[str, str]:
+        is_toy = name.startswith("toy")
+        return {
+            "KAFKA_BOOTSTRAP_SERVERS": self.kafka.bootstrap_servers,
+            "KAFKA_GROUP_ID": GROUP,
+            "KAFKA_GROUP_PROTOCOL": self.options.protocol,
+            "WORKER_ID": name,
+            **self.s3.environment,
+            # Kills are not the jobs' fault here.
+            "CRASH_LOOP_LIMIT": "1000",
+            "UPLOAD_THREADS": "2",
+            "THUMBNAIL_PX": "32",
+            "HTTP_HOST": "127.0.0.1",
+            "HTTP_PORT": "0",
+            "OMP_NUM_THREADS": "1",
+            "DEVICE": "cpu",
+            "SDXL_MODEL_ID": str(self.options.folder / "toy" / "base"),
+            "SDXL_REFINER_ID": "none",
+            "CHAOS_ENGINE": "toy" if is_toy else "stand-in",
+            "CHAOS_PICTURE_S": str(self.options.picture_s),
+        }
+
+    def names(self) -> list[str]:
+        """The workers' first names; a toy keeps its prefix when it is replaced."""
+        stand_ins = [f"worker-{n}" for n in range(1, self.options.workers - self.options.toy + 1)]
+        return stand_ins + [f"toy-{n}" for n in range(1, self.options.toy + 1)]
+
+
+@contextlib.contextmanager
+def staged(options: Options) -> Iterator[Stage]:
+    """Start everything but the workers in a fresh folder; at the end the servers' data go and the logs stay."""
+    folder = options.folder
+    shutil.rmtree(folder, ignore_errors=True)
+    for part in ("logs", "work", "toy"):
+        (folder / part).mkdir(parents=True)
+    if options.toy:
+        from worker.models.tiny import write_tiny  # torch takes seconds and half a gigabyte
+
+        write_tiny(folder / "toy")
+    session_ms = str(int(SESSION_TIMEOUT_S * 1000))
+    kafka = KafkaCluster(BROKERS, folder / "kafka", settings={"group.consumer.session.timeout.ms": session_ms})
+    s3 = SeaweedFS(folder / "s3", BUCKET)
+    topics = Topics()
+    try:
+        with s3, kafka:
+            create_topics(kafka.bootstrap_servers, topics, PARTITIONS, replication_factor=BROKERS)
+            yield Stage(options, kafka, s3, topics, count(1))
+    finally:
+        shutil.rmtree(folder / "s3" / "data", ignore_errors=True)
+        for broker in kafka.broker_ids:
+            shutil.rmtree(folder / "kafka" / f"broker-{broker}" / "data", ignore_errors=True)

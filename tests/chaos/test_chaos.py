@@ -1,0 +1,22 @@
+"""A chaos run of 2,000 requests, on three real brokers, real S3 and real workers around stand-in engines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.options import Options
+from tests.chaos.run import run
+from tests.conftest import require_java
+
+
+@pytest.mark.timeout(600)
+def test_nothing_is_lost_and_nothing_comes_twice(tmp_path: Path) -> None:
+    require_java()
+    facts = run(Options(jobs=2000, out=tmp_path))
+    assert facts["passed"], facts["complaints"]
+    assert facts["jobs"] == facts["outcomes"] == 2000
+    assert (facts["lost"], facts["duplicates"], facts["offsets_regressed"]) == (0, 0, 0)
+    assert facts["kills"] >= 16
+    assert all(facts[fault] for fault in ("stalls", "drains", "broker_bounces", "s3_outages"))

@@ -1,0 +1,121 @@
+"""The judge and what it measures by: a run must be able to fail."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import plan
+from tests.chaos.counting import Tally
+from tests.chaos.plan import Kind
+from tests.chaos.traffic import Ending, ending_of, name_of, number_of
+from tests.chaos.verdict import Evidence, complaints, duplicates, lost
+from tests.chaos.worklog import (
+    Change,
+    Made,
+    Takeover,
+    held,
+    percentile,
+    read_changes,
+    read_made,
+    repeated_share,
+    takeovers,
+)
+
+
+def tally(*counts: int) -> Tally:
+    return Tally(bytearray(counts), sum(counts))
+
+
+GOOD = Evidence(
+    jobs=4,
+    requests=tally(1, 2, 0, 1),
+    live=tally(1, 2, 0, 1),
+    fresh=tally(1, 2, 0, 1),
+    regressed=[],
+    behind={},
+    crashes=[],
+    missing_pictures=[],
+)
+
+
+def test_a_run_with_one_outcome_for_each_record_passes() -> None:
+    assert complaints(GOOD) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"live": tally(1, 1, 0, 1)}, "1 lost, says the consumer that followed: chaos-0000001"),
+        ({"fresh": tally(0, 2, 0, 0)}, "2 lost, says a fresh read: chaos-0000000, chaos-0000003"),
+        ({"live": tally(2, 2, 0, 1)}, "1 duplicated, says the consumer that followed: chaos-0000000"),
+        ({"fresh": tally(1, 2, 1, 1)}, "1 duplicated, says a fresh read: chaos-0000002"),
+        ({"regressed": ["urgent/1 from 5 to 4"]}, "went back"),
+        ({"behind": {"urgent/1": 3}}, "urgent/1: 3"),
+        ({"crashes": ["worker-1 ended"]}, "worker-1 ended"),
+        ({"missing_pictures": ["a.jpg"]}, "a.jpg"),
+        ({"send_errors": ["timed out"]}, "timed out"),
+        ({"jobs": 5}, "4 request records are in the topics, not 5"),
+    ],
+)
+def test_each_fault_is_told(change: dict[str, object], words: str) -> None:
+    [line] = complaints(replace(GOOD, **change))  # type: ignore[arg-type]
+    assert words in line
+
+
+def test_losses_and_duplicates_do_not_cancel_out() -> None:
+    due, seen = tally(1, 1), tally(0, 2)
+    assert (lost(due, seen), duplicates(due, seen)) == (["chaos-0000000"], ["chaos-0000001"])
+
+
+def test_the_same_seed_draws_the_same_faults() -> None:
+    assert plan.draw(7, 100) == plan.draw(7, 100)
+    assert plan.draw(7, 100) != plan.draw(8, 100)
+
+
+@pytest.mark.parametrize("seconds", [30, 100, 600])
+def test_a_run_has_its_kills_and_some_of_each_other_fault(seconds: float) -> None:
+    kinds = [fault.kind for fault in plan.draw(1, seconds)]
+    assert kinds.count(Kind.KILL) >= 16
+    assert all(kinds.count(kind) for kind in Kind)
+
+
+def test_some_records_repeat_an_id_that_completes() -> None:
+    repeats = [n for n in range(1000) if number_of(name_of(n)) != n]
+    assert repeats
+    assert {ending_of(number_of(name_of(n))) for n in repeats} == {Ending.COMPLETED}
+    assert {ending_of(n) for n in range(1000)} == set(Ending)
+
+
+def gain(at: float, life: str, *places: str) -> Change:
+    return Change(at, life, True, frozenset(places))
+
+
+def test_a_takeover_ends_with_the_first_picture_of_another_process() -> None:
+    changes = [gain(0, "a", "t/0", "t/1"), Change(1, "a", False, frozenset({"t/1"})), gain(9, "b", "t/0")]
+    made = [Made(2, "a", "t/0", 1), Made(6, "b", "t/1", 5), Made(6, "a", "t/0", 1), Made(10, "b", "t/0", 1)]
+    assert held(changes, "a", 5) == {"t/0"}
+    assert takeovers({"a": 5}, changes, made) == [Takeover(5, (4,))]
+    assert takeovers({"idle": 5}, changes, made) == []
+
+
+def test_the_repeated_share_counts_records_that_had_a_picture_already() -> None:
+    made = [Made(1, "a", "t/0", 1), Made(2, "b", "t/0", 1), Made(3, "b", "t/0", 2), Made(4, "b", "t/1", 1)]
+    assert repeated_share(made) == 0.25
+    assert repeated_share([]) == 0
+
+
+def test_percentiles_are_of_the_values_there_are() -> None:
+    assert percentile([3, 1, 2], 0.5) == 2
+    assert percentile([3, 1, 2], 0.99) == 3
+    assert percentile([], 0.5) is None
+
+
+def test_files_that_a_kill_cut_short_are_read(tmp_path: Path) -> None:
+    (tmp_path / "1-a.log").write_text("1.5 topic 2 3\n1.6 top")
+    assert read_made([tmp_path / "1-a.log"]) == [Made(1.5, "1-a", "topic/2", 3)]
+    line = '{"event": "assigned", "partitions": ["topic/2"], "timestamp": "1970-01-01T00:00:02Z"}'
+    (tmp_path / "1-a.log").write_text(f"%3|noise\n{line}\n" + '{"event": "rev')
+    assert read_changes([tmp_path / "1-a.log"]) == [gain(2, "1-a", "topic/2")]

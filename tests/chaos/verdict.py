@@ -1,0 +1,63 @@
+"""From what was seen to what is wrong with it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tests.chaos.counting import Tally
+
+SHOWN = 20
+
+
+@dataclass(slots=True, kw_only=True)
+class Evidence:
+    """What a run leaves to be judged. `live` counted during the run, `fresh` from the start at its end."""
+
+    jobs: int
+    requests: Tally
+    live: Tally
+    fresh: Tally
+    regressed: list[str]
+    behind: dict[str, int]
+    crashes: list[str]
+    missing_pictures: list[str]
+    send_errors: list[str] = field(default_factory=list)
+
+
+def lost(due: Tally, seen: Tally) -> list[str]:
+    """Job ids with fewer outcomes than request records."""
+    return [_name(n) for n, (want, got) in enumerate(zip(due.counts, seen.counts, strict=True)) if got < want]
+
+
+def duplicates(due: Tally, seen: Tally) -> list[str]:
+    """Job ids with more outcomes than request records."""
+    return [_name(n) for n, (want, got) in enumerate(zip(due.counts, seen.counts, strict=True)) if got > want]
+
+
+def complaints(evidence: Evidence) -> list[str]:
+    """One line for each thing that must not be; empty for a run that has passed."""
+    found = {
+        "lost, says the consumer that followed": lost(evidence.requests, evidence.live),
+        "lost, says a fresh read": lost(evidence.requests, evidence.fresh),
+        "duplicated, says the consumer that followed": duplicates(evidence.requests, evidence.live),
+        "duplicated, says a fresh read": duplicates(evidence.requests, evidence.fresh),
+        "ended otherwise than they must": evidence.fresh.wrong,
+        "committed offsets went back": evidence.regressed,
+        "partitions have records without a committed end": [f"{p}: {n}" for p, n in evidence.behind.items()],
+        "worker processes ended by themselves": evidence.crashes,
+        "pictures of completed events are not in S3": evidence.missing_pictures,
+        "requests could not be sent": evidence.send_errors,
+    }
+    lines = [f"{len(items)} {what}: {_some(items)}" for what, items in found.items() if items]
+    if evidence.requests.total != evidence.jobs:
+        lines.append(f"{evidence.requests.total} request records are in the topics, not {evidence.jobs}")
+    return lines
+
+
+def _some(items: list[str]) -> str:
+    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    return ", ".join(items[:SHOWN]) + more
+
+
+def _name(number: int) -> str:
+    return f"chaos-{number:07d}"

@@ -1,0 +1,138 @@
+"""What a manifest that was changed gives itself away by, and why the same recipe gives other pixels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from tests.delivery.conftest import sample_picture, sample_request
+from worker.delivery.compare import flaws, picture_flaws, reasons
+from worker.delivery.encode import EncodedPicture
+from worker.delivery.manifest import ModelInfo, completed_event, dump_manifest, load_manifest
+from worker.events.types import GenerationCompleted, Priority
+
+Make = Callable[..., tuple[EncodedPicture, dict[str, Any]]]
+JOB = sample_picture(sample_request()).job
+
+
+@pytest.fixture
+def stored(make_manifest: Make) -> dict[str, Any]:
+    """A manifest as it comes back from S3."""
+    return load_manifest(dump_manifest(make_manifest()[1]))
+
+
+def announced(manifest: dict[str, Any]) -> GenerationCompleted:
+    return completed_event(
+        manifest,
+        url=str,
+        priority=Priority.HIGH,
+        worker_id="w",
+        attempt=1,
+        replay_id=None,
+        completed_at=datetime(2026, 3, 1, tzinfo=UTC),
+    )
+
+
+def changed(manifest: dict[str, Any], path: str, value: object) -> dict[str, Any]:
+    copy: dict[str, Any] = json.loads(json.dumps(manifest))
+    *way, last = path.split(".")
+    part = copy
+    for name in way:
+        part = part[name]
+    part[last] = value
+    return copy
+
+
+def test_a_manifest_as_it_was_written_has_no_flaw(stored: dict[str, Any]) -> None:
+    assert flaws(stored, sample_request(), JOB, [announced(stored)]) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        ("request_digest", "0" * 64, "request_digest"),
+        ("request.prompt", "another", "request_digest"),
+        ("request.width", "wide", "request_digest"),
+        ("recipe.seed", 5, "recipe.seed"),
+        ("recipe.prompt", "another", "recipe.prompt"),
+        ("recipe.num_inference_steps", 31, "recipe.num_inference_steps"),
+        ("recipe.width", 64, "recipe.width"),
+        ("recipe.loras", [], "recipe.loras"),
+        ("user_id", 8, "user_id"),
+        ("keys.image", "generated/girl-1/other.jpg", "keys"),
+        ("picture.content_type", "image/png", "picture.output_format"),
+        ("picture.sha256", "0" * 64, "completed event"),
+        ("model.model_fingerprint", "x", "completed event"),
+    ],
+)
+def test_each_change_is_found(stored: dict[str, Any], path: str, value: object, named: str) -> None:
+    found = flaws(changed(stored, path, value), sample_request(), JOB, [announced(stored)])
+    assert any(named in flaw for flaw in found), found
+
+
+def test_a_manifest_and_its_request_changed_together_do_not_match_the_record(make_manifest: Make) -> None:
+    other = make_manifest(prompt="another")[1]
+    assert any("record" in flaw for flaw in flaws(other, sample_request(), JOB))
+
+
+def test_one_completed_event_that_agrees_is_enough(stored: dict[str, Any]) -> None:
+    event = announced(stored)
+    assert flaws(stored, sample_request(), JOB, [replace(event, sha256="x"), event]) == []
+
+
+def test_a_request_that_is_no_longer_admitted_is_still_compared(stored: dict[str, Any]) -> None:
+    assert flaws(stored, sample_request(), None) == []
+    assert flaws(changed(stored, "recipe.height", 8), sample_request(), None)
+
+
+def test_the_images_bytes_are_held_to_the_manifest(make_manifest: Make) -> None:
+    encoded, manifest = make_manifest()
+    assert picture_flaws(manifest, encoded.data) == []
+    assert "bytes" in picture_flaws(manifest, encoded.data + b"x")[0]
+    assert "gone" in picture_flaws(manifest, None)[0]
+
+
+LORAS = {"ink": "f" * 64}
+
+
+def test_the_same_circumstances_give_no_reason(stored: dict[str, Any], model: ModelInfo) -> None:
+    assert reasons(stored, model, LORAS, reproducible=True) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"model_fingerprint": "x"}, "model"),
+        ({"device": "NVIDIA H100"}, "device"),
+        ({"dtype": "bfloat16"}, "dtype"),
+        ({"versions": {"torch": "2.16.0", "diffusers": "0.42.0"}}, "version torch"),
+        ({"slots": 8}, "slots"),
+        ({"deterministic": False}, "deterministic"),
+    ],
+)
+def test_each_circumstance_is_a_reason(
+    stored: dict[str, Any], model: ModelInfo, change: dict[str, Any], named: str
+) -> None:
+    [reason] = reasons(stored, replace(model, **change), LORAS, reproducible=True)
+    assert reason.startswith(f"{named}: ")
+
+
+def test_another_lora_file_is_a_reason(stored: dict[str, Any], model: ModelInfo) -> None:
+    [reason] = reasons(stored, model, {"ink": "e" * 64}, reproducible=True)
+    assert reason.startswith("lora ink: ")
+
+
+def test_short_memory_is_a_reason(stored: dict[str, Any], model: ModelInfo) -> None:
+    assert reasons(stored, model, LORAS, reproducible=False) == ["deterministic: it is not made so now"]
+
+
+def test_the_refiner_counts_only_where_it_was_used(make_manifest: Make, model: ModelInfo) -> None:
+    other = replace(model, refiner_fingerprint="x")
+    assert reasons(make_manifest()[1], other, LORAS, reproducible=True) == []
+    [reason] = reasons(make_manifest(high_quality=True)[1], other, LORAS, reproducible=True)
+    assert reason.startswith("refiner: ")

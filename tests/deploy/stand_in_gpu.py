@@ -1,0 +1,32 @@
+"""A worker whose NVML is a stand-in, so that the GPU panels have something to show where there is no GPU."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from worker import gpu
+from worker.__main__ import main
+
+
+class StandInNvml:
+    """What `worker.gpu` asks of pynvml, with made-up answers."""
+
+    NVMLError = RuntimeError
+
+    def nvmlInit(self) -> None:
+        """Nothing to start."""
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
+        return uuid
+
+    def nvmlDeviceGetMemoryInfo(self, _handle: str) -> Any:
+        return SimpleNamespace(used=11_500_000_000, total=24_000_000_000)
+
+    def nvmlDeviceGetUtilizationRates(self, _handle: str) -> Any:
+        return SimpleNamespace(gpu=93)
+
+
+if __name__ == "__main__":
+    gpu.watch("stand-in", StandInNvml())
+    main()

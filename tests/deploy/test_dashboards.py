@@ -1,0 +1,251 @@
+"""A real Prometheus scrapes a real worker under load; every panel's query and every alert's metrics have data.
+
+The worker runs the toy SDXL on librdkafka's broker. There is no GPU: NVML is a stand-in (stand_in_gpu.py), all else
+is what a worker exports by itself.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import re
+import threading
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.deploy.test_prometheus import ALERTS, rules
+from tests.deploy.tools import ROOT, program
+from tests.harness import Broker, Client, Site, WorkerProcess
+from worker.local.embedded import EmbeddedBroker
+from worker.local.process import ChildProcess, free_port
+from worker.local.seaweedfs import SeaweedFS
+from worker.models.tiny import write_tiny
+from worker.topics import Topics
+
+GRAFANA = ROOT / "deploy/grafana"
+BOARDS = {path.name: json.loads(path.read_text()) for path in sorted((GRAFANA / "dashboards").glob("*.json"))}
+DATA_WITHIN_S = 60.0
+# `$__rate_interval` at this test's scrape interval of one second, long enough for a slow machine.
+RATE_INTERVAL = "30s"
+LANES = ("urgent", "high", "normal")
+
+Expression = tuple[str, str]
+
+
+def panel_queries() -> list[Expression]:
+    return [
+        (f"{name}: {panel['title']} {target['refId']}", target["expr"])
+        for name, board in BOARDS.items()
+        for panel in board["panels"]
+        for target in panel["targets"]
+    ]
+
+
+def selectors(expression: str) -> set[str]:
+    """The metrics with their matchers that an expression reads, less the constants and functions."""
+    found = re.findall(r"\b(?:sdxl_worker|image_generation|kafka|process)[a-zA-Z0-9_:]*(?:\{[^}]*\})?", expression)
+    return {selector for selector in found if ":" not in selector.split("{")[0]}
+
+
+class Prometheus:
+    """The server's HTTP API."""
+
+    def __init__(self, port: int) -> None:
+        self.address = f"http://127.0.0.1:{port}"
+
+    def get(self, path: str, **arguments: str) -> Any:
+        url = f"{self.address}/api/v1/{path}?{urllib.parse.urlencode(arguments)}"
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            body = json.load(answer)
+        assert body["status"] == "success", body
+        return body["data"]
+
+    def values(self, expression: str) -> list[float]:
+        """What an expression gives now, less what is no number."""
+        query = expression.replace("$__rate_interval", RATE_INTERVAL).replace("$instance", ".*")
+        numbers = [float(sample["value"][1]) for sample in self.get("query", query=query)["result"]]
+        return [number for number in numbers if not math.isnan(number)]
+
+    def ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.address}/-/ready", timeout=2) as answer:
+                return answer.status == 200
+        except OSError:
+            return False
+
+
+@pytest.fixture(scope="module")
+def worker(s3: SeaweedFS, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
+    program("prometheus", "Debian's package prometheus")
+    toy = tmp_path_factory.mktemp("toy")
+    write_tiny(toy)
+    topics = Topics("dash.")
+    with EmbeddedBroker() as embedded:
+        embedded.create_topics(topics, 2)
+        broker = Broker(
+            embedded.bootstrap_servers,
+            {"DELIVERY": "at-least-once", "KAFKA_GROUP_PROTOCOL": "classic", "KAFKA_FETCH_WAIT_MAX_MS": "10"},
+            lambda _: None,
+        )
+        site = Site(broker, topics, s3, toy, tmp_path_factory.mktemp("logs"))
+        plain = site.worker("dashboard", GPU_HOURLY_USD="0.4", SLOTS="2", BUFFER_PER_PARTITION="4")
+        command = ("-m", "tests.deploy.stand_in_gpu", "run")
+        with WorkerProcess("dashboard", plain.environment, plain.log, command) as process:
+            stop = threading.Event()
+            load = threading.Thread(target=keep_busy, args=(site, stop))
+            load.start()
+            yield process
+            stop.set()
+            load.join(30)
+
+
+def keep_busy(site: Site, stop: threading.Event) -> None:
+    """Requests of every class faster than they are made, some wrong, some refined, and a record that is none."""
+    client = Client(site)
+    number = 0
+    while not stop.is_set():
+        number += 1
+        lane = LANES[number % 3]
+        client.request(lane, high_quality=number % 5 == 0, num_inference_steps=0 if number % 7 == 0 else 6)
+        if number % 20 == 0:
+            client.send(site.topics.normal, b"junk", b"no event at all")
+        stop.wait(0.15)
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def prometheus(worker: WorkerProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    folder = tmp_path_factory.mktemp("prometheus")
+    port = free_port()
+    (folder / "prometheus.yml").write_text(
+        json.dumps(
+            {
+                "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+                "rule_files": [str(ALERTS)],
+                "scrape_configs": [
+                    {"job_name": "sdxl-worker", "static_configs": [{"targets": [f"127.0.0.1:{worker.port}"]}]}
+                ],
+            }
+        )
+    )
+    server = ChildProcess(
+        "prometheus",
+        [
+            program("prometheus", "Debian's package prometheus"),
+            f"--config.file={folder / 'prometheus.yml'}",
+            f"--storage.tsdb.path={folder / 'data'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+        ],
+        folder / "prometheus.log",
+    )
+    server.start()
+    found = Prometheus(port)
+    try:
+        server.wait_until(found.ready, 30)
+        yield found
+    finally:
+        server.stop()
+
+
+def without_data(prometheus: Prometheus, expressions: list[Expression]) -> list[Expression]:
+    """Ask until every expression has answered with a number, or the time is up; returns those that never did."""
+    deadline = time.monotonic() + DATA_WITHIN_S
+    left = expressions
+    while left and time.monotonic() < deadline:
+        left = [(name, expression) for name, expression in left if not prometheus.values(expression)]
+        time.sleep(0.5)
+    return left
+
+
+class TestLive:
+    def test_every_panel_has_data(self, prometheus: Prometheus) -> None:
+        assert without_data(prometheus, panel_queries()) == []
+
+    def test_every_metric_of_every_alert_is_there(self, prometheus: Prometheus) -> None:
+        wanted = [(selector, selector) for rule in rules() for selector in sorted(selectors(rule["expr"]))]
+        assert len(wanted) > 20
+        assert without_data(prometheus, wanted) == []
+
+    def test_every_rule_is_evaluated_without_an_error(self, prometheus: Prometheus) -> None:
+        loaded = [rule for group in prometheus.get("rules")["groups"] for rule in group["rules"]]
+        assert len(loaded) == len(rules())
+        assert [(rule["name"], rule.get("lastError", "")) for rule in loaded if rule["health"] != "ok"] == []
+
+    def test_every_recording_rule_gives_a_series(self, prometheus: Prometheus) -> None:
+        recorded = sorted({rule["record"] for rule in rules() if "record" in rule})
+        assert without_data(prometheus, [(name, name) for name in recorded]) == []
+
+    def test_dead_letters_fire_for_real(self, prometheus: Prometheus) -> None:
+        assert without_data(prometheus, [("alert", 'ALERTS{alertname="DeadLetters",alertstate="firing"}')]) == []
+
+    def test_nothing_fires_that_has_no_reason_to(self, prometheus: Prometheus) -> None:
+        quiet = (
+            "StoreFailing|CrashLoop|NoProgress|UrgentPartitionsUnowned|OutOfMemoryRung|FlushesAborted|WorkerRestarting"
+        )
+        assert prometheus.values(f'ALERTS{{alertname=~"{quiet}",alertstate="firing"}}') == []
+
+    def test_the_lag_is_that_of_the_request_topics(self, prometheus: Prometheus) -> None:
+        labels = [sample["metric"] for sample in prometheus.get("query", query="kafka_consumergroup_lag")["result"]]
+        assert {(one["topic"], one["partition"]) for one in labels} == {
+            (topic, str(partition)) for topic in Topics("dash.").requests for partition in range(2)
+        }
+        assert {one["consumergroup"] for one in labels} == {"group-dash."}
+
+    def test_the_variable_of_the_workers_page_finds_the_worker(
+        self, prometheus: Prometheus, worker: WorkerProcess
+    ) -> None:
+        found = prometheus.get("label/instance/values", **{"match[]": "sdxl_worker_unfinished_jobs"})
+        assert found == [f"127.0.0.1:{worker.port}"]
+
+
+class TestFiles:
+    def test_the_json_is_what_the_script_writes(self) -> None:
+        spec = importlib.util.spec_from_file_location("build_dashboards", GRAFANA / "build_dashboards.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        for name, text in module.render().items():
+            assert (GRAFANA / "dashboards" / name).read_text() == text, "run deploy/grafana/build_dashboards.py"
+
+    @pytest.mark.parametrize("name", BOARDS)
+    def test_each_can_be_provisioned_anywhere(self, name: str) -> None:
+        board = BOARDS[name]
+        assert board["id"] is None
+        assert re.fullmatch(r"[a-z-]{1,40}", board["uid"])
+        assert board["templating"]["list"][0]["type"] == "datasource"
+        for panel in board["panels"]:
+            sources = [panel["datasource"], *(target["datasource"] for target in panel["targets"])]
+            assert all(source == {"type": "prometheus", "uid": "${datasource}"} for source in sources)
+
+    @pytest.mark.parametrize("name", BOARDS)
+    def test_rates_follow_the_scrape_interval(self, name: str) -> None:
+        for title, expression in panel_queries():
+            if title.startswith(name):
+                for window in re.findall(r"\b(?:rate|irate)\([^\[]*\[([^\]]+)\]", expression):
+                    assert window == "$__rate_interval", title
+
+    @pytest.mark.parametrize("name", BOARDS)
+    def test_panels_have_ids_and_do_not_overlap(self, name: str) -> None:
+        panels = BOARDS[name]["panels"]
+        assert len({panel["id"] for panel in panels}) == len(panels)
+        taken: set[tuple[int, int]] = set()
+        for panel in panels:
+            place = panel["gridPos"]
+            assert place["x"] + place["w"] <= 24
+            cells = {(place["x"] + dx, place["y"] + dy) for dx in range(place["w"]) for dy in range(place["h"])}
+            assert not cells & taken, panel["title"]
+            taken |= cells
+
+    def test_the_overview_shows_what_was_asked_for(self) -> None:
+        titles = " ".join(panel["title"].lower() for panel in BOARDS["overview.json"]["panels"])
+        for wanted in ("requests per minute", "wait", "bound", "generation time", "gpu", "queue length", "lag",
+                       "errors by code", "cost per picture"):  # fmt: skip
+            assert wanted in titles

@@ -1,0 +1,213 @@
+"""A Kafka broker in memory: partition logs, transactions, and committed offsets."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Protocol
+
+from confluent_kafka import KafkaError, KafkaException
+
+from tests.sim.group import Group, Key, Member
+from tests.sim.kernel import Kernel
+
+METADATA_MAX_BYTES = 4_096
+
+Headers = list[tuple[str, bytes | None]]
+
+
+class State(Enum):
+    OPEN = auto()
+    COMMITTED = auto()
+    ABORTED = auto()
+
+
+@dataclass(slots=True, eq=False)
+class Transaction:
+    """`positions` are the offsets that become the group's when it commits."""
+
+    tid: str
+    state: State = State.OPEN
+    entries: list[Entry] = field(default_factory=list)
+    positions: dict[Key, tuple[int, str]] = field(default_factory=dict)
+    member: Member | None = None
+
+
+@dataclass(slots=True)
+class Entry:
+    """One record in a log."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    at: float
+    transaction: Transaction | None = None
+
+    @property
+    def state(self) -> State:
+        return State.COMMITTED if self.transaction is None else self.transaction.state
+
+
+@dataclass(slots=True)
+class Log:
+    """One partition; offsets that hold no record are transaction markers."""
+
+    entries: list[Entry] = field(default_factory=list)
+    end: int = 0
+
+    def committed(self, position: int = 0) -> Iterator[Entry]:
+        """What a read_committed consumer sees from here: nothing behind the first open transaction."""
+        for entry in self.entries:
+            if entry.state is State.OPEN:
+                return
+            if entry.offset >= position and entry.state is State.COMMITTED:
+                yield entry
+
+
+class Auditor(Protocol):
+    """Watches everything that becomes durable."""
+
+    def on_positions(self, transaction: Transaction, member: Member) -> None: ...
+    def on_commit(self, transaction: Transaction) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """A transactional producer as the broker knows it."""
+
+    tid: str
+    epoch: int
+    transaction: Transaction | None = None
+
+
+class Broker:
+    """Topics of `partitions` partitions each, one group, and the transaction coordinator."""
+
+    def __init__(self, kernel: Kernel, partitions: int, group: Group, auditor: Auditor) -> None:
+        self._kernel = kernel
+        self._auditor = auditor
+        self.group = group
+        self.partitions = partitions
+        self.logs: dict[Key, Log] = {}
+        self.positions: dict[Key, tuple[int, str]] = {}
+        self._sessions: dict[str, Session] = {}
+
+    def log(self, key: Key) -> Log:
+        return self.logs.setdefault(key, Log())
+
+    def topic(self, topic: str) -> list[Entry]:
+        """All that a read_committed consumer sees of a topic."""
+        return [entry for n in range(self.partitions) for entry in self.log((topic, n)).committed()]
+
+    def append(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers,
+        transaction: Transaction | None = None,
+    ) -> Entry:
+        """Put a record behind the others of its key's partition."""
+        partition = zlib.crc32(key or b"") % self.partitions
+        log = self.log((topic, partition))
+        entry = Entry(topic, partition, log.end, key, value, headers, self._kernel.now, transaction)
+        log.entries.append(entry)
+        log.end += 1
+        if transaction is not None:
+            transaction.entries.append(entry)
+        return entry
+
+    # Transactions.
+
+    def open_session(self, tid: str) -> Session:
+        """Fence off the last producer of this id and abort what it left open."""
+        old = self._sessions.get(tid)
+        if old is not None and old.transaction is not None:
+            self._end(old, State.ABORTED)
+        session = Session(tid, 0 if old is None else old.epoch + 1)
+        self._sessions[tid] = session
+        return session
+
+    def begin(self, session: Session, timeout_s: float) -> Transaction:
+        """The open transaction of this producer, a new one if there is none."""
+        self._check(session)
+        if session.transaction is None:
+            transaction = session.transaction = Transaction(session.tid)
+            self._kernel.at(timeout_s, lambda: self._time_out(session, transaction))
+        return session.transaction
+
+    def produce(
+        self, session: Session, timeout_s: float, topic: str, key: bytes | None, value: bytes | None, headers: Headers
+    ) -> None:
+        self.append(topic, key, value, headers, self.begin(session, timeout_s))
+
+    def send_positions(
+        self, session: Session, timeout_s: float, positions: dict[Key, tuple[int, str]], member_id: str, epoch: int
+    ) -> None:
+        """TxnOffsetCommit: the generation is checked here, ownership nowhere (KAFKA-19779)."""
+        transaction = self.begin(session, timeout_s)
+        member = self._member(member_id, epoch)
+        if any(len(metadata.encode()) > METADATA_MAX_BYTES for _, metadata in positions.values()):
+            raise abortable(KafkaError.OFFSET_METADATA_TOO_LARGE)
+        transaction.positions |= positions
+        transaction.member = member
+        self._auditor.on_positions(transaction, member)
+
+    def commit(self, session: Session) -> None:
+        self._check(session)
+        self._end(session, State.COMMITTED)
+
+    def abort(self, session: Session) -> None:
+        self._check(session)
+        self._end(session, State.ABORTED)
+
+    def _end(self, session: Session, state: State) -> None:
+        transaction, session.transaction = session.transaction, None
+        if transaction is None:
+            return
+        transaction.state = state
+        for key in {(entry.topic, entry.partition) for entry in transaction.entries}:
+            self.log(key).end += 1  # the marker
+        if state is State.COMMITTED:
+            self._auditor.on_commit(transaction)
+            self.positions |= transaction.positions
+
+    def _time_out(self, session: Session, transaction: Transaction) -> None:
+        if session.transaction is transaction and self._sessions[session.tid] is session:
+            self.open_session(session.tid)
+
+    def _check(self, session: Session) -> None:
+        if self._sessions[session.tid] is not session:
+            raise fatal(KafkaError._FENCED)
+
+    # Committed offsets.
+
+    def unstable(self, keys: Sequence[Key]) -> bool:
+        """Whether an open transaction has offsets of these partitions (UNSTABLE_OFFSET_COMMIT)."""
+        open_ones = [s.transaction.positions for s in self._sessions.values() if s.transaction is not None]
+        return any(key in positions for positions in open_ones for key in keys)
+
+    def _member(self, member_id: str, epoch: int) -> Member:
+        member = self.group.members.get(member_id)
+        if member is None:
+            raise abortable(KafkaError.UNKNOWN_MEMBER_ID)
+        if member.epoch != epoch:
+            raise abortable(KafkaError.ILLEGAL_GENERATION)
+        return member
+
+
+def retriable(code: int) -> KafkaException:
+    return KafkaException(KafkaError(code, "simulated", False, True, False))
+
+
+def abortable(code: int) -> KafkaException:
+    return KafkaException(KafkaError(code, "simulated", False, False, True))
+
+
+def fatal(code: int) -> KafkaException:
+    return KafkaException(KafkaError(code, "simulated", True, False, False))

@@ -1,0 +1,277 @@
+"""The confluent-kafka clients that the worker uses, on the simulated broker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+
+from tests.sim.broker import Broker, Entry, Headers, Session, abortable, fatal, retriable
+from tests.sim.faults import Fault, Port
+from tests.sim.group import Key, Member
+from tests.sim.kernel import Kernel
+
+Callback = Callable[[Any, list[TopicPartition]], None]
+
+_UNSTABLE_RETRY_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """What `consumer_group_metadata` returns: who this consumer was when it last heard from the broker."""
+
+    member_id: str
+    epoch: int
+
+
+class Record:
+    """A message as confluent-kafka hands it out; with an error it is an event."""
+
+    def __init__(self, entry: Entry | None, error: KafkaError | None = None) -> None:
+        self._entry, self._error = entry, error
+
+    def error(self) -> KafkaError | None:
+        return self._error
+
+    def topic(self) -> str | None:
+        return None if self._entry is None else self._entry.topic
+
+    def partition(self) -> int | None:
+        return None if self._entry is None else self._entry.partition
+
+    def offset(self) -> int | None:
+        return None if self._entry is None else self._entry.offset
+
+    def key(self) -> bytes | None:
+        return None if self._entry is None else self._entry.key
+
+    def value(self) -> bytes | None:
+        return None if self._entry is None else self._entry.value
+
+    def headers(self) -> Headers | None:
+        return None if self._entry is None else self._entry.headers
+
+    def timestamp(self) -> tuple[int, int]:
+        return (0, -1) if self._entry is None else (1, round(self._entry.at * 1000))
+
+
+class FakeConsumer:
+    """One group member. Its heartbeats are the process's: they go on while it does not poll."""
+
+    def __init__(self, kernel: Kernel, broker: Broker, port: Port) -> None:
+        self._kernel, self._broker, self._port = kernel, broker, port
+        self.member: Member | None = None
+        self._known = Membership("", -1)
+        self._assigned: dict[Key, int] = {}
+        self._paused: set[Key] = set()
+        self._callbacks: dict[str, Callback] = {}
+
+    def subscribe(self, _topics: Sequence[str], *, on_assign: Callback, on_revoke: Callback, on_lost: Callback) -> None:
+        self._callbacks = {"assign": on_assign, "revoke": on_revoke, "lost": on_lost}
+
+    def poll(self, _timeout_s: float) -> Record | None:
+        return self._port.call("poll", self._poll, lambda _fault: None)
+
+    def _poll(self) -> Record | None:
+        self._meet()
+        choices = [key for key in sorted(self._assigned) if key not in self._paused]
+        self._kernel.rng.shuffle(choices)
+        for key in choices:
+            entry = next(self._broker.log(key).committed(self._assigned[key]), None)
+            if entry is not None:
+                self._assigned[key] = entry.offset + 1
+                return Record(entry)
+        if self._port.faults.active and self._kernel.rng.random() < 0.01:
+            return Record(None, KafkaError(KafkaError._TRANSPORT, "simulated", False, True, False))
+        return None
+
+    def _meet(self) -> None:
+        """Hear what the group has decided, and do it."""
+        group = self._broker.group
+        if self.member is not None and self.member.id not in group.members:
+            self.member = None
+            self._let_go("lost", set(self._assigned))
+        if self.member is None:
+            self.member = group.join(self._port.process)
+        member = self.member
+        if member.revoking:
+            self._let_go("revoke", member.revoking & set(self._assigned))
+            group.released(member)
+        new = group.take_new(member)
+        self._known = Membership(member.id, member.epoch)
+        if new:
+            self._callbacks["assign"](self, _places(new))
+            for key in new:
+                self._assigned[key] = self._broker.positions.get(key, (0, ""))[0]
+
+    def _let_go(self, how: str, keys: set[Key]) -> None:
+        if keys:
+            self._callbacks[how](self, _places(keys))
+        # A pause outlives a revoke (facts, Kafka 7): that is the worker's to put right.
+        self._assigned = {key: at for key, at in self._assigned.items() if key not in keys}
+
+    def pause(self, places: list[TopicPartition]) -> None:
+        keys = _keys(places)
+        assert keys <= set(self._assigned), "pause of a partition that is not assigned"
+        self._paused |= keys
+
+    def resume(self, places: list[TopicPartition]) -> None:
+        keys = _keys(places)
+        assert keys <= self._paused, "a needless resume rewinds (librdkafka#4686)"
+        self._paused -= keys
+
+    def committed(self, places: list[TopicPartition], timeout_s: float) -> list[TopicPartition]:
+        def ask() -> list[TopicPartition]:
+            deadline = self._kernel.now + timeout_s
+            while self._broker.unstable([(p.topic, p.partition) for p in places]):
+                if self._kernel.now >= deadline:
+                    raise retriable(KafkaError._TIMED_OUT)
+                self._kernel.wait(self._port.process, _UNSTABLE_RETRY_S)
+            found = [(p.topic, p.partition, self._broker.positions.get((p.topic, p.partition))) for p in places]
+            return [TopicPartition(topic, n, *(at or (-1001, ""))) for topic, n, at in found]
+
+        return self._port.call("committed", ask, _client_error)
+
+    def consumer_group_metadata(self) -> Membership:
+        # Heartbeats bring a new epoch in the background, a little late.
+        member = self.member
+        if member is not None and member.id in self._broker.group.members and self._kernel.rng.random() < 0.5:
+            self._known = Membership(member.id, member.epoch)
+        return self._known
+
+    def close(self) -> None:
+        """Give everything up in order, then leave."""
+        member = self.member
+        if member is None:
+            return
+        known = member.id in self._broker.group.members
+        self._let_go("revoke" if known else "lost", set(self._assigned))
+        self._port.call("close", lambda: self._broker.group.leave(member), lambda _fault: None)
+        self.member = None
+
+
+class FakeProducer:
+    """A transactional producer, with librdkafka's rules about what may be called again after which error."""
+
+    def __init__(self, broker: Broker, port: Port, config: Mapping[str, Any]) -> None:
+        self._broker, self._port = broker, port
+        self._tid = str(config["transactional.id"])
+        self._timeout_s = config["transaction.timeout.ms"] / 1000
+        self._session: Session | None = None
+        self._dead: KafkaException | None = None
+        self._must_abort = False
+        self._begun = False
+        self._ended = False
+
+    def init_transactions(self, _timeout_s: float) -> None:
+        def init() -> None:
+            self._session = self._broker.open_session(self._tid)
+
+        self._call("init", init)
+
+    def begin_transaction(self) -> None:
+        self._check()
+        assert self._session is not None
+        assert not self._begun, "a transaction is open already"
+        self._begun, self._ended = True, False
+
+    def produce(
+        self, topic: str, *, key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes | None]]
+    ) -> None:
+        assert self._begun
+        self._call(
+            "produce",
+            lambda: self._broker.produce(self._open(), self._timeout_s, topic, key, value, headers),
+            full=True,
+        )
+
+    def send_offsets_to_transaction(self, places: list[TopicPartition], group: Membership, _timeout_s: float) -> None:
+        assert self._begun
+        assert group is not None, "no group metadata"
+        positions = {(p.topic, p.partition): (p.offset, p.metadata or "") for p in places}
+        self._call(
+            "send_offsets",
+            lambda: self._broker.send_positions(self._open(), self._timeout_s, positions, group.member_id, group.epoch),
+        )
+
+    def commit_transaction(self, _timeout_s: float) -> None:
+        assert self._begun
+
+        def commit() -> None:
+            # After an answer that was lost, librdkafka goes on where it was.
+            if not self._ended:
+                self._broker.commit(self._open())
+                self._ended = True
+
+        self._call("commit", commit)
+        self._begun = False
+
+    def abort_transaction(self, _timeout_s: float) -> None:
+        assert self._begun
+        self._must_abort = False
+
+        def abort() -> None:
+            if not self._ended:
+                self._broker.abort(self._open())
+                self._ended = True
+
+        self._call("abort", abort)
+        self._begun = False
+
+    def purge(self) -> None:
+        """Nothing waits in this producer: what was produced is at the broker."""
+
+    def flush(self, _timeout_s: float) -> int:
+        return 0
+
+    def poll(self, _timeout_s: float) -> int:
+        return 0
+
+    def _open(self) -> Session:
+        assert self._session is not None
+        return self._session
+
+    def _check(self) -> None:
+        if self._dead is not None:
+            raise self._dead
+        if self._must_abort:
+            raise abortable(KafkaError._STATE)
+
+    def _call(self, name: str, action: Callable[[], None], *, full: bool = False) -> None:
+        self._check()
+
+        def error(fault: Fault) -> Exception | None:
+            if full and fault is Fault.RETRIABLE:
+                return BufferError("simulated: queue full")
+            if self._ended and fault is Fault.ABORTABLE:
+                return None  # an abortable error says that the commit did not take place
+            return _client_error(fault)
+
+        try:
+            self._port.call(name, action, error)
+        except KafkaException as raised:
+            cause = raised.args[0]
+            if cause.fatal():
+                self._dead = raised
+            self._must_abort = self._must_abort or cause.txn_requires_abort()
+            raise
+
+
+def _client_error(fault: Fault) -> Exception:
+    match fault:
+        case Fault.ABORTABLE:
+            return abortable(KafkaError._MSG_TIMED_OUT)
+        case Fault.FATAL | Fault.LOST_FATAL:
+            return fatal(KafkaError._FATAL)
+        case _:
+            return retriable(KafkaError._TIMED_OUT)
+
+
+def _places(keys: set[Key]) -> list[TopicPartition]:
+    return [TopicPartition(*key) for key in sorted(keys)]
+
+
+def _keys(places: list[TopicPartition]) -> set[Key]:
+    return {(place.topic, place.partition) for place in places}

@@ -1,0 +1,105 @@
+"""A GPU that takes seeded times, with the surface of `engine.loop.Engine`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+
+from worker.errors import ErrorCode
+from worker.job import Failure, Job, Origin, Picture, Timing
+
+SIDE = 8
+
+
+@dataclass(slots=True)
+class _Row:
+    job: Job
+    started_at: float
+    ends_at: float
+    told: bool = False
+
+
+class FakeEngine:
+    """`slots` jobs at once, out of order; commands are carried out at the next tick, as in the real one."""
+
+    def __init__(
+        self,
+        rng: Random,
+        clock: Callable[[], float],
+        *,
+        slots: int,
+        longest_s: float,
+        on_run: Callable[[Job], None],
+        ended: Callable[[Picture | Failure], None],
+        progress: Callable[[Job, int, int], None],
+        dropped: Callable[[Job], None],
+    ) -> None:
+        self._rng, self._clock = rng, clock
+        self._slots, self._longest_s = slots, longest_s
+        self._on_run, self._ended, self._progress, self._dropped = on_run, ended, progress, dropped
+        self._inbox: list[Callable[[], None]] = []
+        self._waiting: dict[Origin, Job] = {}
+        self._rows: dict[Origin, _Row] = {}
+
+    def submit(self, job: Job) -> None:
+        self._inbox.append(lambda: self._waiting.update({job.origin: job}))
+
+    def cancel(self, job_id: str, code: ErrorCode, message: str) -> None:
+        self._inbox.append(lambda: self._cancel(job_id, code, message))
+
+    def give_back(self, owned: Callable[[Origin], bool], *, started: bool) -> None:
+        self._inbox.append(lambda: self._give_back(owned, started))
+
+    def tick(self) -> bool:
+        """One step of everything; False when there was nothing to do."""
+        inbox, self._inbox = self._inbox, []
+        for command in inbox:
+            command()
+        for job in sorted(self._waiting.values(), key=lambda job: job.lane)[: self._slots - len(self._rows)]:
+            del self._waiting[job.origin]
+            now = self._clock()
+            self._rows[job.origin] = _Row(job, now, now + self._rng.uniform(0.05, self._longest_s))
+            self._on_run(job)
+            self._progress(job, 1, job.request.num_inference_steps)
+        for row in list(self._rows.values()):
+            self._step(row)
+        return bool(inbox or self._rows)
+
+    def _step(self, row: _Row) -> None:
+        now, job = self._clock(), row.job
+        if now >= row.ends_at:
+            del self._rows[job.origin]
+            self._ended(self._result(job, row, now))
+        elif not row.told and now > (row.started_at + row.ends_at) / 2:
+            row.told = True
+            self._progress(job, 2, job.request.num_inference_steps)
+
+    @staticmethod
+    def _result(job: Job, row: _Row, now: float) -> Picture | Failure:
+        if job.prompt == "NaN":
+            return Failure.of(job, ErrorCode.MODEL_ERROR, "the model made a picture of NaN")
+        pixels = np.random.default_rng(job.seed).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+        queue = max(0.0, row.started_at - job.requested_at)
+        return Picture(job, pixels, Timing(queue, now - row.started_at, 0.1, row.started_at))
+
+    def _cancel(self, job_id: str, code: ErrorCode, message: str) -> None:
+        for job in self._jobs():
+            if job.job_id == job_id:
+                self._forget(job)
+                self._ended(Failure.of(job, code, message))
+
+    def _give_back(self, owned: Callable[[Origin], bool], started: bool) -> None:
+        for job in self._jobs():
+            if not owned(job.origin) and (started or job.origin not in self._rows):
+                self._forget(job)
+                self._dropped(job)
+
+    def _jobs(self) -> list[Job]:
+        return [*self._waiting.values(), *(row.job for row in self._rows.values())]
+
+    def _forget(self, job: Job) -> None:
+        self._waiting.pop(job.origin, None)
+        self._rows.pop(job.origin, None)

@@ -1,0 +1,199 @@
+"""A seeded world: a broker, a bucket, some workers, what upstream sends, and what goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from random import Random
+
+import stamina
+import structlog
+from confluent_kafka import KafkaException
+
+from tests.sim.audit import Audit, Violation
+from tests.sim.broker import Broker
+from tests.sim.faults import STALL_S, Faults, Plan
+from tests.sim.group import Group
+from tests.sim.kernel import Crashed, Kernel
+from tests.sim.requests import TOPICS, Kind, Request
+from tests.sim.store import Bucket
+from tests.sim.worker import SETTINGS, SimWorker
+from worker.delivery.transport import TRANSACTION_CONFIG
+from worker.job import Job
+
+SESSION_TIMEOUT_S = 6.0
+TRANSACTION_TIMEOUT_S = TRANSACTION_CONFIG["transaction.timeout.ms"] / 1000
+QUIET_WITHIN_S = 400.0
+_RESTART_S = (0.2, 8.0)
+
+
+@dataclass(slots=True)
+class Scenario:
+    """What happens in a world. Delays are seconds from its start."""
+
+    requests: list[tuple[float, Request]]
+    workers: int = 2
+    partitions: int = 2
+    eager: bool = False
+    plan: Plan = field(default_factory=Plan)
+    trouble_s: float = 6.0
+    kills: list[float] = field(default_factory=list)
+    stalls: list[float] = field(default_factory=list)
+    drains: list[float] = field(default_factory=list)
+    joins: list[float] = field(default_factory=list)
+    outages: list[tuple[float, float]] = field(default_factory=list)
+    new_names: bool = False
+
+
+class World:
+    """Runs one scenario to its end, or raises Violation."""
+
+    def __init__(self, seed: int, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.kernel = Kernel(seed)
+        self.bucket = Bucket()
+        self.faults = Faults(Random(seed + 1), scenario.plan)
+        self.audit = Audit(self.bucket, SETTINGS.crash_loop_limit)
+        group = Group(self.kernel, TOPICS.requests, scenario.partitions, SESSION_TIMEOUT_S, eager=scenario.eager)
+        self.broker = self.audit.broker = Broker(self.kernel, scenario.partitions, group, self.audit)
+        self.workers: list[SimWorker] = []
+        self.crashes = 0
+        self._names = 0
+        self._closing = False
+
+    def run(self) -> None:
+        """Trouble first, then quiet until all is done, then a clean restart."""
+        self._schedule()
+        self.kernel.run_for(self.scenario.trouble_s)
+        self.faults.active = False
+        self.bucket.up = True
+        if not self.kernel.run_until(lambda: self._all_sent() and not self.audit.unanswered(), QUIET_WITHIN_S):
+            raise Violation(f"never finished: {self.audit.unanswered()}")
+        self._stop_all()
+        self.audit.finish()
+        self._restart_clean()
+
+    def start(self, name: str | None = None) -> SimWorker:
+        """A new process; without a name it is a new one."""
+        if name is None:
+            self._names += 1
+            name = f"w{self._names}"
+        worker = SimWorker(
+            self.kernel, self.broker, self.bucket, self.faults, name, crash=self.crash, on_run=self._on_run
+        )
+        self.workers.append(worker)
+        worker.start(lambda error: self._died(worker, error))
+        return worker
+
+    def crash(self, worker: SimWorker) -> None:
+        """The process is gone in this very moment; another takes its place after a while."""
+        if not worker.alive:
+            return
+        self.crashes += 1
+        worker.alive = False
+        self._replace(worker)
+
+    def _replace(self, worker: SimWorker) -> None:
+        name = None if self.scenario.new_names else worker.name
+        self.kernel.at(self.kernel.rng.uniform(*_RESTART_S), lambda: None if self._closing else self.start(name))
+
+    def _died(self, worker: SimWorker, error: Exception) -> None:
+        if not isinstance(error, KafkaException):
+            raise Violation(f"a loop of {worker.name} died of {error!r}") from error
+        self.crash(worker)
+
+    def _on_run(self, worker: SimWorker, job: Job) -> None:
+        member = worker.consumer.member
+        self.audit.on_run(job, member if member is not None and member.id in self.broker.group.members else None)
+        if job.prompt == "poison":
+            self.crash(worker)
+            raise Crashed(worker.name)
+
+    def _schedule(self) -> None:
+        scenario, kernel = self.scenario, self.kernel
+        for _ in range(scenario.workers):
+            self.start()
+        for delay, request in scenario.requests:
+            kernel.at(delay, lambda request=request: self._send(request))  # type: ignore[misc]
+        for delay in scenario.kills:
+            kernel.at(delay, self._kill_one)
+        for delay in scenario.stalls:
+            kernel.at(delay, self._stall_one)
+        for delay in scenario.drains:
+            kernel.at(delay, self._drain_one)
+        for delay in scenario.joins:
+            kernel.at(delay, self.start)
+        for begin, end in scenario.outages:
+            kernel.at(begin, lambda: setattr(self.bucket, "up", False))
+            kernel.at(end, lambda: setattr(self.bucket, "up", True))
+
+    def _send(self, request: Request) -> None:
+        if self.kernel.rng.random() < 0.2:
+            self._gap(request)
+        entry = self.broker.append(request.topic, request.job_id.encode(), request.value, request.headers)
+        request.partition, request.offset = entry.partition, entry.offset
+        self.audit.requests[request.number] = request
+
+    def _gap(self, request: Request) -> None:
+        """What an upstream producer's aborted transaction leaves in the partition."""
+        session = self.broker.open_session("upstream")
+        self.broker.produce(session, 60.0, request.topic, request.job_id.encode(), b"aborted", [])
+        self.broker.abort(session)
+
+    def _all_sent(self) -> bool:
+        return len(self.audit.requests) == len(self.scenario.requests)
+
+    def _running(self) -> list[SimWorker]:
+        return [w for w in self.workers if w.alive and not w.leaving and w.stopped_until <= self.kernel.now]
+
+    def _one(self) -> SimWorker | None:
+        running = self._running()
+        return self.kernel.rng.choice(running) if running else None
+
+    def _kill_one(self) -> None:
+        worker = self._one()
+        if worker is not None:
+            self.crash(worker)
+
+    def _stall_one(self) -> None:
+        worker = self._one()
+        if worker is not None:
+            worker.stopped_until = self.kernel.now + STALL_S * self.kernel.rng.uniform(0.5, 1.5)
+
+    def _drain_one(self) -> None:
+        worker = self._one()
+        if worker is not None:
+            worker.leaving = True
+            self._replace(worker)
+
+    def _stop_all(self) -> None:
+        """A clean stop of everything."""
+        self._closing = True
+        for worker in self.workers:
+            worker.leaving = True
+        if not self.kernel.run_until(lambda: not any(w.alive for w in self.workers), QUIET_WITHIN_S):
+            raise Violation("a drain does not end")
+        self.kernel.run_for(TRANSACTION_TIMEOUT_S)  # an open transaction hides what lies behind it
+
+    def _restart_clean(self) -> None:
+        runs = {number: request.runs for number, request in self.audit.requests.items()}
+        self.start()
+        self.kernel.run_for(2.0)
+        for number, request in self.audit.requests.items():
+            if request.runs != runs[number]:
+                raise Violation(f"request {number} runs again after a clean restart")
+            if request.kind is Kind.POISON and request.runs > SETTINGS.crash_loop_limit:
+                raise Violation(f"{request} ran {request.runs} times")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No logs and no real sleeping."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    try:
+        with stamina.set_testing(True, attempts=12):
+            yield
+    finally:
+        structlog.configure(**before)

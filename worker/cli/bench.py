@@ -1,0 +1,98 @@
+"""`bench`: what the engine is worth, and whether its pictures are right."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from worker.cli.bench_equality import equality
+from worker.cli.output import note_console, print_json, result_console
+
+app = typer.Typer(no_args_is_help=True, help="Measure the engine on a toy model.")
+app.command()(equality)
+
+REPORT = Path("out/bench/schedule.json")
+SLOTS = 4
+
+
+@app.command()
+def schedule(
+    out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = REPORT,
+    plot: Annotated[Path | None, typer.Option(help="A PNG of the waits; needs matplotlib.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the arrivals.")] = 0,
+    jobs: Annotated[int, typer.Option(min=4, help="At load 0.8, with every UNet and VAE call.")] = 160,
+    long_jobs: Annotated[int, typer.Option(min=4, help="At every load, without them.")] = 1000,
+    rounds: Annotated[int, typer.Option(min=1, help="Of the overhead per step.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report instead of tables.")] = False,
+) -> None:
+    """Four policies on the same arrivals, through the real engine, and the overhead per step beside diffusers."""
+    with note_console().status("importing torch and diffusers") as note:
+        from worker.bench import compare, show
+        from worker.bench import plot as plots
+
+        plan = compare.Plan(seed=seed, jobs=jobs, long_jobs=long_jobs, rounds=rounds, slots=SLOTS)
+        with _toy() as base:
+            result = compare.compare(base, plan, note.update)
+            result.report["trace"] = _story(base, result.report["conditions"]["prices_s"], plan.slots)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result.report, indent=1) + "\n")
+    if plot is not None:
+        plots.draw(result.waits, f"Waits at load {compare.HEADLINE_LOAD}; dots: 99th percentile", plot)
+    if as_json:
+        print_json(result.report)
+        return
+    console = result_console()
+    if not console.is_terminal:
+        console.width = show.WIDTH
+    for table in show.tables(result.report):
+        console.print(table, "")
+    console.print(show.FINE_PRINT, style="dim")
+
+
+@app.command()
+def trace(
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+) -> None:
+    """An urgent job comes to a full batch of normal ones: which jobs are in which step."""
+    with note_console().status("importing torch and diffusers"):
+        from worker.bench.prices import measure_prices
+
+        with _toy() as base:
+            prices = measure_prices(base, slots=SLOTS, rounds=1)
+            told = _story(base, asdict(prices), SLOTS)
+    if as_json:
+        print_json(told)
+    else:
+        print("\n".join(told["lines"]))
+
+
+def _story(base: Any, prices: dict[str, float], slots: int) -> dict[str, Any]:
+    from worker.bench.model import Prices
+    from worker.bench.story import lines, tell
+
+    story = tell(base, Prices(**prices), slots)
+    return {
+        "lines": lines(story),
+        "steps": [{"at": step.at / story.step_s, "jobs": step.names} for step in story.steps],
+        "urgent_wait_steps": story.started - story.came,
+        "steps_begun_without_it": story.steps_between,
+    }
+
+
+@contextmanager
+def _toy() -> Iterator[Any]:
+    import torch
+
+    from worker.models.load import load_base
+    from worker.models.tiny import write_tiny
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_tiny(Path(folder))
+        yield load_base(f"{folder}/base", dtype=torch.float32, device="cpu")
