@@ -1,6 +1,6 @@
 # Everything runs in .venv, which is made from the hash-locked requirements when it is missing or out of date.
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos check services bench equality lock clean
+.PHONY: help demo test chaos check services bench equality image-test lock clean
 
 VENV := .venv
 READY := $(VENV)/.ready
@@ -9,7 +9,7 @@ RUN := $(VENV)/bin/
 export OMP_NUM_THREADS ?= 1
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
 $(READY): requirements/uv.txt requirements/dev.txt pyproject.toml
 	test -x $(RUN)python || python3 -m venv $(VENV)
@@ -44,11 +44,16 @@ bench: $(READY) ## the scheduling bench; writes out/bench/schedule.json
 equality: $(READY) ## the same request, the same picture: COUNT (200) random jobs; writes out/bench/equality.json
 	$(RUN)python -m worker bench equality --count $(or $(COUNT),200)
 
+image-test: ## the shipped Dockerfile built by buildah, and a toy picture in it; root, minutes, 40 GB for a while
+	deploy/image-test/run.sh
+
 lock: $(READY) ## lock the dependencies anew, with hashes and without addresses
 	$(RUN)uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --quiet -o requirements/dev.txt
 	$(RUN)uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --quiet -c requirements/dev.txt -o requirements/worker.txt
+	$(RUN)uv pip compile requirements/build.in --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --quiet -c requirements/dev.txt --custom-compile-command "make lock" -o requirements/build.txt
 
 clean: ## remove what was made here, but the environment
 	rm -rf out .local .cache build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

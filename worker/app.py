@@ -54,7 +54,7 @@ def build(settings: Settings, make_engine: MakeEngine, info: ModelInfo, store: P
     ledger = Ledger()
     codec = make_codec(settings)
     consumer = Consumer(clients.consumer_config(settings))
-    errands = Errands(consumer)
+    errands = Errands(consumer, Consumer(clients.outsider_config(settings)))
 
     def pause(seconds: float) -> None:
         # Only the poll thread waits, and the publisher may need it for the very thing that is waited for.

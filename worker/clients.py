@@ -79,6 +79,16 @@ def reader_config(settings: Settings) -> dict[str, Any]:
     }
 
 
+def outsider_config(settings: Settings) -> dict[str, Any]:
+    """A client that asks for the group's committed offsets and never joins it; open transactions are waited for."""
+    return {
+        "group.id": settings.kafka_group_id,
+        "enable.auto.commit": False,
+        "isolation.level": "read_committed",
+        **_common(settings),
+    }
+
+
 def producer_config(settings: Settings, extra: dict[str, Any]) -> dict[str, Any]:
     """A producer whose limits let a record of the largest size pass to the dead-letter topic with its headers."""
     return {"message.max.bytes": DEAD_LETTER_MAX_BYTES, **extra, **_common(settings)}

@@ -27,6 +27,8 @@ _log = structlog.get_logger()
 
 # How long the last commit of a partition may take when it is given away.
 _LAST_COMMIT_S = 5.0
+# Longer than a transaction's coordinator takes to move to another broker.
+_SETTLE_S = 30.0
 
 
 class Engine(Protocol):
@@ -96,6 +98,10 @@ class Flow:
         self.hand_back_waiting()
         self.wait_until(lambda: self._unfinished(partitions) == 0, self._revoke_timeout_s)
         self.hand_back_all(partitions)
+
+    def settle(self) -> None:
+        """Before partitions come: let a flush under way end, since it may commit offsets of these very partitions."""
+        self.wait_until(lambda: not self.publisher.sending, _SETTLE_S)
 
     def lost(self) -> None:
         """The partitions have another owner already: drop all that is not ours."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,7 @@ def watch(uuid: str, nvml: Any = None) -> bool:
     """
     try:
         if nvml is None:
-            import pynvml as nvml
+            nvml = importlib.import_module("pynvml")
         nvml.nvmlInit()
         handle = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
     except (ImportError, OSError) as error:

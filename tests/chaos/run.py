@@ -14,7 +14,7 @@ from tests.chaos.crew import Crew
 from tests.chaos.director import Director
 from tests.chaos.offsets import OffsetWatch
 from tests.chaos.options import BUCKET, PARTITIONS, Options
-from tests.chaos.stage import GROUP, Stage, staged
+from tests.chaos.stage import GROUP, Stage, remove_data, staged
 from tests.chaos.traffic import Ending, Sender, ending_of, name_of
 from worker.delivery.keys import object_keys
 
@@ -48,6 +48,8 @@ def run(options: Options) -> dict[str, Any]:
     seconds["wall_s"] = time.monotonic() - began
     facts = report.report(options, director, evidence, changes, made, verdict.complaints(evidence), seconds)
     report.write(options, facts)
+    if facts["passed"]:
+        remove_data(options)
     return facts
 
 

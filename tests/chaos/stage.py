@@ -44,7 +44,10 @@ class Stage:
         life = f"{next(self._numbers):04d}-{name}"
         log, work = self.logs / f"{life}.log", self.work / f"{life}.log"
         command = [sys.executable, "-m", "tests.chaos.worker_main"]
-        environment = self._environment(name) | {"CHAOS_WORK_LOG": str(work)}
+        environment = self._environment(name) | {
+            "CHAOS_WORK_LOG": str(work),
+            "CHAOS_TRACE": str(self.logs / f"{life}.offsets"),
+        }
         process = ChildProcess(life, command, log, env=environment)
         process.start()
         return Life(name, process, log, work)
@@ -79,7 +82,7 @@ class Stage:
 
 @contextlib.contextmanager
 def staged(options: Options) -> Iterator[Stage]:
-    """Start everything but the workers in a fresh folder; at the end the servers' data go and the logs stay."""
+    """Start everything but the workers in a fresh folder, and stop it."""
     folder = options.folder
     shutil.rmtree(folder, ignore_errors=True)
     for part in ("logs", "work", "toy"):
@@ -92,11 +95,13 @@ def staged(options: Options) -> Iterator[Stage]:
     kafka = KafkaCluster(BROKERS, folder / "kafka", settings={"group.consumer.session.timeout.ms": session_ms})
     s3 = SeaweedFS(folder / "s3", BUCKET)
     topics = Topics()
-    try:
-        with s3, kafka:
-            create_topics(kafka.bootstrap_servers, topics, PARTITIONS, replication_factor=BROKERS)
-            yield Stage(options, kafka, s3, topics, count(1))
-    finally:
-        shutil.rmtree(folder / "s3" / "data", ignore_errors=True)
-        for broker in kafka.broker_ids:
-            shutil.rmtree(folder / "kafka" / f"broker-{broker}" / "data", ignore_errors=True)
+    with s3, kafka:
+        create_topics(kafka.bootstrap_servers, topics, PARTITIONS, replication_factor=BROKERS)
+        yield Stage(options, kafka, s3, topics, count(1))
+
+
+def remove_data(options: Options) -> None:
+    """Remove what the servers stored. Of a failed run it stays: Kafka's own dump tool reads it."""
+    shutil.rmtree(options.folder / "s3" / "data", ignore_errors=True)
+    for data in (options.folder / "kafka").glob("broker-*/data"):
+        shutil.rmtree(data, ignore_errors=True)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.chaos import stand_in
+from tests.chaos import stand_in, trace
 from worker import app
 from worker.delivery.manifest import ModelInfo
 from worker.errors import StartupError
@@ -46,6 +46,7 @@ def _written_down(hooks: Hooks, work_log: Path) -> Hooks:
 
 
 def main() -> int:
+    trace.install(Path(os.environ["CHAOS_TRACE"]))
     try:
         return app.run(load_settings(), load)
     except StartupError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -84,9 +85,11 @@ def model() -> ModelInfo:
 def make_manifest(model: ModelInfo) -> Callable[..., tuple[EncodedPicture, dict[str, Any]]]:
     """Encodes and describes one picture; keyword arguments change the request."""
 
-    def make(gpu_hourly_usd: float | None = 2.0, **changes: Any) -> tuple[EncodedPicture, dict[str, Any]]:
+    def make(
+        gpu_hourly_usd: float | None = 2.0, *, reproducible: bool = True, **changes: Any
+    ) -> tuple[EncodedPicture, dict[str, Any]]:
         request = sample_request(**changes)
-        picture = sample_picture(request)
+        picture = replace(sample_picture(request), reproducible=reproducible)
         encoded = encode_picture(
             picture.pixels,
             output_format=request.output_format.value,

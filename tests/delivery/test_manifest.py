@@ -189,6 +189,11 @@ def test_the_manifest_holds_what_makes_the_picture_again(make_manifest: MakeMani
     assert manifest["run"]["lane"] == "high"
 
 
+def test_a_picture_that_was_made_short_of_memory_is_not_called_deterministic(make_manifest: MakeManifest) -> None:
+    assert make_manifest()[1]["model"]["deterministic"] is True
+    assert make_manifest(reproducible=False)[1]["model"]["deterministic"] is False
+
+
 def test_the_request_comes_back_as_it_was(make_manifest: MakeManifest) -> None:
     _, manifest = make_manifest(expires_at=NOW, seed=5, high_quality=True)
     request = stored_request(load_manifest(dump_manifest(manifest)))

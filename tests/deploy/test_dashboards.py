@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import os
 import re
 import threading
 import time
@@ -76,7 +77,7 @@ class Prometheus:
     def ready(self) -> bool:
         try:
             with urllib.request.urlopen(f"{self.address}/-/ready", timeout=2) as answer:
-                return answer.status == 200
+                return bool(answer.status == 200)
         except OSError:
             return False
 
@@ -204,15 +205,31 @@ class TestLive:
         found = prometheus.get("label/instance/values", **{"match[]": "sdxl_worker_unfinished_jobs"})
         assert found == [f"127.0.0.1:{worker.port}"]
 
+    def test_a_picture_of_the_overview_can_be_drawn(self, prometheus: Prometheus, tmp_path: Path) -> None:
+        """DASHBOARD_PICTURES names a folder to keep both pages in, after DASHBOARD_SECONDS more of load."""
+        time.sleep(float(os.environ.get("DASHBOARD_SECONDS", "0")))
+        folder = Path(os.environ.get("DASHBOARD_PICTURES", tmp_path))
+        render = script("render")
+        for board in ("overview", "worker"):
+            drawn = render.draw(
+                prometheus.address, board, folder / f"{board}.png", seconds=180, rate_interval=RATE_INTERVAL
+            )
+            assert drawn == sum(len(panel["targets"]) > 0 for panel in BOARDS[f"{board}.json"]["panels"])
+
+
+def script(name: str) -> Any:
+    """A script of deploy/grafana, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, GRAFANA / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
 
 class TestFiles:
     def test_the_json_is_what_the_script_writes(self) -> None:
-        spec = importlib.util.spec_from_file_location("build_dashboards", GRAFANA / "build_dashboards.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        for name, text in module.render().items():
+        for name, text in script("build_dashboards").render().items():
             assert (GRAFANA / "dashboards" / name).read_text() == text, "run deploy/grafana/build_dashboards.py"
 
     @pytest.mark.parametrize("name", BOARDS)

@@ -35,6 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> WatchedModel:
     return load_toy(tmp_path_factory.mktemp("equality"))
 
 
+@pytest.mark.timeout(1200)  # a minute of work, on a machine that may be busy
 def test_the_pixels_of_200_jobs_do_not_depend_on_company(model: WatchedModel) -> None:
     rng = random.Random(0)
     jobs = random_jobs(200, rng, loras=LORAS)

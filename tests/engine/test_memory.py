@@ -57,6 +57,7 @@ def allocator(model: SdxlModel, monkeypatch: pytest.MonkeyPatch) -> FakeAllocato
     return FakeAllocator(model, monkeypatch, OWN_NOISE)
 
 
+@pytest.mark.timeout(1200)  # a minute of work, on a machine that may be busy
 @pytest.mark.parametrize("late", [False, True], ids=["before its work", "after its work"])
 def test_any_one_allocation_may_fail_and_every_picture_is_the_same(
     model: SdxlModel, allocator: FakeAllocator, late: bool
@@ -82,7 +83,7 @@ def test_failures_in_a_row_shrink_the_batch_and_mark_its_pictures(
     for call in range(length, calls, 7):
         allocator.restart(range(call, call + length), late=bool(call % 2))
         play = _play(model)
-        _assert_same(play, undisturbed, reproducible=None, because=f"call {call}, {allocator.failed}", many=length > 3)
+        _assert_same(play, undisturbed, reproducible=None, because=f"call {call}, {allocator.failed}", many=length > 2)
         marked += sum(not picture.reproducible for picture in play.pictures.values())
     assert marked
 

@@ -15,10 +15,11 @@ _T = TypeVar("_T")
 # Longer than any retry of the worker, so that a doubt stays one.
 _IN_A_ROW = 4
 STALL_S = 9.0
+SLOWEST_S = 25.0
 
 
 class Fault(StrEnum):
-    """`lost` faults: the call took place, but its caller gets an error."""
+    """`lost`: the call took place, but its caller gets an error. `stall`: of the process; `slow`: of the caller."""
 
     RETRIABLE = "retriable"
     ABORTABLE = "abortable"
@@ -31,10 +32,16 @@ class Fault(StrEnum):
     CRASH_AFTER = "crash-after"
     STALL_BEFORE = "stall-before"
     STALL_AFTER = "stall-after"
+    SLOW_BEFORE = "slow-before"
+    SLOW_AFTER = "slow-after"
 
 
-BETWEEN = (Fault.CRASH_BEFORE, Fault.CRASH_AFTER, Fault.STALL_BEFORE, Fault.STALL_AFTER)
+CRASHES = (Fault.CRASH_BEFORE, Fault.CRASH_AFTER)
+DELAYS = (Fault.STALL_BEFORE, Fault.STALL_AFTER, Fault.SLOW_BEFORE, Fault.SLOW_AFTER)
+BETWEEN = CRASHES + DELAYS
 LOST = (Fault.LOST_RETRIABLE, Fault.LOST_FATAL, Fault.LOST_OUTAGE)
+# Most calls are polls, and most polls bring nothing.
+_POLLS_PER_CALL = 20
 _NO_ERRORS = ("poll", "close")
 _PLAIN_ERRORS = {
     "get": (Fault.RETRIABLE,),
@@ -78,10 +85,9 @@ class Faults:
             self._ailing[process.name] -= 1
             return Fault.RETRIABLE
         fault = self.plan.nth.get(number)
-        if fault is None and self.active and self.plan.rate and self.rng.random() < self.plan.rate:
-            fault = self.rng.choice(self.plan.choices)
-        if fault not in faults_of(name):
-            return None
+        rate = self.plan.rate / _POLLS_PER_CALL if name == "poll" else self.plan.rate
+        if self.active and rate and self.rng.random() < rate:
+            fault = self.rng.choice([choice for choice in self.plan.choices if choice in faults_of(name)] or [None])
         if fault is not None:
             self.trace.append(f"call {number}, {name} of {process.name}: {fault}")
         if fault in (Fault.OUTAGE, Fault.LOST_OUTAGE):
@@ -105,11 +111,11 @@ class Port:
         self._latency()
         fault = self.faults.next(self.process, name)
         failure = None if fault is None or fault in BETWEEN else error(fault)
-        self._happen(fault, Fault.CRASH_BEFORE, Fault.STALL_BEFORE)
+        self._happen(fault, Fault.CRASH_BEFORE, Fault.STALL_BEFORE, Fault.SLOW_BEFORE)
         if failure is not None and fault not in LOST:
             raise failure
         result = action()
-        self._happen(fault, Fault.CRASH_AFTER, Fault.STALL_AFTER)
+        self._happen(fault, Fault.CRASH_AFTER, Fault.STALL_AFTER, Fault.SLOW_AFTER)
         if failure is not None:
             raise failure
         self._latency()
@@ -117,12 +123,14 @@ class Port:
 
     def _latency(self) -> None:
         draw = self.kernel.rng.random()
-        self.kernel.wait(self.process, 0.0 if draw < 0.6 else draw * 0.03)
+        self.kernel.wait(self.process, 0.0 if draw < 0.7 else (draw - 0.7) * 0.1)
 
-    def _happen(self, fault: Fault | None, crash: Fault, stall: Fault) -> None:
+    def _happen(self, fault: Fault | None, crash: Fault, stall: Fault, slow: Fault) -> None:
         if fault is crash:
             self.crash()
             raise Crashed(self.process.name)
         if fault is stall:
             self.process.stopped_until = self.kernel.now + STALL_S
             self.kernel.wait(self.process, 0.0)
+        if fault is slow:
+            self.kernel.wait(self.process, self.kernel.rng.uniform(0.5, SLOWEST_S))

@@ -61,6 +61,7 @@ class Group:
         """The member has let go of what it was told to; only now do others get it."""
         member.owned -= member.revoking
         member.revoking = set()
+        # As in Kafka's CurrentAssignmentBuilder, the epoch stays where there is more to revoke at once.
         self._reconcile(member)
 
     def take_new(self, member: Member) -> set[Key]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from random import Random
 
-from tests.sim.faults import BETWEEN, Fault, Plan
+from tests.sim.faults import BETWEEN, CRASHES, DELAYS, LOST, Fault, Plan
 from tests.sim.requests import Kind, Request, again, make
 from tests.sim.world import Scenario
 
 SENDING_S = 4.0
-_RATES = (0.0, 0.002, 0.01, 0.03)
+_RATES = (0.0, 0.01, 0.03, 0.1)
 _KINDS = (Kind.GOOD,) * 14 + (Kind.NAN, Kind.INVALID, Kind.UNDECODABLE)
 
 
@@ -68,8 +68,7 @@ def _spread(requests: list[Request], seconds: float) -> list[tuple[float, Reques
 
 def _choices() -> tuple[tuple[Fault, ...], ...]:
     errors = tuple(fault for fault in Fault if fault not in BETWEEN)
-    stalls = (Fault.STALL_BEFORE, Fault.STALL_AFTER)
-    return tuple(Fault), errors, stalls + errors, (Fault.CRASH_BEFORE, Fault.CRASH_AFTER), stalls
+    return tuple(Fault), errors, DELAYS + errors, CRASHES, DELAYS, LOST
 
 
 def _times(rng: Random, most: int) -> list[float]:

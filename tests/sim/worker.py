@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from random import Random
+from threading import get_ident
 from typing import Any, cast
+
+from confluent_kafka import KafkaError, KafkaException
 
 from tests.sim.broker import Broker
 from tests.sim.clients import FakeConsumer, FakeProducer
@@ -22,7 +26,7 @@ from worker.delivery.transport import TRANSACTION_CONFIG, ExactlyOnce
 from worker.delivery.work import WorkQueue
 from worker.flow import Flow
 from worker.intake.consume import Intake
-from worker.intake.errands import Errands
+from worker.intake.errands import ANSWER_TIMEOUT_S, Errands
 from worker.intake.ledger import Ledger
 from worker.job import Job
 from worker.settings import Settings
@@ -45,6 +49,33 @@ SLOTS = 2
 POOL = 2
 LONGEST_JOB_S = 1.5
 DRAIN_S = 5.0
+ASK_PAUSE_S = 0.05
+
+
+class SimErrands(Errands):
+    """Waits for the poll thread in simulated time; the real one would stop everything."""
+
+    def __init__(self, consumer: Any, pause: Callable[[float], None]) -> None:
+        super().__init__(consumer)
+        self._pause = pause
+
+    def enter(self) -> None:
+        """The poll loop's tick has this real thread for itself until it ends."""
+        self._poll_thread = get_ident()
+
+    def leave(self) -> None:
+        self._poll_thread = None
+
+    def _ask(self, errand: Callable[[], Any]) -> Any:
+        if self._poll_thread == get_ident():
+            return errand()
+        answer: Future[Any] = Future()
+        self._waiting.append((errand, answer))
+        for _ in range(round(ANSWER_TIMEOUT_S / ASK_PAUSE_S)):
+            if answer.done():
+                return answer.result()
+            self._pause(ASK_PAUSE_S)
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
 
 
 class SimWorker(Process):
@@ -68,7 +99,7 @@ class SimWorker(Process):
         port = Port(kernel, faults, self, lambda: crash(self), self._check_unlocked)
         self.ledger = Ledger()
         self.consumer = FakeConsumer(kernel, broker, port)
-        self.errands = Errands(cast("Any", self.consumer))
+        self.errands = SimErrands(self.consumer, lambda seconds: kernel.wait(self, seconds))
         self.work = WorkQueue(kernel.clock)
         self.flow = Flow(
             self.ledger,
@@ -126,11 +157,13 @@ class SimWorker(Process):
             loop(self.work.run_one)
 
     def _poll(self) -> float:
+        self.errands.enter()
         if self.leaving:
             self._drain()
             self.alive = False
         else:
             self.intake.tick(0.0)
+        self.errands.leave()
         return self._kernel.rng.uniform(0.005, 0.08)
 
     def _drain(self) -> None:

@@ -64,6 +64,12 @@ class World:
 
     def run(self) -> None:
         """Trouble first, then quiet until all is done, then a clean restart."""
+        try:
+            self._run()
+        finally:
+            self.kernel.close()
+
+    def _run(self) -> None:
         self._schedule()
         self.kernel.run_for(self.scenario.trouble_s)
         self.faults.active = False

@@ -80,8 +80,8 @@ def busiest_share(partitions: int, gpus: int) -> float:
 
 
 def partitions_for(gpus: int) -> int:
-    """Per request topic: enough for every GPU, twice so that a changing fleet stays even, in dozens."""
-    return max(SMALLEST_PARTITIONS, math.ceil(PARTITIONS_PER_GPU * gpus / SMALLEST_PARTITIONS) * SMALLEST_PARTITIONS)
+    """Per request topic: two for every GPU, so that the loss of one leaves nobody with twice the work."""
+    return max(SMALLEST_PARTITIONS, PARTITIONS_PER_GPU * gpus)
 
 
 def gpus_for(per_second: float, gpu: Gpu, partitions: int | None = None) -> int:

@@ -23,6 +23,7 @@ from worker.bench.policies import FIFO, NAMES, OURS, make
 from worker.bench.prices import REAL_BOUNDS_S, REAL_STEP_S, bounds, jobs_per_second, measure_prices
 from worker.bench.simulate import SIDE_PX, STEPS, Simulation, side_by_side
 from worker.bench.traffic import MIX, Arrival, backlog, poisson
+from worker.job import Lane
 
 HEADLINE_LOAD = 0.8
 _LIBRARIES = ("torch", "diffusers", "transformers", "numpy")
@@ -33,11 +34,11 @@ class Plan:
     """How much to run; more `jobs` and `long_jobs` make p99 surer, and take longer."""
 
     seed: int = 0
-    jobs: int = 200
-    long_jobs: int = 1000
+    jobs: int = 240
+    long_jobs: int = 1500
     loads: tuple[float, ...] = (0.5, 0.8, 0.9)
     slots: int = 4
-    rounds: int = 10
+    rounds: int = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,14 @@ class Result:
 
 
 def compare(base: Any, plan: Plan, note: Callable[[str], None]) -> Result:
-    """Run everything; `note` is told what is being done."""
+    """Run everything; `note` is told what is being done.
+
+    Raises:
+        ValueError: a class has no job among so few.
+    """
+    for jobs in (plan.jobs, plan.long_jobs):
+        if len({arrival.lane for arrival in poisson(plan.seed, jobs, 1.0)}) < len(Lane):
+            raise ValueError(f"{jobs} jobs of seed {plan.seed} leave a class without any: take more")
     note("measuring what a step, a decode and a start take")
     prices = measure_prices(base, slots=plan.slots, rounds=3)
     bench = _Bench(base, plan, prices)

@@ -35,6 +35,8 @@ class Prices:
 class ChargedModel(SdxlModel):
     """`charge` is called once for each piece of work, when it begins; without `real`, UNet and VAE are stand-ins.
 
+    All jobs have the same steps then.
+
     With fixed prices no decision of the engine depends on what the UNet gives, so the stand-ins change no schedule.
     """
 
@@ -42,6 +44,7 @@ class ChargedModel(SdxlModel):
         super().__init__(base)
         self._charge = charge
         self._real = real
+        self._segments: list[Segment] = []
 
     def unet(self, stage: Stage) -> Any:
         unet = super().unet(stage)
@@ -54,7 +57,9 @@ class ChargedModel(SdxlModel):
 
     def segments(self, job: Job) -> list[Segment]:
         self._charge("accept")
-        return super().segments(job)
+        if self._real or not self._segments:
+            self._segments = super().segments(job)
+        return self._segments
 
     def prepare(self, job: Job, now: float) -> Row:
         self._charge("prepare")

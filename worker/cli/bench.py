@@ -27,9 +27,9 @@ def schedule(
     out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = REPORT,
     plot: Annotated[Path | None, typer.Option(help="A PNG of the waits; needs matplotlib.")] = None,
     seed: Annotated[int, typer.Option(help="Of the arrivals.")] = 0,
-    jobs: Annotated[int, typer.Option(min=4, help="At load 0.8, with every UNet and VAE call.")] = 160,
-    long_jobs: Annotated[int, typer.Option(min=4, help="At every load, without them.")] = 1000,
-    rounds: Annotated[int, typer.Option(min=1, help="Of the overhead per step.")] = 10,
+    jobs: Annotated[int, typer.Option(min=1, help="At load 0.8, with every UNet and VAE call.")] = 240,
+    long_jobs: Annotated[int, typer.Option(min=1, help="At every load, without them.")] = 1500,
+    rounds: Annotated[int, typer.Option(min=1, help="Of the overhead per step.")] = 6,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report instead of tables.")] = False,
 ) -> None:
     """Four policies on the same arrivals, through the real engine, and the overhead per step beside diffusers."""
@@ -39,7 +39,10 @@ def schedule(
 
         plan = compare.Plan(seed=seed, jobs=jobs, long_jobs=long_jobs, rounds=rounds, slots=SLOTS)
         with _toy() as base:
-            result = compare.compare(base, plan, note.update)
+            try:
+                result = compare.compare(base, plan, note.update)
+            except ValueError as error:
+                raise typer.BadParameter(str(error)) from None
             result.report["trace"] = _story(base, result.report["conditions"]["prices_s"], plan.slots)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result.report, indent=1) + "\n")

@@ -7,6 +7,7 @@ recorded; other outcomes wait for company, at most the flush interval.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -89,6 +90,7 @@ class Publisher:
         self._due: float | None = None
         self._batch: _Batch | None = None
         self._tries = 0
+        self._sending = False
 
     def put(self, item: Item, now: float) -> None:
         """Queue something for the next flush."""
@@ -104,6 +106,11 @@ class Publisher:
         """Whether nothing waits and no flush is under way."""
         with self._changed:
             return not self._items and self._batch is None
+
+    @property
+    def sending(self) -> bool:
+        """Whether a transaction is under way."""
+        return self._sending
 
     def wait(self, now: float, timeout_s: float) -> None:
         """Sleep until a flush is due, at most `timeout_s`."""
@@ -186,7 +193,13 @@ class Publisher:
         ]
         if messages or offsets:
             records = [encoded(self._codec, message) for message in messages]
-            self._transport.send(records, offsets, membership, again=self._tries > 0)
+            before = time.perf_counter()
+            self._sending = True
+            try:
+                self._transport.send(records, offsets, membership, again=self._tries > 0)
+            finally:
+                self._sending = False
+            metrics.PHASE.labels("publish").observe(time.perf_counter() - before)
         with self._books.lock:
             self._books.finish(finishing)
 

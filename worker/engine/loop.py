@@ -66,6 +66,7 @@ class Engine:
         self._to_decode: dict[Origin, _Live] = {}
         self._inbox: deque[Callable[[], None]] = deque()
         self._wake = threading.Event()
+        self._preemptions_told = 0
 
     def submit(self, job: Job) -> None:
         """Hand over a job; it starts at the next step if its class allows."""
@@ -304,7 +305,10 @@ class Engine:
             self._resize()
 
     def report(self) -> None:
-        """Set the gauges that are read, not counted."""
+        """Set the gauges that are read, not counted, and pass on what the scheduler has counted."""
+        preemptions = self._scheduler.counts.preemptions
+        metrics.PREEMPTIONS.inc(preemptions - self._preemptions_told)
+        self._preemptions_told = preemptions
         metrics.LORAS.set(self._model.adapters.loaded)
         gauges.set_memory(self._model.device, self._ladder.rung)
         oldest: dict[Lane, float] = {}

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import diffusers
@@ -143,6 +144,10 @@ def make_sampler(
     generator: torch.Generator,
 ) -> Sampler:
     """The sampler of one row in one stage; an empty one (`over` at once) where the stage has no step."""
+    key = (name, repr(config), steps, stage, refined, device)
+    known = _tabled.get(key)
+    if known is not None:
+        return replace(known)
     scheduler = make_scheduler(name, config)
     scheduler.set_timesteps(steps, device=device)
     first, last = window(scheduler, stage, refined=refined)
@@ -151,7 +156,14 @@ def make_sampler(
     table = _table(scheduler, first, last).to(device) if _is_vectorised(scheduler) else None
     accepted = inspect.signature(scheduler.step).parameters
     extra = {k: v for k, v in (("eta", 0.0), ("generator", generator)) if k in accepted}
-    return Sampler(scheduler, scheduler.timesteps[first:last], table, extra)
+    sampler = Sampler(scheduler, scheduler.timesteps[first:last], table, extra)
+    if table is not None:
+        _tabled[key] = replace(sampler, extra={})
+    return sampler
+
+
+# With a table, the diffusers scheduler is never stepped, so all rows of the same schedule can share both.
+_tabled: LRUCache[Hashable, Sampler] = LRUCache(128)
 
 
 def _is_vectorised(scheduler: Any) -> bool:

@@ -39,12 +39,13 @@ _RESUME_SHARE = 0.5
 
 
 class Desk(Protocol):
-    """Where intake hands over what it read; every call returns at once."""
+    """Where intake hands over what it read; every call returns at once, but for `give_back` and `settle`."""
 
     def job(self, job: Job, starts: int) -> None: ...
     def failure(self, failure: Failure) -> None: ...
     def dead_letter(self, origin: Origin, record: Original, error: str) -> None: ...
     def give_back(self, partitions: Sequence[Key]) -> None: ...
+    def settle(self) -> None: ...
     def lost(self) -> None: ...
 
 
@@ -189,8 +190,10 @@ class Intake:
         metrics.PAUSED.set(len(self._paused))
         metrics.UNFINISHED.set(sum(jobs for jobs, _ in load.values()))
 
-    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        committed = _committed(consumer, partitions)
+    def _on_assign(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if partitions:
+            self._desk.settle()
+        committed = _committed(self._errands, partitions)
         with self._ledger.lock:
             for place in committed:
                 offset = place.offset if place.offset >= 0 else None
@@ -227,13 +230,13 @@ class Intake:
         return keys
 
 
-def _committed(consumer: Consumer, partitions: list[TopicPartition]) -> list[TopicPartition]:
+def _committed(group: Errands, partitions: list[TopicPartition]) -> list[TopicPartition]:
     """Committed offsets with their metadata; waits out a predecessor's open transaction (librdkafka#3265)."""
     if not partitions:
         return []
     for attempt in stamina.retry_context(on=KafkaException, attempts=_COMMITTED_TRIES, timeout=None):
         with attempt:
-            answers = consumer.committed(partitions, COMMITTED_TIMEOUT_S)
+            answers = group.committed(partitions, COMMITTED_TIMEOUT_S)
             failed = next((answer.error for answer in answers if answer.error is not None), None)
             if failed is not None:
                 raise KafkaException(failed)

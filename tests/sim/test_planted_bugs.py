@@ -1,0 +1,128 @@
+"""The simulation finds bugs: each of these is planted, and found within a few seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.sim.audit import Violation
+from tests.sim.faults import DELAYS, LOST, Fault, Plan
+from tests.sim.scenarios import random_scenario
+from tests.sim.world import Scenario, World, quiet
+from worker.delivery.publish import Publisher
+from worker.delivery.transport import Encoded, ExactlyOnce, Offset
+from worker.flow import Flow
+from worker.intake.ledger import Commit, Ledger, TopicPartition
+from worker.job import Job, Origin, Picture
+
+FEW = 40
+
+
+def publish_before_the_upload(patch: pytest.MonkeyPatch) -> None:
+    def store(flow: Flow, picture: Picture) -> None:
+        completer, now = flow._completer, flow._clock()
+        nowhere: Any = SimpleNamespace(put_picture=lambda *_: None, url=completer.store.url)
+        event = replace(completer, store=nowhere).complete(picture, now)
+        flow._publish(flow._announcer.completed(picture.job, event, now))
+        completer.complete(picture, now)
+
+    patch.setattr(Flow, "_store", store)
+
+
+def commit_the_highest_offset(patch: pytest.MonkeyPatch) -> None:
+    lowest = Ledger._commit
+
+    def commit(ledger: Ledger, key: TopicPartition, finishing: Any) -> Commit:
+        position = ledger._partitions[key].position
+        assert position is not None
+        return replace(lowest(ledger, key, finishing), offset=position, metadata="")
+
+    patch.setattr(Ledger, "_commit", commit)
+
+
+def forget_the_map(patch: pytest.MonkeyPatch) -> None:
+    whole = Ledger._commit
+    patch.setattr(Ledger, "_commit", lambda *args: replace(whole(*args), metadata=""))
+
+
+def ignore_the_epoch(patch: pytest.MonkeyPatch) -> None:
+    def owns(ledger: Ledger, origin: Origin) -> bool:
+        book = ledger._partitions.get((origin.topic, origin.partition))
+        return book is not None and book.delivered.get(origin.offset) is False
+
+    patch.setattr(Ledger, "owns", owns)
+
+
+def send_again_after_a_doubt(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ExactlyOnce, "_took_place", lambda *_: False)
+
+
+def let_a_doubt_outlive_its_flush(patch: pytest.MonkeyPatch) -> None:
+    """A bug that was there before the simulation: what took place stayed in doubt, and the next flush was not sent."""
+    send = ExactlyOnce.send
+
+    def doubtful(transport: ExactlyOnce, records: Sequence[Encoded], *rest: Any, again: bool) -> None:  # noqa: ARG001
+        doubt: Sequence[Offset] = transport._in_doubt
+        send(transport, records, *rest, again=True)
+        transport._in_doubt = transport._in_doubt or doubt
+
+    patch.setattr(ExactlyOnce, "send", doubtful)
+
+
+def ask_for_the_membership_too_late(patch: pytest.MonkeyPatch) -> None:
+    """A bug that was there before the simulation: a new membership with an old look into the books."""
+    transact = ExactlyOnce._transact
+
+    def late(transport: ExactlyOnce, producer: Any, records: Any, offsets: Any, _membership: Any) -> None:
+        transact(transport, producer, records, offsets, transport._group.membership)
+
+    patch.setattr(ExactlyOnce, "_transact", late)
+
+
+def start_before_it_is_durable(patch: pytest.MonkeyPatch) -> None:
+    begin = Publisher._begin
+
+    def hasty(publisher: Publisher, job: Job, batch: Any) -> None:
+        begin(publisher, job, batch)
+        while batch.starts:
+            publisher._callbacks.started(*batch.starts.pop())
+
+    patch.setattr(Publisher, "_begin", hasty)
+
+
+EVERYTHING = tuple(Fault)
+
+
+def restless(seed: int, faults: tuple[Fault, ...]) -> Scenario:
+    """Many faults of some kinds, and the group hardly comes to rest."""
+    return replace(
+        random_scenario(seed), plan=Plan(rate=0.1, choices=faults), workers=2, joins=[1, 3, 5, 7, 9], drains=[4, 8]
+    )
+
+
+@pytest.mark.parametrize(
+    ("plant", "faults"),
+    [
+        (publish_before_the_upload, EVERYTHING),
+        (commit_the_highest_offset, EVERYTHING),
+        (forget_the_map, EVERYTHING),
+        (ignore_the_epoch, DELAYS),
+        (send_again_after_a_doubt, LOST),
+        (let_a_doubt_outlive_its_flush, LOST),
+        (ask_for_the_membership_too_late, DELAYS),
+        (start_before_it_is_durable, EVERYTHING),
+    ],
+)
+def test_a_planted_bug_is_found(plant: Any, faults: tuple[Fault, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
+    with quiet():
+        for seed in range(FEW):
+            try:
+                World(seed, restless(seed, faults)).run()
+            except Violation:
+                return
+    pytest.fail(f"not found in {FEW} seeds")
