@@ -100,7 +100,7 @@ class Flow:
         self.hand_back_all(partitions)
 
     def settle(self) -> None:
-        """Before partitions come: let a flush under way end, since it may commit offsets of these very partitions."""
+        """Before partitions come, and when they are off the books: let a flush end that may hold their offsets."""
         self.wait_until(lambda: not self.publisher.sending, _SETTLE_S)
 
     def lost(self) -> None:

@@ -13,6 +13,9 @@ from collections.abc import Callable
 from itertools import count
 from random import Random
 
+# The threads of a process that was stopped go on in any order.
+_WAKING_S = 0.1
+
 EPOCH_S = 1_800_000_000.0
 
 
@@ -98,7 +101,7 @@ class Kernel:
             if not process.alive:
                 return
             if process.stopped_until > self.now:
-                self.at(process.stopped_until - self.now, step)
+                self.at(process.stopped_until - self.now + self.rng.uniform(0, _WAKING_S), step)
                 return
             try:
                 pause = tick()
@@ -118,7 +121,7 @@ class Kernel:
         if seconds > 0:
             self._sleep(seconds)
         while process.alive and process.stopped_until > self.now:
-            self._sleep(process.stopped_until - self.now)
+            self._sleep(process.stopped_until - self.now + self.rng.uniform(0, _WAKING_S))
         if not process.alive:
             raise Crashed(process.name)
 

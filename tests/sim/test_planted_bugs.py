@@ -75,12 +75,15 @@ def let_a_doubt_outlive_its_flush(patch: pytest.MonkeyPatch) -> None:
 
 def ask_for_the_membership_too_late(patch: pytest.MonkeyPatch) -> None:
     """A bug that was there before the simulation: a new membership with an old look into the books."""
-    transact = ExactlyOnce._transact
 
-    def late(transport: ExactlyOnce, producer: Any, records: Any, offsets: Any, _membership: Any) -> None:
-        transact(transport, producer, records, offsets, transport._group.membership)
+    class Late:
+        def __init__(self, group: Any) -> None:
+            self._group = group
 
-    patch.setattr(ExactlyOnce, "_transact", late)
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._group.membership, name)
+
+    patch.setattr(ExactlyOnce, "membership", lambda transport: Late(transport._group))
 
 
 def start_before_it_is_durable(patch: pytest.MonkeyPatch) -> None:

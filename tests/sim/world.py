@@ -102,7 +102,11 @@ class World:
 
     def _replace(self, worker: SimWorker) -> None:
         name = None if self.scenario.new_names else worker.name
-        self.kernel.at(self.kernel.rng.uniform(*_RESTART_S), lambda: None if self._closing else self.start(name))
+        self.kernel.at(self.kernel.rng.uniform(*_RESTART_S), lambda: self._join(name))
+
+    def _join(self, name: str | None = None) -> None:
+        if not self._closing:
+            self.start(name)
 
     def _died(self, worker: SimWorker, error: Exception) -> None:
         if not isinstance(error, KafkaException):
@@ -129,7 +133,7 @@ class World:
         for delay in scenario.drains:
             kernel.at(delay, self._drain_one)
         for delay in scenario.joins:
-            kernel.at(delay, self.start)
+            kernel.at(delay, self._join)
         for begin, end in scenario.outages:
             kernel.at(begin, lambda: setattr(self.bucket, "up", False))
             kernel.at(end, lambda: setattr(self.bucket, "up", True))

@@ -109,7 +109,7 @@ class Publisher:
 
     @property
     def sending(self) -> bool:
-        """Whether a transaction is under way."""
+        """Whether a flush is under way that was made up from the books as they were."""
         return self._sending
 
     def wait(self, now: float, timeout_s: float) -> None:
@@ -178,7 +178,22 @@ class Publisher:
 
     def _flush(self, batch: _Batch) -> None:
         membership = self._transport.membership()
+        try:
+            messages, offsets = self._compose(batch)
+            if messages or offsets:
+                records = [encoded(self._codec, message) for message in messages]
+                before = time.perf_counter()
+                self._transport.send(records, offsets, membership, again=self._tries > 0)
+                metrics.PHASE.labels("publish").observe(time.perf_counter() - before)
+        finally:
+            self._sending = False
         with self._books.lock:
+            self._books.finish(outcome.origin for outcome in batch.outcomes)
+
+    def _compose(self, batch: _Batch) -> tuple[list[Message], list[Offset]]:
+        """What to send of the batch, by the books as they are now."""
+        with self._books.lock:
+            self._sending = True
             self._discard(batch)
             finishing = {outcome.origin for outcome in batch.outcomes}
             notices = [n for n in batch.notices if self._books.owns(n.origin) and n.origin not in finishing]
@@ -188,20 +203,9 @@ class Publisher:
         messages = [notice.message for notice in notices]
         messages += [message for outcome in batch.outcomes for message in outcome.messages]
         ending = {_key(origin) for origin in finishing}
-        offsets = [
+        return messages, [
             Offset(c.topic, c.partition, c.offset, c.metadata, (c.topic, c.partition) in ending) for c in commits
         ]
-        if messages or offsets:
-            records = [encoded(self._codec, message) for message in messages]
-            before = time.perf_counter()
-            self._sending = True
-            try:
-                self._transport.send(records, offsets, membership, again=self._tries > 0)
-            finally:
-                self._sending = False
-            metrics.PHASE.labels("publish").observe(time.perf_counter() - before)
-        with self._books.lock:
-            self._books.finish(finishing)
 
     def _discard(self, batch: _Batch) -> None:
         """Drop the outcomes of records that have another owner by now."""

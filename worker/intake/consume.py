@@ -205,6 +205,8 @@ class Intake:
         self._desk.give_back(keys)
         with self._ledger.lock:
             self._ledger.revoke(keys)
+        # The broker keeps our epoch where the next rebalance follows at once, and would let a late flush pass.
+        self._desk.settle()
         _log.info("revoked", partitions=_names(partitions))
 
     def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
