@@ -53,4 +53,5 @@ in_image sdxl-worker models tiny /tmp/toy
 in_image python3 /test/picture.py /tmp/picture.jpg
 cp "$(b mount "$container")/tmp/picture.jpg" "$out/picture.jpg"
 b inspect --type image --format '{{.Docker.Config.User}} {{.Docker.Config.Entrypoint}} {{.Docker.Config.Cmd}} {{.Docker.Config.Healthcheck}}' "$image"
+echo
 echo "== the picture is $out/picture.jpg"

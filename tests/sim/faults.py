@@ -81,7 +81,7 @@ class Faults:
         """The fault of this call."""
         self.calls.append(name)
         number = len(self.calls)
-        if self._ailing.get(process.name, 0) > 0:
+        if name not in _NO_ERRORS and self._ailing.get(process.name, 0) > 0:
             self._ailing[process.name] -= 1
             return Fault.RETRIABLE
         fault = self.plan.nth.get(number)

@@ -17,7 +17,7 @@ from tests.sim.world import World, quiet
 
 SEED = 1
 # Most polls bring nothing, and a crash at one is a crash at any moment: in longer runs, every so many are tried.
-POLLS = 70
+POLLS = 30
 
 
 @cache
@@ -33,7 +33,7 @@ def chosen(name: str, fault: Fault) -> list[tuple[int, str]]:
     """The calls of a scenario that can have this fault, by number."""
     numbered = [(number, call) for number, call in enumerate(calls(name), start=1) if fault in faults_of(call)]
     polls = [entry for entry in numbered if entry[1] == "poll"]
-    return [entry for entry in numbered if entry[1] != "poll"] + polls[:: max(1, len(polls) // POLLS)]
+    return [entry for entry in numbered if entry[1] != "poll"] + polls[:: len(polls) // POLLS + 1]
 
 
 @pytest.mark.parametrize("fault", Fault)

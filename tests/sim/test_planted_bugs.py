@@ -19,7 +19,7 @@ from worker.flow import Flow
 from worker.intake.ledger import Commit, Ledger, TopicPartition
 from worker.job import Job, Origin, Picture
 
-FEW = 40
+FEW = 60
 
 
 def publish_before_the_upload(patch: pytest.MonkeyPatch) -> None:
@@ -98,6 +98,7 @@ def start_before_it_is_durable(patch: pytest.MonkeyPatch) -> None:
 
 
 EVERYTHING = tuple(Fault)
+SLOW = (Fault.SLOW_BEFORE, Fault.SLOW_AFTER)
 
 
 def restless(seed: int, faults: tuple[Fault, ...]) -> Scenario:
@@ -116,7 +117,7 @@ def restless(seed: int, faults: tuple[Fault, ...]) -> Scenario:
         (ignore_the_epoch, DELAYS),
         (send_again_after_a_doubt, LOST),
         (let_a_doubt_outlive_its_flush, LOST),
-        (ask_for_the_membership_too_late, DELAYS),
+        (ask_for_the_membership_too_late, SLOW),
         (start_before_it_is_durable, EVERYTHING),
     ],
 )

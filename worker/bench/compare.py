@@ -34,7 +34,7 @@ class Plan:
     """How much to run; more `jobs` and `long_jobs` make p99 surer, and take longer."""
 
     seed: int = 0
-    jobs: int = 240
+    jobs: int = 200
     long_jobs: int = 1500
     loads: tuple[float, ...] = (0.5, 0.8, 0.9)
     slots: int = 4

@@ -27,7 +27,7 @@ def schedule(
     out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = REPORT,
     plot: Annotated[Path | None, typer.Option(help="A PNG of the waits; needs matplotlib.")] = None,
     seed: Annotated[int, typer.Option(help="Of the arrivals.")] = 0,
-    jobs: Annotated[int, typer.Option(min=1, help="At load 0.8, with every UNet and VAE call.")] = 240,
+    jobs: Annotated[int, typer.Option(min=1, help="At load 0.8, with every UNet and VAE call.")] = 200,
     long_jobs: Annotated[int, typer.Option(min=1, help="At every load, without them.")] = 1500,
     rounds: Annotated[int, typer.Option(min=1, help="Of the overhead per step.")] = 6,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report instead of tables.")] = False,

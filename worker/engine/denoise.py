@@ -124,8 +124,8 @@ def _guide(predicted: torch.Tensor, batch: _Batch) -> torch.Tensor:
         return positive
     negative = predicted[:count]
     text = positive if count == rows else positive[batch.guided]
-    scaled = (text - negative).to(torch.float32).mul_(batch.scale).to(text.dtype)
-    guided = scaled.add_(negative)
+    scaled = (text - negative).float().mul_(batch.scale)
+    guided = (scaled if text.dtype == torch.float32 else scaled.to(text.dtype)).add_(negative)
     if count == rows:
         return guided
     mixed = positive.clone()

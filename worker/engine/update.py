@@ -95,8 +95,8 @@ class _Vector:
         x0 = _over(latents - _times(sigma, noise), alpha)
         before = self._first_previous(x0) if self._previous is None else self._previous
         difference = _times(inverse_r0, x0 - before)
-        moved = ratio * latents.to(torch.float32) - _times(newest, x0) - _times(slope, difference)
-        return moved.to(x0.dtype), x0
+        moved = ratio * latents.float() - _times(newest, x0) - _times(slope, difference)
+        return moved if x0.dtype == torch.float32 else moved.to(x0.dtype), x0
 
     def advance(self, x0: torch.Tensor) -> None:
         """Keep what the next step needs, here and with every row."""
@@ -127,6 +127,6 @@ def _over(x: torch.Tensor, divisor: torch.Tensor) -> torch.Tensor:
 
     On CUDA that is a multiplication by the reciprocal (aten/native/cuda/BinaryDivTrueKernel.cu).
     """
-    if x.device.type == "cuda":
+    if x.is_cuda:
         return _times((1.0 / divisor.to(torch.float64)).to(torch.float32), x)
     return x / divisor if x.dtype == torch.float32 else (x.to(torch.float32) / divisor).to(x.dtype)
