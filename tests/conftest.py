@@ -28,14 +28,10 @@ def require_java() -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say at the end what did not run: a skipped test is easily read as a green one."""
-    not_run = [
-        report for report in terminalreporter.stats.get("skipped", []) if NOT_RUN in str(report.longrepr)
-    ]
+    not_run = [report for report in terminalreporter.stats.get("skipped", []) if NOT_RUN in str(report.longrepr)]
     if not_run:
         terminalreporter.section(f"{len(not_run)} TESTS ON REAL KAFKA DID NOT RUN", red=True, bold=True)
-        terminalreporter.line(
-            "They need Java 17 or newer and Maven; nothing else checks transactions.", red=True
-        )
+        terminalreporter.line("They need Java 17 or newer and Maven; nothing else checks transactions.", red=True)
 
 
 @pytest.fixture(scope="session")

@@ -95,9 +95,7 @@ class RegistryServer:
 
     def by_guid(self, guid: str) -> Answer:
         found = [schema for schema in self._schemas if schema["guid"] == guid]
-        return (
-            (200, found[0]) if found else (404, {"error_code": 40403, "message": f"Schema {guid} not found"})
-        )
+        return (200, found[0]) if found else (404, {"error_code": 40403, "message": f"Schema {guid} not found"})
 
     def by_version(self, subject: str, version: str) -> Answer:
         versions = self._subjects.get(subject, [])

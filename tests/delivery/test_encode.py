@@ -74,9 +74,7 @@ def test_pure_noise_encodes(quality: int) -> None:
     encode_picture(noise, output_format="jpeg", jpeg_quality=quality, thumbnail_px=256, job_id="j")
 
 
-def test_every_file_says_that_it_was_generated_and_by_which_job(
-    pixels: Pixels, output_format: OutputFormat
-) -> None:
+def test_every_file_says_that_it_was_generated_and_by_which_job(pixels: Pixels, output_format: OutputFormat) -> None:
     encoded = encode(pixels, output_format.value)
     for data in (encoded.data, encoded.thumbnail):
         xmp = opened(data).info["xmp"]
@@ -87,9 +85,7 @@ def test_every_file_says_that_it_was_generated_and_by_which_job(
         assert DIGITAL_SOURCE_TYPE.encode() in data
 
 
-def test_the_thumbnail_is_a_jpeg_within_its_side_and_in_proportion(
-    pixels: Pixels, output_format: OutputFormat
-) -> None:
+def test_the_thumbnail_is_a_jpeg_within_its_side_and_in_proportion(pixels: Pixels, output_format: OutputFormat) -> None:
     thumbnail = opened(encode(pixels, output_format.value).thumbnail)
     assert (thumbnail.format, thumbnail.size) == ("JPEG", (64, 48))
 

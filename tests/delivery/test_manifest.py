@@ -77,9 +77,7 @@ def test_an_unknown_format_has_no_keys(unknown: str) -> None:
         object_keys("g", "j", unknown)
 
 
-ids = st.one_of(
-    st.text(max_size=8), st.from_regex(r"[A-Za-z0-9._/-]{0,6}(\.\./)?(_thumb)?\n?", fullmatch=True)
-)
+ids = st.one_of(st.text(max_size=8), st.from_regex(r"[A-Za-z0-9._/-]{0,6}(\.\./)?(_thumb)?\n?", fullmatch=True))
 
 
 @given(ids, ids, st.sampled_from(["jpeg", "webp", "png"]))
@@ -148,9 +146,7 @@ def test_lora_order_and_weight_count() -> None:
 
 
 def test_a_whole_number_is_the_same_however_it_is_written() -> None:
-    assert request_digest(replace(REQUEST, guidance_scale=7)) == request_digest(
-        replace(REQUEST, guidance_scale=7.0)
-    )
+    assert request_digest(replace(REQUEST, guidance_scale=7)) == request_digest(replace(REQUEST, guidance_scale=7.0))
 
 
 def test_the_digest_of_a_known_request_never_changes() -> None:
@@ -224,9 +220,7 @@ def test_the_event_made_again_from_storage_is_the_same(make_manifest: MakeManife
     stored = load_manifest(dump_manifest(manifest))
     assert event_of(stored) == event_of(manifest)
     again = event_of(stored, worker_id="w9", attempt=1, replay_id="r", priority=Priority.NORMAL)
-    assert again == replace(
-        event_of(manifest), worker_id="w9", attempt=1, replay_id="r", priority=Priority.NORMAL
-    )
+    assert again == replace(event_of(manifest), worker_id="w9", attempt=1, replay_id="r", priority=Priority.NORMAL)
 
 
 def test_the_refiner_is_named_only_where_it_was_used(make_manifest: MakeManifest) -> None:

@@ -151,9 +151,7 @@ def test_a_missing_bucket_stops_the_start(seaweed: SeaweedFS) -> None:
     assert not store.healthy()
 
 
-def test_credentials_refused_in_flight_are_waited_out(
-    seaweed: SeaweedFS, make_manifest: MakeManifest
-) -> None:
+def test_credentials_refused_in_flight_are_waited_out(seaweed: SeaweedFS, make_manifest: MakeManifest) -> None:
     encoded, manifest = make_manifest(job_id="denied")
     store = store_of(seaweed, aws_secret_access_key="secret-that-never-prints")
     with pytest.raises(StoreUnavailable) as caught:
@@ -169,9 +167,7 @@ def test_a_bucket_deleted_in_flight_is_waited_out(seaweed: SeaweedFS, make_manif
         store_of(seaweed, aws_s3_bucket="nowhere").put_picture(keys_of(manifest), encoded, manifest)
 
 
-def test_a_stopped_store_is_waited_out_and_found_again(
-    seaweed: SeaweedFS, make_manifest: MakeManifest
-) -> None:
+def test_a_stopped_store_is_waited_out_and_found_again(seaweed: SeaweedFS, make_manifest: MakeManifest) -> None:
     encoded, manifest = make_manifest(job_id="outage")
     store = store_of(seaweed)
     store.put_picture(keys_of(manifest), encoded, manifest)
@@ -335,9 +331,7 @@ def test_the_address_that_is_told_serves_the_picture(seaweed: SeaweedFS, make_ma
     encoded, manifest = make_manifest(job_id="address")
     keys, store = keys_of(manifest), store_of(seaweed)
     store.put_picture(keys, encoded, manifest)
-    signed = seaweed.client().generate_presigned_url(
-        "get_object", Params={"Bucket": BUCKET, "Key": keys.image}
-    )
+    signed = seaweed.client().generate_presigned_url("get_object", Params={"Bucket": BUCKET, "Key": keys.image})
     assert signed.split("?")[0] == store.url(keys.image)
 
 

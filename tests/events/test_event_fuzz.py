@@ -35,10 +35,7 @@ SEEDS = [
 HEADERS = st.lists(
     st.tuples(
         st.sampled_from(["__value_schema_id", "x"]),
-        st.none()
-        | st.text(max_size=3)
-        | st.binary(max_size=20)
-        | st.binary(max_size=16).map(b"\x01".__add__),
+        st.none() | st.text(max_size=3) | st.binary(max_size=20) | st.binary(max_size=16).map(b"\x01".__add__),
     ),
     max_size=2,
 )

@@ -111,9 +111,7 @@ def test_an_id_in_a_header_is_read(server: RegistryServer, codec: ConfluentCodec
     assert decode(codec, BODY, [("__value_schema_id", framed(schema_id, b""))]) == REQUEST
 
 
-def test_single_object_is_read_without_asking_the_registry(
-    server: RegistryServer, codec: ConfluentCodec
-) -> None:
+def test_single_object_is_read_without_asking_the_registry(server: RegistryServer, codec: ConfluentCodec) -> None:
     data, _ = SingleObjectCodec().encode(REQUEST, topic=TOPIC)
     assert decode(codec, data, [("__value_schema_id", b"\x01" + bytes(16))]) == REQUEST
     assert codec.decode_any(data, topic=None, headers=None) == REQUEST
@@ -157,9 +155,7 @@ def test_a_message_of_a_wrong_schema_is_undecodable(
         decode(codec, framed(schema_id, BODY))
 
 
-def test_a_recursive_writer_schema_does_not_reach_fastavro(
-    server: RegistryServer, codec: ConfluentCodec
-) -> None:
+def test_a_recursive_writer_schema_does_not_reach_fastavro(server: RegistryServer, codec: ConfluentCodec) -> None:
     # A deep datum of such a type overflows the C stack of fastavro and kills the process.
     schema = json.loads(current()[GenerationRequest].text)
     schema["fields"].append({"name": "parent", "type": ["null", "GenerationRequest"], "default": None})

@@ -44,9 +44,7 @@ def test_a_record_from_another_process_arrives(broker: EmbeddedBroker, protocol:
 def test_topics_have_the_contracts_names_and_partitions(broker: EmbeddedBroker) -> None:
     topics = Topics("demo.")
     broker.create_topics(topics, partitions=6)
-    described = {
-        topic.name: topic.partition_count for topic in describe_topics(broker.bootstrap_servers, topics)
-    }
+    described = {topic.name: topic.partition_count for topic in describe_topics(broker.bootstrap_servers, topics)}
     assert list(described) == list(topics.all)
     assert described[topics.urgent] == described[topics.completed] == 6
     assert described[topics.cancellations] == 1

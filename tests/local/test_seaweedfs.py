@@ -22,9 +22,7 @@ def key() -> str:
 
 
 def test_an_object_comes_back_with_its_headers(s3: SeaweedFS, key: str) -> None:
-    s3.client().put_object(
-        Bucket=s3.bucket, Key=key, Body=b"jpeg", ContentType="image/jpeg", CacheControl="max-age=1"
-    )
+    s3.client().put_object(Bucket=s3.bucket, Key=key, Body=b"jpeg", ContentType="image/jpeg", CacheControl="max-age=1")
     found = s3.client().get_object(Bucket=s3.bucket, Key=key)
     assert (found["Body"].read(), found["ContentType"], found["CacheControl"]) == (
         b"jpeg",

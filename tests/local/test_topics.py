@@ -23,9 +23,7 @@ def test_names_carry_the_prefix() -> None:
     assert len(set(topics.all)) == 8
 
 
-def test_topics_are_created_with_retention_and_cleanup_of_the_contract(
-    kafka: KafkaCluster, topics: Topics
-) -> None:
+def test_topics_are_created_with_retention_and_cleanup_of_the_contract(kafka: KafkaCluster, topics: Topics) -> None:
     assert set(create_topics(kafka.bootstrap_servers, topics, partitions=3)) == set(topics.all)
     described = {topic.name: topic for topic in describe_topics(kafka.bootstrap_servers, topics)}
     assert list(described) == list(topics.all)
@@ -49,9 +47,7 @@ def test_creating_again_changes_nothing(kafka: KafkaCluster, topics: Topics) -> 
 def test_only_what_is_missing_is_created(kafka: KafkaCluster, topics: Topics) -> None:
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
     admin.create_topics([NewTopic(topics.high, 2, 1)])[topics.high].result(30)
-    assert set(create_topics(kafka.bootstrap_servers, topics, partitions=2)) == set(topics.all) - {
-        topics.high
-    }
+    assert set(create_topics(kafka.bootstrap_servers, topics, partitions=2)) == set(topics.all) - {topics.high}
 
 
 def test_request_topics_with_another_partition_count_are_refused(kafka: KafkaCluster, topics: Topics) -> None:

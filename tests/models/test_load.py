@@ -154,16 +154,12 @@ class TestHub:
         (files,) = pull(["someone/some-model"], half=True)
         assert files.root == tmp_path
         assert {path.parent.name for path in files.weights} == set(WEIGHTS)
-        assert set(hub.fetched) == {
-            p.relative_to(toy / "base").as_posix() for p in (toy / "base").rglob("*.*")
-        }
+        assert set(hub.fetched) == {p.relative_to(toy / "base").as_posix() for p in (toy / "base").rglob("*.*")}
 
     @pytest.mark.parametrize(
         ("refusal", "advice"), [(GatedRepoError, "accept its licence"), (RepositoryNotFoundError, "HF_TOKEN")]
     )
-    def test_refused(
-        self, monkeypatch: pytest.MonkeyPatch, refusal: type[HfHubHTTPError], advice: str
-    ) -> None:
+    def test_refused(self, monkeypatch: pytest.MonkeyPatch, refusal: type[HfHubHTTPError], advice: str) -> None:
         def refuse(*_: object, **__: object) -> None:
             raise DryRunError("no") from refusal("no", response=MagicMock())
 

@@ -59,9 +59,7 @@ def test_every_parameter_shows(base: StableDiffusionXLPipeline, change: dict[str
 
 
 @pytest.mark.parametrize(("width", "height"), [(96, 64), (64, 96), (128, 128), (72, 64)])
-def test_draws_any_size_in_steps_of_eight_pixels(
-    base: StableDiffusionXLPipeline, width: int, height: int
-) -> None:
+def test_draws_any_size_in_steps_of_eight_pixels(base: StableDiffusionXLPipeline, width: int, height: int) -> None:
     assert _draw(base, steps=1, width=width, height=height).shape == (height, width, 3)
 
 
@@ -114,9 +112,7 @@ def test_tokenizers_take_any_text_and_pad_as_the_originals(base: StableDiffusion
         assert tokenizer.model_max_length == MAX_TOKENS
         ids = tokenizer(text).input_ids
         assert ids[0] == tokenizer.bos_token_id
-        assert ids.count(tokenizer.eos_token_id) == 1, (
-            "the unknown token is the end token: something was lost"
-        )
+        assert ids.count(tokenizer.eos_token_id) == 1, "the unknown token is the end token: something was lost"
         assert ids[-1] == tokenizer.eos_token_id == max(tokenizer.get_vocab().values())
         padded = tokenizer("x" * 500, padding="max_length", truncation=True, max_length=MAX_TOKENS).input_ids
         assert len(padded) == MAX_TOKENS
@@ -138,9 +134,7 @@ def test_is_configured_as_the_originals(
 
 
 def _with_karras(pipeline: Any) -> Any:
-    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(
-        pipeline.scheduler.config, use_karras_sigmas=True
-    )
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config, use_karras_sigmas=True)
     return pipeline
 
 
