@@ -16,7 +16,7 @@ Place = tuple[str, int]
 class OffsetWatch:
     """Samples on a thread of its own.
 
-    A consumer that never joins the group asks for them: librdkafka 2.15's admin client, asked the same, ends the
+    A consumer that never joins the group asks for them: librdkafka 2.16's admin client, asked the same, ends the
     process by an assertion (`eonce->refcnt > 0`) when the group's coordinator dies in the middle.
     """
 
