@@ -21,6 +21,8 @@ _log = structlog.get_logger()
 # Longer than the broker takes to abort a dead predecessor's transaction.
 INIT_TIMEOUT_S = 60.0
 CALL_TIMEOUT_S = 30.0
+# Well inside the transaction's own timeout: past that the broker aborts it, and waiting is of no use.
+TRANSACTION_CALL_TIMEOUT_S = 8.0
 # A transaction holds up its partitions' next owner until it times out (librdkafka#3265), and a message that is not
 # delivered within the transaction is of no use. With the default of 100 ms, the broker's short
 # CONCURRENT_TRANSACTIONS after each commit would cost that much per flush (facts, Kafka 20).
@@ -175,9 +177,10 @@ class ExactlyOnce:
             producer.produce(record.topic, key=record.key, value=record.value, headers=record.headers)
         if offsets:
             positions = [offset.to_kafka() for offset in offsets]
-            _patiently(lambda: producer.send_offsets_to_transaction(positions, membership, CALL_TIMEOUT_S))
+            # Once only: after a bounce of the broker it can wait for a coordinator that it never asks again (tried).
+            producer.send_offsets_to_transaction(positions, membership, TRANSACTION_CALL_TIMEOUT_S)
         self._in_doubt = offsets
-        _patiently(lambda: producer.commit_transaction(CALL_TIMEOUT_S))
+        _patiently(lambda: producer.commit_transaction(TRANSACTION_CALL_TIMEOUT_S))
         self._in_doubt = ()
 
     def _recover(self, error: KafkaError) -> None:
@@ -200,7 +203,7 @@ class ExactlyOnce:
         assert self._producer is not None
         producer = self._producer
         try:
-            _patiently(lambda: producer.abort_transaction(CALL_TIMEOUT_S))
+            _patiently(lambda: producer.abort_transaction(TRANSACTION_CALL_TIMEOUT_S))
         except KafkaException as error:
             _log.warning("abort_failed", error=str(error))
             return False
