@@ -21,8 +21,11 @@ ALSO = (
 WIDTH = 140
 FINE_PRINT = """\
 Time is virtual: a step, a decode and a start cost their medians measured on the toy in this run, so only the policy
-decides. Waits end when the first UNet call begins. p99 is by nearest rank: of fewer than 100 jobs it is the largest.
-The µs are real: from the end of one UNet call to the beginning of the next, medians, the ways taken in turns."""
+decides. Waits end when the first UNet call begins. p99 is by nearest rank.
+Useful slots: rows over slots in the steps at which at least as many jobs were there as there are slots. Stand-ins
+cost the same and are checked to give the same schedule; p99 of the few urgent jobs in the real run is their largest.
+The µs are real: from the end of one UNet call to the beginning of the next, medians, the ways taken in turns. The aims
+are for the denoising step, which does what diffusers' loop does; the tick adds intake, scheduling and metrics."""
 
 # Key of the report, aim, what is better, what it says.
 AIMS = (
