@@ -16,6 +16,7 @@ from worker import __version__, clients, gpu, logs, metrics
 from worker.delivery.complete import Completer
 from worker.delivery.manifest import ModelInfo
 from worker.delivery.outcome import Announcer
+from worker.delivery.producer import TransactionalProducer
 from worker.delivery.publish import Callbacks, Publisher
 from worker.delivery.transport import (
     IDEMPOTENT_CONFIG,
@@ -113,7 +114,7 @@ def _transport(settings: Settings, group: Errands) -> Transport:
     config = clients.producer_config(
         settings, TRANSACTION_CONFIG | {"transactional.id": clients.transactional_id(settings)}
     )
-    return ExactlyOnce(lambda: Producer(config), group)
+    return ExactlyOnce(lambda: TransactionalProducer(config), group)
 
 
 def load_engine(settings: Settings) -> tuple[MakeEngine, ModelInfo, dict[str, Any]]:

@@ -177,7 +177,7 @@ class ExactlyOnce:
             producer.produce(record.topic, key=record.key, value=record.value, headers=record.headers)
         if offsets:
             positions = [offset.to_kafka() for offset in offsets]
-            # Once only: after a bounce of the broker it can wait for a coordinator that it never asks again (tried).
+            # Once only: a call that got no answer may still be under way (`producer`).
             producer.send_offsets_to_transaction(positions, membership, TRANSACTION_CALL_TIMEOUT_S)
         self._in_doubt = offsets
         _patiently(lambda: producer.commit_transaction(TRANSACTION_CALL_TIMEOUT_S))
