@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from confluent_kafka import Consumer, Producer
@@ -36,9 +36,13 @@ from worker.intake.errands import Errands
 from worker.intake.lag import LagGauge
 from worker.intake.ledger import Ledger
 from worker.job import Hooks
+from worker.journal import Journal
 from worker.runtime import Crashed, Worker
 from worker.settings import Settings
 from worker.topics import Topics
+
+if TYPE_CHECKING:
+    from worker.spans import Spans
 
 _log = structlog.get_logger()
 
@@ -49,8 +53,16 @@ MakeEngine = Callable[[Hooks], Any]
 LoadEngine = Callable[[Settings], tuple[MakeEngine, ModelInfo, dict[str, Any]]]
 
 
-def build(settings: Settings, make_engine: MakeEngine, info: ModelInfo, store: PictureStore, health: Health) -> Worker:
+def build(
+    settings: Settings,
+    make_engine: MakeEngine,
+    info: ModelInfo,
+    store: PictureStore,
+    health: Health,
+    spans: Spans | None = None,
+) -> Worker:
     """Wire a worker around an engine; `make_engine` gets the hooks that it has to call."""
+    journal = Journal(spans)
     topics = Topics(settings.kafka_topic_prefix)
     ledger = Ledger()
     codec = make_codec(settings)
@@ -66,12 +78,13 @@ def build(settings: Settings, make_engine: MakeEngine, info: ModelInfo, store: P
     flow = Flow(
         ledger,
         work,
-        Completer(store, info, settings),
+        Completer(store, info, settings, journal.phase),
         Announcer(topics, settings.worker_id),
         time.time,
         pause,
         crash_loop_limit=settings.crash_loop_limit,
         revoke_timeout_s=settings.revoke_timeout_s,
+        journal=journal,
     )
     engine = make_engine(Hooks(flow.ended, flow.progress, flow.dropped))
     flow.engine = engine
@@ -117,6 +130,15 @@ def _transport(settings: Settings, group: Errands) -> Transport:
     return ExactlyOnce(lambda: TransactionalProducer(config), group)
 
 
+def make_spans(settings: Settings) -> Spans | None:
+    """The tracer; None, and nothing imported, where no endpoint is configured."""
+    if settings.traces_url is None:
+        return None
+    from worker.spans import Spans
+
+    return Spans.from_settings(settings)
+
+
 def load_engine(settings: Settings) -> tuple[MakeEngine, ModelInfo, dict[str, Any]]:
     """The real engine around the model that the settings name."""
     model, info, facts = load_model(settings)
@@ -140,14 +162,17 @@ def run(settings: Settings, load: LoadEngine = load_engine) -> int:
     health = Health(time.time, facts=_first_facts(settings))
     server, port = serve(health, settings.http_host, settings.http_port)
     _log.info("starting", version=__version__, worker_id=settings.worker_id, http_port=port)
+    spans = make_spans(settings)
     try:
         store = PictureStore.from_settings(settings)
         store.check()
         make_engine, info, facts = load(settings)
         health.facts |= facts
-        worker = build(settings, make_engine, info, store, health)
+        worker = build(settings, make_engine, info, store, health, spans)
         return _serve(worker, signals)
     finally:
+        if spans is not None:
+            spans.close()
         server.shutdown()
         server.server_close()
 

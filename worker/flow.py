@@ -11,17 +11,18 @@ from typing import Protocol
 
 import structlog
 
-from worker import metrics
+from worker import logs, metrics
 from worker.delivery.complete import Completer
 from worker.delivery.outcome import Announcer
 from worker.delivery.publish import Publisher, Start, Touch
 from worker.delivery.work import WorkQueue
 from worker.errors import ErrorCode, RequestRejected
-from worker.events.types import JobStatus
+from worker.events.types import GenerationCompleted, JobStatus
 from worker.intake.gate import Gate
 from worker.intake.ledger import Ledger
 from worker.intake.ledger import TopicPartition as Key
 from worker.job import Failure, Job, Notice, Origin, Original, Outcome, Picture
+from worker.journal import Journal
 
 _log = structlog.get_logger()
 
@@ -53,6 +54,7 @@ class Flow:
         *,
         crash_loop_limit: int,
         revoke_timeout_s: float,
+        journal: Journal | None = None,
     ) -> None:
         self._ledger = ledger
         self._work = work
@@ -62,6 +64,7 @@ class Flow:
         self._pause = pause
         self._crash_loop_limit = crash_loop_limit
         self._revoke_timeout_s = revoke_timeout_s
+        self._journal = journal or Journal()
         self._gate = Gate()
         self.engine: Engine
         self.publisher: Publisher
@@ -71,6 +74,7 @@ class Flow:
 
     def job(self, job: Job, starts: int) -> None:
         """An admitted job; `starts` counts the earlier ones that never ended."""
+        job = self._journal.taken(job)
         if starts >= self._crash_loop_limit:
             metrics.CRASH_LOOPS.inc()
             message = f"the worker's process died {starts} times while it worked on this request"
@@ -85,12 +89,13 @@ class Flow:
     def failure(self, failure: Failure) -> None:
         """A request that ended without a picture."""
         metrics.ERRORS.labels(failure.lane.label, failure.code.value).inc()
-        self._publish(self._announcer.failed(failure, self._clock()))
+        now = self._clock()
+        self._publish(self._announcer.failed(self._journal.failed(failure, now), now))
 
     def dead_letter(self, origin: Origin, original: Original, error: str) -> None:
         """A record that is no request."""
         metrics.DEAD_LETTERS.inc()
-        _log.warning("dead_letter", topic=origin.topic, partition=origin.partition, offset=origin.offset, error=error)
+        _log.warning("dead_letter", **logs.about_record(origin, original.key, original.headers), error=error)
         self._publish(self._announcer.dead_letter(origin, original, error))
 
     def give_back(self, partitions: Sequence[Key]) -> None:
@@ -143,9 +148,10 @@ class Flow:
             self.failure(result)
             return
         job = result.job
+        self._journal.drawn(result)
         metrics.DURATION.labels(job.lane.label).observe(result.timing.generation)
         metrics.WAIT.labels(job.lane.label).observe(result.timing.queue)
-        self._work.put(job.lane, lambda: self._store(result))
+        self._work.put(job.lane, lambda: self._store(result), logs.about(job))
 
     def progress(self, job: Job, step: int, _steps: int) -> None:
         """A job has come this far."""
@@ -165,12 +171,14 @@ class Flow:
         job = replace(job, attempt=count)
         reason = self.cancelled(job)
         if reason is None:
+            self._journal.started(job)
             self.engine.submit(job)
         else:
             self.failure(Failure.of(job, ErrorCode.CANCELLED, reason))
 
     def finished(self, origin: Origin) -> None:
         """The outcome is durable."""
+        self._journal.committed(origin, self._clock())
         self._leave(origin)
 
     def discarded(self, origin: Origin) -> None:
@@ -180,7 +188,7 @@ class Flow:
     # In the pool.
 
     def _look_up(self, job: Job) -> None:
-        self._work.put(job.lane, lambda: self._find_stored(job))
+        self._work.put(job.lane, lambda: self._find_stored(job), logs.about(job))
 
     def _find_stored(self, job: Job) -> None:
         """Answer a repeated job id from S3, without touching the GPU."""
@@ -196,7 +204,7 @@ class Flow:
             self.publisher.put(Start(job), self._clock())
         else:
             metrics.REPUBLISHED.inc()
-            self._publish(self._announcer.completed(job, event, self._clock()))
+            self._complete(job, event)
 
     def _store(self, picture: Picture) -> None:
         job = picture.job
@@ -208,12 +216,17 @@ class Flow:
         except RequestRejected as error:
             self.failure(Failure.of(job, error.code, error.message))
             return
-        self._publish(self._announcer.completed(job, event, self._clock()))
+        self._complete(job, event)
+
+    def _complete(self, job: Job, event: GenerationCompleted) -> None:
+        now = self._clock()
+        self._publish(self._announcer.completed(self._journal.completed(job, now), event, now))
 
     def _publish(self, item: Outcome | Notice) -> None:
         self.publisher.put(item, self._clock())
 
     def _hand_back(self, origin: Origin) -> None:
+        self._journal.lost(origin, self._clock())
         with self._ledger.lock:
             self._ledger.hand_back(origin)
         self._leave(origin)

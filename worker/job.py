@@ -92,13 +92,16 @@ class Timing:
     """What one picture took, in seconds.
 
     `queue` runs from the request to the first step, `generation` from there to the
-    pixels, parked time included; `gpu` is this job's share of the device's time.
+    pixels, parked time included; `gpu` is this job's share of the device's time. The text encoders ran for
+    `encode_text` at its beginning, the VAE for `decode` at its end.
     """
 
     queue: float
     generation: float
     gpu: float
     started_at: float
+    encode_text: float = 0.0
+    decode: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,26 @@
-"""Structured logs: JSON lines, or readable ones on a terminal. Prompts and secrets are never put in."""
+"""Structured logs: JSON lines, or readable ones on a terminal. Prompts and secrets are never put in.
+
+A line about a job names it: job id, topic, partition, offset and trace id. Where a room does not know the job it works
+for, `within` puts these onto every line of the block.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 
 import structlog
+
+from worker.events.headers import passed_through, trace_context
+from worker.events.single_object import Headers
+from worker.job import Failure, Job, Origin, Outcome
+
+About = Mapping[str, object]
+
+# As long as a valid id may be; what a stranger put in its place can be of any length.
+ID_CHARS = 128
 
 
 def configure(level: str, fmt: str) -> None:
@@ -27,3 +42,36 @@ def configure(level: str, fmt: str) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def about(job: Job | Failure) -> About:
+    """What every line about a job holds."""
+    return _fields(job.request.job_id, job.origin, job.headers)
+
+
+def about_record(origin: Origin, key: str | bytes | None, headers: Headers) -> About:
+    """The same before the record is decoded: its key is the job's id."""
+    return _fields(key, origin, passed_through(headers))
+
+
+def about_outcome(outcome: Outcome) -> About:
+    """The same of what is about to be published."""
+    message = outcome.messages[0]
+    return about_record(outcome.origin, message.key, message.headers)
+
+
+def within(fields: About) -> AbstractContextManager[object]:
+    """Put `fields` onto every line that this thread logs in the block."""
+    return structlog.contextvars.bound_contextvars(**fields)
+
+
+def _fields(job_id: str | bytes | None, origin: Origin, passed: Mapping[str, str]) -> About:
+    text = job_id.decode(errors="replace") if isinstance(job_id, bytes) else job_id
+    trace = trace_context(passed)
+    return {
+        "job_id": None if text is None else text[:ID_CHARS],
+        "topic": origin.topic,
+        "partition": origin.partition,
+        "offset": origin.offset,
+        "trace_id": None if trace is None else trace.trace_id,
+    }

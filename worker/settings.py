@@ -130,6 +130,14 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
 
+    # Traces. The SDK reads its other variables by itself: OTEL_TRACES_SAMPLER, OTEL_RESOURCE_ATTRIBUTES and so on.
+    otel_exporter_otlp_endpoint: str | None = Field(None, description="OTLP over HTTP; spans are made only when set")
+    otel_exporter_otlp_traces_endpoint: str | None = Field(None, description="the whole URL, in place of the above")
+    otel_exporter_otlp_headers: SecretStr | None = Field(None, description="key=value, comma separated: the access key")
+    otel_exporter_otlp_protocol: str = Field("http/protobuf", description="the only one that is built in")
+    otel_service_name: str | None = Field(None, description="sdxl-worker, where the resource attributes name none")
+    otel_sdk_disabled: bool = False
+
     @field_validator("sdxl_refiner_id", "schema_registry_url", "cloudfront_url", "aws_endpoint_url_s3")
     @classmethod
     def _none_or_no_trailing_slash(cls, value: str | None) -> str | None:
@@ -148,6 +156,8 @@ class Settings(BaseSettings):
             raise ValueError("MIN_SIDE is larger than MAX_SIDE")
         if "@" in (self.schema_registry_url or ""):
             raise ValueError("SCHEMA_REGISTRY_URL must not hold credentials: use SCHEMA_REGISTRY_USER_INFO")
+        if self.traces_url is not None and self.otel_exporter_otlp_protocol != "http/protobuf":
+            raise ValueError("OTEL_EXPORTER_OTLP_PROTOCOL must be http/protobuf (port 4318 of most collectors)")
         if "transactional.id" in self.kafka_properties and self.delivery == "at-least-once":
             raise ValueError("transactional.id is set, but DELIVERY is at-least-once")
         return self
@@ -159,6 +169,14 @@ class Settings(BaseSettings):
             "client.id": self.worker_id,
             **self.kafka_properties,
         }
+
+    @property
+    def traces_url(self) -> str | None:
+        """Where spans are sent; None when there are to be none."""
+        if self.otel_sdk_disabled:
+            return None
+        base = self.otel_exporter_otlp_endpoint
+        return self.otel_exporter_otlp_traces_endpoint or (base and f"{base.rstrip('/')}/v1/traces")
 
     @property
     def lora_dir(self) -> Path | None:

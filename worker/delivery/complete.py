@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from worker.delivery.manifest import ModelInfo, build_manifest, completed_event
 from worker.delivery.upload import PictureStore
 from worker.errors import ErrorCode, RequestRejected
 from worker.events.types import GenerationCompleted, Priority, timestamp
-from worker.job import Job, Picture
+from worker.job import Job, Origin, Picture
 from worker.settings import Settings
 
 
@@ -26,6 +26,8 @@ class Completer:
     store: PictureStore
     model: ModelInfo
     settings: Settings
+    # Told of what took how long: whose job, what, and from when to when in epoch seconds.
+    phase: Callable[[Origin, str, float, float], None] = lambda *_: None
 
     def complete(self, picture: Picture, now: float) -> GenerationCompleted:
         """Make the picture durable, manifest last.
@@ -57,8 +59,11 @@ class Completer:
         )
         keys = object_keys(job.request.girl_id, job.job_id, job.request.output_format)
         self.store.put_picture(keys, encoded, manifest)
-        metrics.PHASE.labels("encode").observe(between - before)
-        metrics.PHASE.labels("upload").observe(time.perf_counter() - between)
+        encoding, upload = between - before, time.perf_counter() - between
+        metrics.PHASE.labels("encode").observe(encoding)
+        metrics.PHASE.labels("upload").observe(upload)
+        self.phase(job.origin, "encode", now, now + encoding)
+        self.phase(job.origin, "upload", now + encoding, now + encoding + upload)
         metrics.UPLOADS.labels("stored").inc()
         event = stored_event(manifest, job, self.store, self.settings, now)
         if event.cost_usd is not None:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from worker import metrics
+from worker import logs, metrics
 from worker.delivery.transport import Encoded, Offset, Transport, TryAgain
 from worker.errors import RegistryUnavailable
 from worker.events.codec import EventCodec
@@ -212,7 +212,7 @@ class Publisher:
         for outcome in batch.outcomes:
             if not self._books.owns(outcome.origin):
                 metrics.DISCARDED.inc()
-                _log.info("result_discarded", **_place(outcome.origin))
+                _log.info("result_discarded", **logs.about_outcome(outcome))
                 self._callbacks.discarded(outcome.origin)
         batch.outcomes = [outcome for outcome in batch.outcomes if self._books.owns(outcome.origin)]
 
@@ -238,7 +238,3 @@ def encoded(codec: EventCodec, message: Message) -> Encoded:
 
 def _key(origin: Origin) -> tuple[str, int]:
     return origin.topic, origin.partition
-
-
-def _place(origin: Origin) -> dict[str, object]:
-    return {"topic": origin.topic, "partition": origin.partition, "offset": origin.offset}

@@ -5,11 +5,13 @@ from __future__ import annotations
 import heapq
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from itertools import count
+from types import MappingProxyType
 
 import structlog
 
-from worker import metrics
+from worker import logs, metrics
 from worker.errors import StoreUnavailable
 from worker.job import Lane
 
@@ -19,6 +21,19 @@ _BACKOFF_MAX_S = 10.0
 _log = structlog.get_logger()
 
 Task = Callable[[], None]
+
+_NOTHING: logs.About = MappingProxyType({})
+
+
+@dataclass(slots=True, order=True)
+class _Entry:
+    """A task in its place: by class, then by when it came or came back."""
+
+    lane: Lane
+    sequence: int
+    task: Task = field(compare=False)
+    about: logs.About = field(compare=False)
+    tries: int = field(default=0, compare=False)
 
 
 class WorkQueue:
@@ -30,8 +45,8 @@ class WorkQueue:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._changed = threading.Condition()
-        self._ready: list[tuple[int, int, Task, int]] = []
-        self._delayed: list[tuple[float, int, int, Task, int]] = []
+        self._ready: list[_Entry] = []
+        self._delayed: list[tuple[float, _Entry]] = []
         self._sequence = count()
         self._failing = False
 
@@ -43,10 +58,10 @@ class WorkQueue:
     def __len__(self) -> int:
         return len(self._ready) + len(self._delayed)
 
-    def put(self, lane: Lane, task: Task) -> None:
-        """Add a task; any thread may."""
+    def put(self, lane: Lane, task: Task, about: logs.About = _NOTHING) -> None:
+        """Add a task; any thread may. `about` is on every line that is logged while it runs."""
         with self._changed:
-            heapq.heappush(self._ready, (lane, next(self._sequence), task, 0))
+            heapq.heappush(self._ready, _Entry(lane, next(self._sequence), task, about))
             self._changed.notify()
 
     def run_one(self) -> bool:
@@ -55,12 +70,13 @@ class WorkQueue:
             self._promote()
             if not self._ready:
                 return False
-            lane, _, task, tries = heapq.heappop(self._ready)
-        try:
-            task()
-        except StoreUnavailable as error:
-            self._delay(Lane(lane), task, tries, str(error))
-            return True
+            entry = heapq.heappop(self._ready)
+        with logs.within(entry.about):
+            try:
+                entry.task()
+            except StoreUnavailable as error:
+                self._delay(entry, str(error))
+                return True
         self._set_failing(False)
         return True
 
@@ -79,16 +95,18 @@ class WorkQueue:
     def _promote(self) -> None:
         now = self._clock()
         while self._delayed and self._delayed[0][0] <= now:
-            _, lane, _, task, tries = heapq.heappop(self._delayed)
-            heapq.heappush(self._ready, (lane, next(self._sequence), task, tries))
+            _, entry = heapq.heappop(self._delayed)
+            entry.sequence = next(self._sequence)
+            heapq.heappush(self._ready, entry)
 
-    def _delay(self, lane: Lane, task: Task, tries: int, reason: str) -> None:
+    def _delay(self, entry: _Entry, reason: str) -> None:
         self._set_failing(True)
         metrics.UPLOADS.labels("retried").inc()
-        pause = min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * 2**tries)
-        _log.warning("store_unavailable", reason=reason, tries=tries + 1, retry_in_s=pause)
+        pause = min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * 2**entry.tries)
+        entry.tries += 1
+        _log.warning("store_unavailable", reason=reason, tries=entry.tries, retry_in_s=pause)
         with self._changed:
-            heapq.heappush(self._delayed, (self._clock() + pause, lane, next(self._sequence), task, tries + 1))
+            heapq.heappush(self._delayed, (self._clock() + pause, entry))
 
     def _set_failing(self, failing: bool) -> None:
         self._failing = failing

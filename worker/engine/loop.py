@@ -10,7 +10,7 @@ from typing import cast
 
 import torch
 
-from worker import metrics
+from worker import logs, metrics
 from worker.engine import gauges
 from worker.engine.cost import Stage
 from worker.engine.denoise import Denoiser
@@ -182,7 +182,8 @@ class Engine:
             if live.row is not None and not live.row.sampler.over:
                 return live.row
             if live.row is None:
-                live.row = self._model.prepare(live.job, now)
+                with logs.within(logs.about(live.job)):
+                    live.row = self._model.prepare(live.job, now)
             # At once where there is no timestep above the cut, so that the base has no step at all.
             if live.row.sampler.over:
                 self._model.hand_over(live.row)
@@ -191,6 +192,8 @@ class Engine:
             raise _Ended from error
         seconds = self._clock() - before
         live.row.gpu_seconds += seconds
+        # Of the first stage; the refiner's own encoding falls among the steps.
+        live.row.text_seconds = live.row.text_seconds or seconds
         metrics.PHASE.labels("encode_text").observe(seconds)
         return live.row
 
@@ -212,7 +215,7 @@ class Engine:
         assert live.row is not None
         before, pixels = self._clock(), None
         try:
-            with one_error():
+            with one_error(), logs.within(logs.about(live.job)):
                 pixels = self._model.decode(live.row)
         except RequestRejected as error:
             self._end(origin, Failure.of(live.job, error.code, error.message))
@@ -230,6 +233,8 @@ class Engine:
             generation=now - live.row.started_at,
             gpu=live.row.gpu_seconds + now - before,
             started_at=live.row.started_at,
+            encode_text=live.row.text_seconds,
+            decode=now - before,
         )
         metrics.GPU_SECONDS.labels("useful").inc(timing.gpu)
         picture = Picture(

@@ -52,6 +52,7 @@ class Row:
     generator: torch.Generator
     started_at: float
     gpu_seconds: float = 0.0
+    text_seconds: float = 0.0
     steps_done: int = 0
     reproducible: bool = True
 

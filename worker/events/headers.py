@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeAlias
 
@@ -30,7 +31,7 @@ MAX_VALUE_CHARS = 256
 _MAX_READ_BYTES = 1_024
 
 # https://www.w3.org/TR/trace-context/#traceparent-header: version ff and ids of zeros are invalid.
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 Input: TypeAlias = GenerationRequest | GenerationCancellation
@@ -109,6 +110,24 @@ def passed_through(headers: Headers) -> dict[str, str]:
     """The incoming headers that results carry on; a malformed one is dropped."""
     value = header_text(headers, TRACEPARENT)
     return {TRACEPARENT: value} if value is not None and _TRACEPARENT.fullmatch(value) else {}
+
+
+@dataclass(frozen=True, slots=True)
+class TraceContext:
+    """A `traceparent` taken apart: 32 and 16 hexadecimal digits, and the flags (bit 0: sampled)."""
+
+    trace_id: str
+    span_id: str
+    flags: int
+
+    def __str__(self) -> str:
+        return f"00-{self.trace_id}-{self.span_id}-{self.flags:02x}"
+
+
+def trace_context(passed: Mapping[str, str]) -> TraceContext | None:
+    """The trace that `passed_through` headers belong to; None where they belong to none."""
+    found = _TRACEPARENT.fullmatch(passed.get(TRACEPARENT, ""))
+    return None if found is None else TraceContext(found[1], found[2], int(found[3], 16))
 
 
 def header_text(headers: Headers, name: str) -> str | None:

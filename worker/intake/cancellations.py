@@ -8,11 +8,13 @@ from collections.abc import Callable
 import structlog
 from cachetools import TTLCache
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
+from confluent_kafka import Message as Record
 
+from worker import logs
 from worker.errors import RegistryUnavailable, UndecodableError
 from worker.events.codec import EventCodec
 from worker.events.types import GenerationCancellation
-from worker.job import Job
+from worker.job import Job, Origin
 
 _log = structlog.get_logger()
 
@@ -73,7 +75,7 @@ class Cancellations:
                 expected=GenerationCancellation,
             )
         except (UndecodableError, RegistryUnavailable) as error:
-            _log.warning("cancellation_unreadable", error=str(error), offset=record.offset())
+            _log.warning("cancellation_unreadable", **self._about(record), error=str(error))
             return
         reason = f"cancelled by {event.requested_by or 'request'}" + (f": {event.reason}" if event.reason else "")
         with self._lock:
@@ -98,6 +100,10 @@ class Cancellations:
             self._consumer.assign(places)
             self._assigned = True
         return places
+
+    def _about(self, record: Record) -> logs.About:
+        origin = Origin(self._topic, record.partition() or 0, record.offset() or 0, epoch=0)
+        return logs.about_record(origin, record.key(), list(dict(record.headers() or ()).items()))
 
     def _position(self, place: TopicPartition) -> int:
         # Markers of a producer's transactions have no record, so only what poll has passed counts.

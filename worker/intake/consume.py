@@ -16,7 +16,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka import Message as Record
 
-from worker import metrics
+from worker import logs, metrics
 from worker.errors import RegistryUnavailable, RequestRejected, UndecodableError
 from worker.events.codec import EventCodec
 from worker.events.headers import passed_through
@@ -125,6 +125,10 @@ class Intake:
             self._decode(record, origin)
 
     def _decode(self, record: Record, origin: Origin) -> None:
+        with logs.within(logs.about_record(origin, record.key(), _headers(record))):
+            self._decode_or_hold(record, origin)
+
+    def _decode_or_hold(self, record: Record, origin: Origin) -> None:
         try:
             request = self._codec.decode(
                 _bytes(record.value()), topic=origin.topic, headers=_headers(record), expected=GenerationRequest
