@@ -42,6 +42,7 @@ GPU_BUSY = Gauge(
     "sdxl_worker_gpu_utilization_ratio", "Share of the last moment in which the device was busy, from NVML", ["gpu"]
 )
 LORAS = Gauge("sdxl_worker_loras_loaded", "LoRAs in the cache")
+LORA_LOADS = Counter("sdxl_worker_lora_loads", "LoRA files read: the cache did not have them, or had an older one")
 
 UPLOADS = Counter("sdxl_worker_uploads", "Pictures stored, and attempts that S3 refused", ["result"])
 STORE_UP = Gauge("sdxl_worker_store_up", "1 while S3 answers")

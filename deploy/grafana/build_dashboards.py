@@ -51,6 +51,12 @@ def stat(title: str, unit: str, *queries: Query, text: str = "") -> Panel:
     return panel(title, unit, *queries, kind="stat", text=text, width=4)
 
 
+def gpu_utilisation(expression: str, legend: str) -> Panel:
+    """The GPU's, on either page."""
+    text = "From NVML: nothing on a machine without an NVIDIA GPU."
+    return panel("GPU utilisation", "percentunit", (expression, legend), text=text)
+
+
 def _options(kind: str) -> dict[str, Any]:
     if kind == "stat":
         return {"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "value", "graphMode": "area"}
@@ -144,12 +150,7 @@ def overview() -> dict[str, Any]:
                 ),
                 text="Share of all requests.",
             ),
-            panel(
-                "GPU utilisation",
-                "percentunit",
-                ("avg by (instance) (sdxl_worker_gpu_utilization_ratio)", "{{instance}}"),
-                text="From NVML: nothing on a machine without an NVIDIA GPU.",
-            ),
+            gpu_utilisation("avg by (instance) (sdxl_worker_gpu_utilization_ratio)", "{{instance}}"),
             panel(
                 "GPU time by use",
                 "percentunit",
@@ -215,12 +216,7 @@ def worker() -> dict[str, Any]:
                 "none",
                 (f"sum by (priority, state) (sdxl_worker_queue_jobs{{{ONE}}})", "{{priority}} {{state}}"),
             ),
-            panel(
-                "GPU utilisation",
-                "percentunit",
-                (f"sdxl_worker_gpu_utilization_ratio{{{ONE}}}", "{{instance}} {{gpu}}"),
-                text="From NVML: nothing on a machine without an NVIDIA GPU.",
-            ),
+            gpu_utilisation(f"sdxl_worker_gpu_utilization_ratio{{{ONE}}}", "{{instance}} {{gpu}}"),
             panel(
                 "GPU memory",
                 "bytes",
@@ -228,7 +224,13 @@ def worker() -> dict[str, Any]:
                 text="From NVML and torch: nothing on a machine without an NVIDIA GPU.",
             ),
             panel("Out-of-memory rung", "none", (f"sdxl_worker_memory_rung{{{ONE}}}", "{{instance}}")),
-            panel("LoRAs loaded", "none", (f"sdxl_worker_loras_loaded{{{ONE}}}", "{{instance}}")),
+            panel(
+                "LoRA cache",
+                "none",
+                (f"sdxl_worker_loras_loaded{{{ONE}}}", "{{instance}} in the cache"),
+                (f"60 * {each('sdxl_worker_lora_loads_total')}", "{{instance}} loads per minute"),
+                text="Loads at the rate of the jobs: the cache is too small for the LoRAs in use.",
+            ),
             panel("Uploads", "none", (each("sdxl_worker_uploads_total", "result"), "{{instance}} {{result}}")),
             panel(
                 "Flushes",

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import subprocess
 import threading
 import time
 import urllib.parse
@@ -20,10 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.deploy.test_prometheus import ALERTS, rules
 from tests.deploy.tools import ROOT, program
 from tests.harness import Broker, Client, Site, WorkerProcess
+from worker.errors import ErrorCode
 from worker.local.embedded import EmbeddedBroker
 from worker.local.process import ChildProcess, free_port
 from worker.local.seaweedfs import SeaweedFS
@@ -163,6 +166,79 @@ def without_data(prometheus: Prometheus, expressions: list[Expression]) -> list[
         left = [(name, expression) for name, expression in left if not prometheus.values(expression)]
         time.sleep(0.5)
     return left
+
+
+# What operators asked for (issue 7): the name on the scrape, and the label's values that must be there.
+PHASES = ("encode_text", "step", "decode", "encode", "upload", "publish")
+WANTED: dict[str, tuple[str, tuple[str, ...]]] = {
+    # the service guide's three
+    "image_generation_requests_total": ("priority", LANES),
+    "image_generation_duration_seconds_bucket": ("priority", LANES),
+    "image_generation_errors_total": ("error_code", tuple(code.value for code in ErrorCode)),
+    # queue, waits, phases
+    "sdxl_worker_queue_jobs": ("priority", LANES),
+    "sdxl_worker_queue_oldest_seconds": ("priority", LANES),
+    "sdxl_worker_wait_seconds_bucket": ("priority", LANES),
+    "sdxl_worker_phase_seconds_bucket": ("phase", PHASES),
+    # the batch and the device
+    "sdxl_worker_steps_total": ("", ()),
+    "sdxl_worker_row_steps_total": ("", ()),
+    "sdxl_worker_free_row_steps_total": ("", ()),
+    "sdxl_worker_preemptions_total": ("", ()),
+    "sdxl_worker_loras_loaded": ("", ()),
+    "sdxl_worker_lora_loads_total": ("", ()),
+    "sdxl_worker_memory_rung": ("", ()),
+    "sdxl_worker_gpu_utilization_ratio": ("gpu", ("stand-in",)),
+    "sdxl_worker_gpu_memory_bytes": ("kind", ("used", "total")),
+    "sdxl_worker_gpu_seconds_total": ("use", ("useful", "wasted")),
+    "sdxl_worker_cost_dollars_total": ("", ()),
+    # delivery
+    "sdxl_worker_uploads_total": ("result", ("stored", "retried")),
+    "sdxl_worker_store_up": ("", ()),
+    "sdxl_worker_flushes_total": ("result", ("committed", "aborted")),
+    "sdxl_worker_dead_letters_total": ("", ()),
+    "sdxl_worker_crash_loops_total": ("", ()),
+    # lag and the worker itself
+    "kafka_consumergroup_lag": ("partition", ("0", "1")),
+    "kafka_consumergroup_lag_seconds": ("partition", ("0", "1")),
+    "sdxl_worker_assigned_partitions": ("topic", Topics("dash.").requests),
+    "sdxl_worker_model_info": ("dtype", ("float32",)),
+}
+
+
+def not_scraped(page: str) -> set[tuple[str, str]]:
+    """What of `WANTED` is not on a page of metrics."""
+    samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
+    names = {sample.name for sample in samples}
+    values = {(sample.name, key, value) for sample in samples for key, value in sample.labels.items()}
+    missing = {(name, "") for name in WANTED if name not in names}
+    return missing | {
+        (n, value) for n, (key, all_) in WANTED.items() for value in all_ if (n, key, value) not in values
+    }
+
+
+class TestScrape:
+    def test_every_metric_that_was_asked_for_is_there(self, worker: WorkerProcess) -> None:
+        deadline = time.monotonic() + DATA_WITHIN_S
+        while (missing := not_scraped(worker.get("/metrics")[1])) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        assert missing == set()
+
+    def test_promtool_has_nothing_to_say(self, worker: WorkerProcess) -> None:
+        command = [program("promtool", "Debian's package prometheus"), "check", "metrics"]
+        done = subprocess.run(
+            command, input=worker.get("/metrics")[1], text=True, capture_output=True, check=False, timeout=30
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+    def test_labels_hold_no_ids_and_no_prompts(self, worker: WorkerProcess) -> None:
+        families = text_string_to_metric_families(worker.get("/metrics")[1])
+        labels = {key for family in families for sample in family.samples for key in sample.labels}
+        assert labels <= {
+            "priority", "error_code", "le", "phase", "state", "use", "kind", "gpu", "result", "topic", "partition",
+            "consumergroup", "model", "fingerprint", "dtype", "generation", "implementation", "major", "minor",
+            "patchlevel", "version",
+        }  # fmt: skip
 
 
 class TestLive:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,12 @@ def promtool() -> str:
     return program("promtool", "Debian's package prometheus")
 
 
-def rules() -> list[dict[str, Any]]:
-    return [rule for group in load(ALERTS)["groups"] for rule in group["rules"]]
+def rules(file: Path = ALERTS) -> list[dict[str, Any]]:
+    return [rule for group in load(file)["groups"] for rule in group["rules"]]
 
 
-def alerts() -> list[dict[str, Any]]:
-    return [rule for rule in rules() if "alert" in rule]
+def alerts(file: Path = ALERTS) -> list[dict[str, Any]]:
+    return [rule for rule in rules(file) if "alert" in rule]
 
 
 class TestPromtool:
@@ -127,6 +128,21 @@ class TestAlerts:
             # The scheduler begins to help a class at the lower end of the guide's range, the alert is its upper end.
             assert bound <= bounds[lane]
         assert bounds.keys() == {lane.label for lane in Lane}
+
+
+def test_one_line_gives_the_runbook_another_address(tmp_path: Path) -> None:
+    [line] = re.findall(r"^\$ (grep -rl git\.example\.com .*)$", (ROOT / "docs/deploy.md").read_text(), re.MULTILINE)
+    for folder in ("deploy/prometheus", "k8s/base"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    subprocess.run(["bash", "-euo", "pipefail", "-c", line], cwd=tmp_path, check=True)
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert not any("git.example.com" in file.read_text() for file in files)
+    copy = tmp_path / "deploy/prometheus"
+    run(promtool(), "test", "rules", *sorted((copy / "tests").glob("*.yml")))
+    urls = {alert["annotations"]["runbook_url"] for alert in alerts(copy / "alerts.yml")}
+    assert {url.partition("/blob/")[0] for url in urls} == {"https://git.your.org/team/sdxl-worker"}
+    operators = load(tmp_path / "k8s/base" / "prometheus-rule.yaml")["spec"]["groups"]
+    assert operators == load(copy / "alerts.yml")["groups"]
 
 
 def test_the_operators_rule_is_the_same() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 import torch
 
+from worker import metrics
 from worker.engine.lora_file import COMPONENTS, TEXT_ENCODERS, UNET, Layer, LoraFile, Stamp, locate, read
 from worker.engine.mix import Mix, Weights, placed, weigh
 
@@ -173,6 +174,7 @@ class Adapters:
         self._cache.pop(name, None)
         self._fitting.pop(name, None)
         file = read(name, path, self._pipeline)
+        metrics.LORA_LOADS.inc()
         self._fitting[name] = stamp, file.fingerprint
         adapter = self._cache[name] = _Adapter(file, stamp)
         self._shrink(self._capacity, keep=name)
