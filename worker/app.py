@@ -158,6 +158,7 @@ def run(settings: Settings, load: LoadEngine = load_engine) -> int:
         StartupError: settings, model or bucket are not usable.
     """
     logs.configure(settings.log_level, settings.log_format)
+    settings.read_files()
     signals = _Signals()
     health = Health(time.time, facts=_first_facts(settings))
     server, port = serve(health, settings.http_host, settings.http_port)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+from functools import cache
 from pathlib import Path
 from typing import Literal, Self
 
@@ -17,6 +18,8 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
 
+from worker.content.phrases import Phrases
+from worker.content.rules import read_denied
 from worker.errors import SettingsError
 
 # Variables that share the KAFKA_ prefix but are no librdkafka property: this object's own, those that
@@ -114,6 +117,9 @@ class Settings(BaseSettings):
     max_loras: int = Field(8, ge=0)
     max_lora_weight: float = Field(5.0, gt=0)
 
+    # content
+    content_deny_path: Path | None = Field(None, description="file of phrases that no prompt may have, one a line")
+
     # delivery
     upload_threads: int = Field(4, ge=1, le=64)
     flush_interval_ms: int = Field(150, ge=1, le=10_000, description="results wait at most this long")
@@ -179,6 +185,15 @@ class Settings(BaseSettings):
         return self.otel_exporter_otlp_traces_endpoint or (base and f"{base.rstrip('/')}/v1/traces")
 
     @property
+    def denied(self) -> Phrases | None:
+        """The operator's deny list, read once. Raises SettingsError."""
+        return None if self.content_deny_path is None else _denied(self.content_deny_path)
+
+    def read_files(self) -> None:
+        """Read the files that settings name, so that a wrong one is told at the start. Raises SettingsError."""
+        _ = self.denied
+
+    @property
     def lora_dir(self) -> Path | None:
         """The folder that LoRA names are looked up in."""
         path = self.sdxl_lora_path
@@ -210,6 +225,14 @@ def load_settings(**overrides: object) -> Settings:
     except SourceError as error:
         # Its cause quotes the value.
         raise SettingsError(str(error)) from None
+
+
+@cache
+def _denied(path: Path) -> Phrases:
+    try:
+        return read_denied(path)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"CONTENT_DENY_PATH: {path}: {error}") from error
 
 
 def _variables(secrets: str | None) -> dict[str, str]:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.events.strategies import event_of
-from worker.errors import ErrorCode, RequestRejected
+from worker.errors import ErrorCode, RequestRejected, SettingsError
 from worker.events.types import GenerationRequest, Lora, OutputFormat, Priority, timestamp
 from worker.intake.admit import Arrival, admit, derived_seed
 from worker.job import SCHEDULERS, Job, Lane, Origin
@@ -73,7 +73,12 @@ BAD: list[tuple[str, dict[str, Any], ErrorCode]] = [
 
 
 def assert_fit_for_an_event(error: RequestRejected) -> None:
-    assert error.code in {ErrorCode.INVALID_REQUEST, ErrorCode.UNKNOWN_LORA, ErrorCode.EXPIRED}
+    assert error.code in {
+        ErrorCode.INVALID_REQUEST,
+        ErrorCode.UNKNOWN_LORA,
+        ErrorCode.CONTENT_REJECTED,
+        ErrorCode.EXPIRED,
+    }
     assert 10 < len(error.message) < 500
     assert error.message.isprintable()
     assert SECRET not in error.message
@@ -156,6 +161,31 @@ def test_the_default_lora_is_for_requests_that_name_none() -> None:
     assert admitted(settings).loras == (("house", 1.0),)
     assert admitted(settings, **one_lora("other", 0.5)).loras == (("other", 0.5),)
     assert admitted().loras == ()
+
+
+def test_a_minor_is_rejected_at_every_nsfw_level_but_none() -> None:
+    assert admitted(prompt="portrait, 15 years old").prompt == "portrait, 15 years old"
+    for level in (1, 50, 100):
+        with pytest.raises(RequestRejected) as caught:
+            admitted(prompt="portrait, 15 years old", nsfw_level=level)
+        assert caught.value.code is ErrorCode.CONTENT_REJECTED
+        assert_fit_for_an_event(caught.value)
+
+
+def test_the_negative_prompt_may_name_what_is_kept_out() -> None:
+    assert admitted(negative_prompt="child, teen, 15 years old", nsfw_level=80).negative_prompt
+
+
+def test_a_deny_list_is_the_operators(tmp_path: Path) -> None:
+    path = tmp_path / "denied.txt"
+    path.write_text("word that only the\n")
+    settings = SETTINGS.model_copy(update={"content_deny_path": path})
+    with pytest.raises(RequestRejected) as caught:
+        admitted(settings)
+    assert caught.value.code is ErrorCode.CONTENT_REJECTED
+    assert_fit_for_an_event(caught.value)
+    with pytest.raises(SettingsError, match=r"CONTENT_DENY_PATH: .*gone"):
+        SETTINGS.model_copy(update={"content_deny_path": tmp_path / "gone"}).read_files()
 
 
 anything = st.one_of(st.text(max_size=200), st.sampled_from([*BAD_IDS, "job-1"]), st.just("x" * 9000))

@@ -7,6 +7,7 @@ import math
 import re
 from dataclasses import dataclass
 
+from worker.content.rules import check_content
 from worker.errors import ErrorCode, RequestRejected
 from worker.events.types import GenerationRequest, Lora, OutputFormat
 from worker.job import SCHEDULERS, Job, Lane, Origin
@@ -41,13 +42,15 @@ def admit(request: GenerationRequest, arrival: Arrival, settings: Settings, now:
     """The job that `request` asks for.
 
     Raises:
-        RequestRejected: `invalid_request`, or `expired` when its time has passed already.
+        RequestRejected: `invalid_request`, `unknown_lora` for a name that can be none, `content_rejected`, or `expired`
+            when its time has passed already.
     """
     _check_identity(request)
     _check_prompts(request, settings)
     _check_numbers(request, settings)
     _check_size(request, settings)
     loras = _loras(request, settings)
+    check_content(request.prompt, request.nsfw_level, settings.denied)
     expires_at = None if request.expires_at is None else request.expires_at.timestamp()
     if expires_at is not None and expires_at <= now:
         raise RequestRejected(ErrorCode.EXPIRED, "expires_at had passed when the request arrived")

@@ -1,0 +1,1 @@
+"""What may be asked for: prompts as a reader would see them, and the rules about their words. Pure."""
