@@ -120,8 +120,7 @@ class Intake:
             origin = self._ledger.deliver(topic, partition, offset)
         if origin is not None:
             metrics.REQUESTS.labels(self._lanes[topic].label).inc()
-            kind, millis = record.timestamp()
-            self.delivered(topic, partition, offset, millis / 1000 if kind else self._clock())
+            self.delivered(topic, partition, offset, _written_at(record, self._clock()))
             self._decode(record, origin)
 
     def _decode(self, record: Record, origin: Origin) -> None:
@@ -144,8 +143,7 @@ class Intake:
 
     def _admit(self, request: GenerationRequest, record: Record, origin: Origin) -> None:
         now = self._clock()
-        kind, millis = record.timestamp()
-        recorded_at = millis / 1000 if kind else now
+        recorded_at = _written_at(record, now)
         arrival = Arrival(origin, self._lanes[origin.topic], recorded_at, passed_through(_headers(record)))
         with self._ledger.lock:
             starts = self._ledger.starts(origin)
@@ -256,6 +254,12 @@ def _names(partitions: Sequence[TopicPartition]) -> list[str]:
 def _headers(record: Record) -> Headers:
     headers = record.headers()
     return list(headers.items()) if isinstance(headers, dict) else headers
+
+
+def _written_at(record: Record, now: float) -> float:
+    """When the record was written, in epoch seconds; `now` where it does not say."""
+    kind, millis = record.timestamp()
+    return millis / 1000 if kind else now
 
 
 def _bytes(value: str | bytes | None) -> bytes | None:
