@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from worker.local.kafka import JavaMissingError, KafkaCluster, check_java
+from worker.local.kafka import KafkaCluster
+from worker.local.kafka_jars import JavaMissingError, check_java
 from worker.local.seaweedfs import SeaweedFS
 from worker.topics import Topics
 

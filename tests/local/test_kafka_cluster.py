@@ -13,7 +13,8 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from worker.local.kafka import JavaMissingError, KafkaCluster, check_java, kafka_jars
+from worker.local.kafka import KafkaCluster
+from worker.local.kafka_jars import JavaMissingError, check_java, kafka_jars
 from worker.local.process import ProcessError
 
 

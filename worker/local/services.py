@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from worker.local.kafka import JavaMissingError, KafkaCluster
+from worker.local.kafka import KafkaCluster
+from worker.local.kafka_jars import JavaMissingError
 from worker.local.process import ProcessError, port_is_free
 from worker.local.seaweedfs import SeaweedFS, SeaweedMissingError
 from worker.topics import DEFAULT_PARTITIONS, Topics, TopicsError, create_topics
