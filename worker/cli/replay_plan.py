@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, TypeVar
-
-import stamina
+from typing import Any
 
 from worker.cli.kafka import Connection, Record
 from worker.cli.reader import Reader
+from worker.cli.replay_pool import ahead, patiently
 from worker.delivery.compare import flaws
 from worker.delivery.digest import request_digest
 from worker.delivery.keys import object_keys
 from worker.delivery.manifest import load_manifest
 from worker.delivery.upload import PictureStore
-from worker.errors import ErrorCode, RequestRejected, StoreUnavailable, UndecodableError
+from worker.errors import ErrorCode, RequestRejected, UndecodableError
 from worker.events.headers import passed_through
 from worker.events.types import GenerationCompleted, GenerationFailed, GenerationRequest
 from worker.intake.replay import History, Requested, Selection, admit_again, by_job
 from worker.job import Job, Lane, Origin
 from worker.settings import Settings
 
-_STORE_TRIES = 6
 # No assignment of a group, so no epoch of one.
 _NO_EPOCH = 0
-
-A = TypeVar("A")
-B = TypeVar("B")
 
 
 class Standing(StrEnum):
@@ -201,23 +196,3 @@ def _admitted(requested: Requested, settings: Settings) -> Job | None:
         return admit_again(requested, settings, time.time())
     except RequestRejected:
         return None
-
-
-def patiently(call: Callable[[], A]) -> A:
-    """Bridge a short outage of S3. Raises StoreUnavailable when it is a long one."""
-    for attempt in stamina.retry_context(on=StoreUnavailable, attempts=_STORE_TRIES, wait_max=5.0):
-        with attempt:
-            return call()
-    raise AssertionError("the last attempt raises")
-
-
-def ahead(pool: ThreadPoolExecutor, function: Callable[[A], B], arguments: Iterable[A]) -> Iterator[B]:
-    """`map` in order, with a bounded number of calls under way."""
-    waiting: deque[Future[B]] = deque()
-    limit = 2 * pool._max_workers
-    for argument in arguments:
-        waiting.append(pool.submit(function, argument))
-        if len(waiting) >= limit:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()

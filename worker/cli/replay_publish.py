@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -18,7 +18,8 @@ from confluent_kafka import Producer
 from worker.cli.errors import CommandError
 from worker.cli.kafka import Connection
 from worker.cli.replay_make import job_of_manifest, make
-from worker.cli.replay_plan import Item, Standing, ahead, patiently
+from worker.cli.replay_plan import Item, Standing
+from worker.cli.replay_pool import ahead, ended, patiently
 from worker.cli.replay_state import Done
 from worker.delivery.complete import Completer, stored_event
 from worker.delivery.outcome import Announcer
@@ -172,8 +173,8 @@ class Remaker:
                     yield result
                 case Picture() | Failure():
                     uploads.add(self.pool.submit(self._finish, result))
-            yield from _ended(uploads, at_most=2 * self.settings.slots)
-        yield from _ended(uploads, at_most=0)
+            yield from ended(uploads, at_most=2 * self.settings.slots)
+        yield from ended(uploads, at_most=0)
 
     def _look(self, item: Item) -> Ready | Job:
         """The stored result, or the job to make it, as the worker itself does with a repeated id."""
@@ -238,14 +239,3 @@ def _refused(item: Item, error: RequestRejected, now: float, replay_id: str) -> 
         headers=requested.headers,
         replay_id=replay_id,
     )
-
-
-def _ended(uploads: set[Future[Ready]], *, at_most: int) -> Iterable[Ready]:
-    """Those that have ended; waits until no more than `at_most` are under way."""
-    while uploads:
-        done, _ = wait(uploads, timeout=None if len(uploads) > at_most else 0, return_when=FIRST_COMPLETED)
-        if not done:
-            return
-        uploads -= done
-        for upload in done:
-            yield upload.result()

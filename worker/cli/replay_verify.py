@@ -10,7 +10,8 @@ from enum import StrEnum
 from typing import Any
 
 from worker.cli.replay_make import job_of_manifest, make
-from worker.cli.replay_plan import Item, Standing, ahead, patiently
+from worker.cli.replay_plan import Item, Standing
+from worker.cli.replay_pool import ahead, patiently
 from worker.cli.replay_state import Done
 from worker.delivery.compare import picture_flaws, reasons
 from worker.delivery.encode import encode_picture, pixel_digest
