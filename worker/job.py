@@ -60,12 +60,21 @@ class Origin:
     epoch: int
 
 
+@dataclass(frozen=True, slots=True)
+class AppliedProfile:
+    """The profile that a prompt was composed with; `fingerprint` is of its text then."""
+
+    name: str
+    fingerprint: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """A validated request with every open choice made. Times are seconds since the epoch.
 
-    `seed` is the request's own or derived from `job_id`; `loras` holds (name, weight)
-    with the default LoRA filled in; `headers` holds what is passed through to results.
+    `seed` is the request's own or derived from `job_id`; `prompt` and `negative_prompt` are composed with the
+    profile's; `loras` holds (name, weight) with the profile's and the default LoRA filled in; `headers`
+    holds what is passed through to results.
     """
 
     request: GenerationRequest
@@ -81,6 +90,7 @@ class Job:
     expires_at: float | None
     headers: dict[str, str] = field(default_factory=dict)
     replay_id: str | None = None
+    profile: AppliedProfile | None = None
 
     @property
     def job_id(self) -> str:

@@ -21,6 +21,7 @@ from pydantic_settings import SettingsError as SourceError
 from worker.content.phrases import Phrases
 from worker.content.rules import read_denied
 from worker.errors import SettingsError
+from worker.profiles import Profiles, load_profiles
 
 # Variables that share the KAFKA_ prefix but are no librdkafka property: this object's own, those that
 # Kubernetes injects for a Service named `kafka` or `kafka-…`, and those of Kafka's own Java tools.
@@ -118,6 +119,7 @@ class Settings(BaseSettings):
     max_lora_weight: float = Field(5.0, gt=0)
 
     # content
+    profiles_path: Path | None = Field(None, description="folder of profiles; girl_id chooses the file")
     content_deny_path: Path | None = Field(None, description="file of phrases that no prompt may have, one a line")
 
     # delivery
@@ -189,9 +191,16 @@ class Settings(BaseSettings):
         """The operator's deny list, read once. Raises SettingsError."""
         return None if self.content_deny_path is None else _denied(self.content_deny_path)
 
+    @property
+    def profiles(self) -> Profiles | None:
+        """The profiles of the folder, read once. Raises SettingsError."""
+        if self.profiles_path is None:
+            return None
+        return _profiles(self.profiles_path, self.max_loras, self.max_lora_weight)
+
     def read_files(self) -> None:
         """Read the files that settings name, so that a wrong one is told at the start. Raises SettingsError."""
-        _ = self.denied
+        _ = self.denied, self.profiles
 
     @property
     def lora_dir(self) -> Path | None:
@@ -233,6 +242,9 @@ def _denied(path: Path) -> Phrases:
         return read_denied(path)
     except (OSError, ValueError) as error:
         raise SettingsError(f"CONTENT_DENY_PATH: {path}: {error}") from error
+
+
+_profiles = cache(load_profiles)
 
 
 def _variables(secrets: str | None) -> dict[str, str]:

@@ -14,7 +14,7 @@ import pytest
 from worker.delivery.encode import EncodedPicture, encode_picture
 from worker.delivery.manifest import ModelInfo, build_manifest
 from worker.events.types import GenerationRequest, Lora, OutputFormat
-from worker.job import Job, Lane, Origin, Picture, Timing
+from worker.job import AppliedProfile, Job, Lane, Origin, Picture, Timing
 
 CREATED_AT = datetime(2026, 3, 1, 12, 0, 5, tzinfo=UTC)
 
@@ -86,10 +86,15 @@ def make_manifest(model: ModelInfo) -> Callable[..., tuple[EncodedPicture, dict[
     """Encodes and describes one picture; keyword arguments change the request."""
 
     def make(
-        gpu_hourly_usd: float | None = 2.0, *, reproducible: bool = True, **changes: Any
+        gpu_hourly_usd: float | None = 2.0,
+        *,
+        reproducible: bool = True,
+        profile: AppliedProfile | None = None,
+        **changes: Any,
     ) -> tuple[EncodedPicture, dict[str, Any]]:
         request = sample_request(**changes)
-        picture = replace(sample_picture(request), reproducible=reproducible)
+        picture = sample_picture(request)
+        picture = replace(picture, job=replace(picture.job, profile=profile), reproducible=reproducible)
         encoded = encode_picture(
             picture.pixels,
             output_format=request.output_format.value,

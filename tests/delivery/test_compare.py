@@ -15,6 +15,7 @@ from worker.delivery.compare import flaws, picture_flaws, reasons
 from worker.delivery.encode import EncodedPicture
 from worker.delivery.manifest import ModelInfo, completed_event, dump_manifest, load_manifest
 from worker.events.types import GenerationCompleted, Priority
+from worker.job import AppliedProfile
 
 Make = Callable[..., tuple[EncodedPicture, dict[str, Any]]]
 JOB = sample_picture(sample_request()).job
@@ -67,6 +68,7 @@ def test_a_manifest_as_it_was_written_has_no_flaw(stored: dict[str, Any]) -> Non
         ("keys.image", "generated/girl-1/other.jpg", "keys"),
         ("picture.content_type", "image/png", "picture.output_format"),
         ("picture.sha256", "0" * 64, "completed event"),
+        ("recipe.negative_prompt", "another", "completed event"),
         ("model.model_fingerprint", "x", "completed event"),
     ],
 )
@@ -88,6 +90,39 @@ def test_one_completed_event_that_agrees_is_enough(stored: dict[str, Any]) -> No
 def test_a_request_that_is_no_longer_admitted_is_still_compared(stored: dict[str, Any]) -> None:
     assert flaws(stored, sample_request(), None) == []
     assert flaws(changed(stored, "recipe.height", 8), sample_request(), None)
+
+
+@pytest.fixture
+def profiled(stored: dict[str, Any]) -> dict[str, Any]:
+    """As it would be with a profile: composed, and a LoRA more than the request has."""
+    loras = [{"name": "face", "weight": 0.8, "fingerprint": "e" * 64}, *stored["recipe"]["loras"]]
+    return changed(changed(stored, "recipe.profile", {"name": "mia", "fingerprint": "ab"}), "recipe.loras", loras)
+
+
+MIA = replace(JOB, profile=AppliedProfile("mia", "ab"), loras=(("face", 0.8), ("ink", 0.8)))
+
+
+def test_with_the_same_profile_the_composition_is_compared(profiled: dict[str, Any]) -> None:
+    assert flaws(profiled, sample_request(), MIA, [announced(profiled)]) == []
+    assert flaws(changed(profiled, "recipe.prompt", "another"), sample_request(), MIA)
+    assert flaws(changed(profiled, "recipe.loras", profiled["recipe"]["loras"][1:]), sample_request(), MIA)
+
+
+def test_a_profile_that_was_changed_since_is_no_flaw_and_the_event_tells_what_it_said(profiled: dict[str, Any]) -> None:
+    for now in (replace(MIA, profile=AppliedProfile("mia", "cd"), prompt="other"), replace(MIA, profile=None), None):
+        assert flaws(profiled, sample_request(), now, [announced(profiled)]) == []
+        found = flaws(changed(profiled, "recipe.prompt", "forged"), sample_request(), now, [announced(profiled)])
+        assert found == ["the completed event told of another picture"]
+        assert flaws(changed(profiled, "recipe.loras", []), sample_request(), now)
+
+
+def test_a_picture_of_a_time_without_profiles_is_held_to_the_requests_own_prompt(stored: dict[str, Any]) -> None:
+    old = changed(stored, "recipe.prompt", sample_request().prompt)
+    del old["recipe"]["profile"]
+    assert flaws(load_manifest(dump_manifest(old)), sample_request(), MIA) == []
+    assert flaws(changed(old, "recipe.prompt", "forged"), sample_request(), MIA) == [
+        "recipe.prompt is not the request's"
+    ]
 
 
 def test_the_images_bytes_are_held_to_the_manifest(make_manifest: Make) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from worker.delivery.digest import request_digest
 from worker.delivery.encode import EncodedPicture
 from worker.delivery.keys import object_keys
-from worker.delivery.manifest import completed_event, dump_manifest, load_manifest, stored_request
+from worker.delivery.manifest import applied_profile, completed_event, dump_manifest, load_manifest, stored_request
 from worker.events.types import (
     GenerationCompleted,
     GenerationRequest,
@@ -23,6 +23,7 @@ from worker.events.types import (
     OutputFormat,
     Priority,
 )
+from worker.job import AppliedProfile
 
 pytestmark = pytest.mark.filterwarnings("ignore:Image.Image.getdata:DeprecationWarning")
 
@@ -164,6 +165,21 @@ def test_a_manifest_survives_storage(make_manifest: MakeManifest, output_format:
     assert dump_manifest(load_manifest(data)) == data
 
 
+def test_the_manifest_names_the_profile(make_manifest: MakeManifest) -> None:
+    recipe = load_manifest(dump_manifest(make_manifest(profile=AppliedProfile("mia", "ab"))[1]))["recipe"]
+    assert recipe["profile"] == {"name": "mia", "fingerprint": "ab"}
+    assert applied_profile(recipe) == AppliedProfile("mia", "ab")
+    assert applied_profile({}) is None
+
+
+@pytest.mark.parametrize("profile", [5, "mia", {}, {"name": "mia"}, {"name": "mia", "fingerprint": 5}])
+def test_a_profile_that_is_none_is_no_manifest(make_manifest: MakeManifest, profile: object) -> None:
+    manifest = make_manifest()[1]
+    manifest["recipe"]["profile"] = profile
+    with pytest.raises(ValueError, match=r"recipe\.profile"):
+        load_manifest(dump_manifest(manifest))
+
+
 def test_the_manifest_holds_what_makes_the_picture_again(make_manifest: MakeManifest) -> None:
     encoded, manifest = make_manifest()
     assert manifest["recipe"] == {
@@ -177,6 +193,7 @@ def test_the_manifest_holds_what_makes_the_picture_again(make_manifest: MakeMani
         "scheduler": "DPMSolverMultistepScheduler",
         "high_quality": False,
         "loras": [{"name": "ink", "weight": 0.8, "fingerprint": "f" * 64}],
+        "profile": None,
     }
     assert manifest["model"]["versions"] == {"torch": "2.15.0", "diffusers": "0.42.0"}
     assert manifest["model"]["slots"] == 4

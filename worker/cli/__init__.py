@@ -23,6 +23,7 @@ class Verbs(VerbGroup):
         "decode": ("worker.cli.decode:decode", "Turn the output of kcat -f '%R%s' into JSON lines."),
         "topics": ("worker.cli.topics:app", "Create or describe the topics."),
         "models": ("worker.cli.models:app", "Fetch the configured models, or write toy ones."),
+        "profiles": ("worker.cli.profiles:app", "Check profiles, or see what one makes of a request."),
         "bench": ("worker.cli.bench:app", "Measure scheduling, overhead and equality on a toy model."),
         "demo": ("worker.cli.demo:demo", "Make twelve pictures here, without Kafka, GPU or download."),
     }

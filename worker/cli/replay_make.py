@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from worker.cli.replay_plan import Item
+from worker.delivery.manifest import applied_profile
 from worker.job import Failure, Hooks, Job, Picture
 
 T = TypeVar("T")
@@ -57,4 +58,5 @@ def job_of_manifest(item: Item, now: float, replay_id: str | None = None) -> Job
         expires_at=None,
         headers=requested.headers,
         replay_id=replay_id,
+        profile=applied_profile(recipe),
     )

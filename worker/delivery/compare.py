@@ -10,15 +10,16 @@ from typing import Any
 from worker.delivery.digest import request_digest
 from worker.delivery.encode import CONTENT_TYPES
 from worker.delivery.keys import object_keys
-from worker.delivery.manifest import ModelInfo, stored_request
+from worker.delivery.manifest import ModelInfo, applied_profile, stored_request
 from worker.events.types import GenerationCompleted, GenerationRequest
-from worker.job import Job
+from worker.job import AppliedProfile, Job
 
 # Of the request's own choices, those that reach the recipe as they are.
 _CHOSEN = ("num_inference_steps", "guidance_scale", "width", "height", "scheduler", "high_quality")
-_ADMITTED = ("seed", "prompt", "negative_prompt")
+_COMPOSED = ("prompt", "negative_prompt")
 # What a completed event witnesses of the manifest that it was made from; times and costs are not worth it.
 _PICTURE_TOLD = ("sha256", "byte_count")
+_RECIPE_TOLD = ("seed", "prompt", "negative_prompt")
 
 
 def flaws(
@@ -110,20 +111,37 @@ def _stored_digest(manifest: Mapping[str, Any]) -> str | None:
 
 def _changed(recipe: Mapping[str, Any], request: GenerationRequest, job: Job | None) -> list[str]:
     changed = [name for name in _CHOSEN if recipe[name] != getattr(request, name)]
-    if job is not None:
-        changed += [name for name in _ADMITTED if recipe[name] != getattr(job, name)]
-    # A request without LoRAs may have got the default one of that time.
-    if request.loras and [(lora["name"], lora["weight"]) for lora in recipe["loras"]] != [
-        (lora.name, lora.weight) for lora in request.loras
-    ]:
-        changed.append("loras")
-    return changed
+    if job is not None and recipe["seed"] != job.seed:
+        changed.append("seed")
+    profile = applied_profile(recipe)
+    if job is not None and job.profile == profile:
+        changed += [name for name in _COMPOSED if recipe[name] != getattr(job, name)]
+    elif job is not None and profile is None:
+        changed += [name for name in _COMPOSED if recipe[name] != getattr(request, name)]
+    # Else the profile is another now than it was then, and only the completed event tells what it said.
+    return changed + ([] if _loras_fit(recipe, request, job, profile) else ["loras"])
+
+
+def _loras_fit(
+    recipe: Mapping[str, Any], request: GenerationRequest, job: Job | None, profile: AppliedProfile | None
+) -> bool:
+    used = [(lora["name"], lora["weight"]) for lora in recipe["loras"]]
+    wanted = [(lora.name, lora.weight) for lora in request.loras]
+    if not wanted:
+        # It may have got the default one of that time.
+        return True
+    if profile is None:
+        return used == wanted
+    if job is not None and job.profile == profile:
+        return used == list(job.loras)
+    return set(wanted) <= set(used)
 
 
 def _agrees(manifest: Mapping[str, Any], event: GenerationCompleted) -> bool:
     picture, model, recipe = manifest["picture"], manifest["model"], manifest["recipe"]
     return (
         all(picture[name] == getattr(event, name) for name in _PICTURE_TOLD)
+        and all(recipe[name] == getattr(event, name) for name in _RECIPE_TOLD)
         and model["model_fingerprint"] == event.model_fingerprint
         and (not recipe["high_quality"] or model["refiner_fingerprint"] == event.refiner_fingerprint)
         and {lora["name"]: lora["fingerprint"] for lora in recipe["loras"]} == dict(event.lora_fingerprints)

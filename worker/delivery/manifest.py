@@ -20,6 +20,7 @@ from worker.events.types import (
     from_record,
     to_record,
 )
+from worker.job import AppliedProfile
 
 if TYPE_CHECKING:
     from worker.delivery.encode import EncodedPicture
@@ -30,6 +31,8 @@ MANIFEST_VERSION = 1
 _Shape: TypeAlias = "type | UnionType | dict[str, _Shape]"
 _NUMBER = int | float
 _LORA_SHAPE: dict[str, _Shape] = {"name": str, "weight": _NUMBER, "fingerprint": str}
+# Younger than the first manifests, so it may be absent.
+_PROFILE_SHAPE: dict[str, _Shape] = {"name": str, "fingerprint": str}
 _SHAPE: dict[str, _Shape] = {
     "job_id": str,
     "girl_id": str,
@@ -151,6 +154,8 @@ def load_manifest(data: bytes) -> dict[str, Any]:
     if manifest["manifest_version"] != MANIFEST_VERSION:
         raise ValueError(f"manifest_version {manifest['manifest_version']} is not {MANIFEST_VERSION}")
     _check(manifest, _SHAPE, "")
+    if manifest["recipe"].get("profile") is not None:
+        _check(manifest["recipe"]["profile"], _PROFILE_SHAPE, "recipe.profile")
     for lora in manifest["recipe"]["loras"]:
         _check(lora, _LORA_SHAPE, "recipe.loras")
     _keys(manifest)
@@ -229,6 +234,12 @@ def stored_request(manifest: Mapping[str, Any]) -> GenerationRequest:
     return from_record(GenerationRequest, record)
 
 
+def applied_profile(recipe: Mapping[str, Any]) -> AppliedProfile | None:
+    """The profile that a stored recipe was composed with."""
+    profile = recipe.get("profile")
+    return None if profile is None else AppliedProfile(profile["name"], profile["fingerprint"])
+
+
 def _keys(manifest: Mapping[str, Any]) -> Keys:
     return object_keys(manifest["girl_id"], manifest["job_id"], manifest["picture"]["output_format"])
 
@@ -258,6 +269,7 @@ def _recipe(job: Job, encoded: EncodedPicture, lora_fingerprints: Mapping[str, s
         "loras": [
             {"name": name, "weight": weight, "fingerprint": lora_fingerprints[name]} for name, weight in job.loras
         ],
+        "profile": None if job.profile is None else asdict(job.profile),
     }
 
 

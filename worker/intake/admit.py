@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from worker.content.rules import check_content
 from worker.errors import ErrorCode, RequestRejected
-from worker.events.types import GenerationRequest, Lora, OutputFormat
-from worker.job import SCHEDULERS, Job, Lane, Origin
+from worker.events.types import GenerationRequest, OutputFormat
+from worker.job import SCHEDULERS, AppliedProfile, Job, Lane, Origin
 from worker.settings import Settings
 
 # Ids become object keys, so they are held to the contract's pattern; the thumbnail's key ends in `_thumb`.
@@ -38,6 +38,16 @@ class Arrival:
     replay_id: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Composed:
+    """What a request asks for, with its profile's part."""
+
+    prompt: str
+    negative_prompt: str | None
+    loras: tuple[tuple[str, float], ...]
+    profile: AppliedProfile | None = None
+
+
 def admit(request: GenerationRequest, arrival: Arrival, settings: Settings, now: float) -> Job:
     """The job that `request` asks for.
 
@@ -49,8 +59,8 @@ def admit(request: GenerationRequest, arrival: Arrival, settings: Settings, now:
     _check_prompts(request, settings)
     _check_numbers(request, settings)
     _check_size(request, settings)
-    loras = _loras(request, settings)
-    check_content(request.prompt, request.nsfw_level, settings.denied)
+    composed = _compose(request, settings)
+    check_content(composed.prompt, request.nsfw_level, settings.denied)
     expires_at = None if request.expires_at is None else request.expires_at.timestamp()
     if expires_at is not None and expires_at <= now:
         raise RequestRejected(ErrorCode.EXPIRED, "expires_at had passed when the request arrived")
@@ -60,15 +70,16 @@ def admit(request: GenerationRequest, arrival: Arrival, settings: Settings, now:
         lane=arrival.lane,
         origin=arrival.origin,
         seed=derived_seed(request.job_id) if request.seed is None else request.seed,
-        loras=loras,
-        prompt=request.prompt,
-        negative_prompt=request.negative_prompt,
+        loras=composed.loras,
+        prompt=composed.prompt,
+        negative_prompt=composed.negative_prompt,
         attempt=arrival.attempt,
         requested_at=arrival.recorded_at if requested is None else requested.timestamp(),
         received_at=now,
         expires_at=expires_at,
         headers=arrival.headers,
         replay_id=arrival.replay_id,
+        profile=composed.profile,
     )
 
 
@@ -134,10 +145,26 @@ def _check_size(request: GenerationRequest, settings: Settings) -> None:
         raise _reject(f"width x height is over {settings.max_pixels} pixels")
 
 
-def _loras(request: GenerationRequest, settings: Settings) -> tuple[tuple[str, float], ...]:
+def _compose(request: GenerationRequest, settings: Settings) -> _Composed:
+    _check_loras(request, settings)
+    found = None if settings.profiles is None else settings.profiles.of(request.girl_id)
+    if found is None:
+        loras = tuple((lora.name, lora.weight) for lora in request.loras)
+        composed = _Composed(request.prompt, request.negative_prompt, loras)
+    else:
+        profile, applied = found
+        loras = profile.loras_for(request)
+        if len(loras) > settings.max_loras:
+            limit = settings.max_loras
+            raise _reject(f"loras has {len(loras)} entries with the profile's; at most {limit} are allowed")
+        composed = _Composed(profile.prompt_for(request), profile.negative_prompt_for(request), loras, applied)
+    if not composed.loras and settings.default_lora is not None:
+        composed = replace(composed, loras=((settings.default_lora, 1.0),))
+    return composed
+
+
+def _check_loras(request: GenerationRequest, settings: Settings) -> None:
     loras = request.loras
-    if not loras and settings.default_lora is not None:
-        loras = (Lora(name=settings.default_lora),)
     if len(loras) > settings.max_loras:
         raise _reject(f"loras has {len(loras)} entries; at most {settings.max_loras} are allowed")
     for lora in loras:
@@ -148,4 +175,3 @@ def _loras(request: GenerationRequest, settings: Settings) -> tuple[tuple[str, f
             raise _reject(f"loras gives {lora.name} the weight {lora.weight}; it must be from -{limit:g} to {limit:g}")
     if len({lora.name for lora in loras}) < len(loras):
         raise _reject("loras names one LoRA twice")
-    return tuple((lora.name, lora.weight) for lora in loras)
