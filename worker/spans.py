@@ -2,7 +2,7 @@
 
 A job is a `process <topic>` span, the child of whatever the request's `traceparent` names, with its phases as children
 and a `send <topic>` span for its result. Names and attributes are those of the semantic conventions for messaging
-(https://opentelemetry.io/docs/specs/semconv/messaging/kafka/, in development as of 1.37). Prompts are in none.
+(https://opentelemetry.io/docs/specs/semconv/messaging/kafka/, in development as of 1.44). Prompts are in none.
 """
 
 from __future__ import annotations
