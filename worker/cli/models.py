@@ -1,4 +1,4 @@
-"""`models tiny` and `models pull`."""
+"""`models`: fetch them, or make them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import structlog
 import typer
 
 from worker.cli.output import note_console, print_json
+from worker.cli.train import train_demo, train_lora
 from worker.settings import Settings, load_settings
 
-app = typer.Typer(no_args_is_help=True, help="Fetch the configured models, or write toy ones.")
+app = typer.Typer(no_args_is_help=True, help="Fetch the configured models, write toy ones, or train.")
+app.command()(train_demo)
+app.command()(train_lora)
 
 
 @app.command()
