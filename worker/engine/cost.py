@@ -15,11 +15,16 @@ class Stage(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Rows of one group can share a UNet call: the same stage and latent shape (height, width)."""
+    """Rows of one group can share a UNet call: the same stage, latent shape (height, width) and prompt length.
+
+    `chunks` of 77 tokens each. Filling shorter prompts up would let them share a call with longer ones, but then a
+    picture would depend on its company.
+    """
 
     stage: Stage
     height: int
     width: int
+    chunks: int = 1
 
 
 # Weight of a new sample: a few dozen steps follow a change of clocks or neighbours, one outlier does not.

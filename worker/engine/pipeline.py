@@ -21,6 +21,7 @@ from worker.engine.adapters import Adapters
 from worker.engine.cost import Group, Stage
 from worker.engine.decode import decode
 from worker.engine.offload import Offload
+from worker.engine.prompt import Encoded, chunks_needed, encode
 from worker.engine.row import Conditioning, Row
 from worker.engine.samplers import make_sampler, make_scheduler, window
 from worker.engine.schedule import Segment
@@ -32,8 +33,6 @@ _AESTHETIC_SCORE, _NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5
 
 _PROMPTS_CACHED = 128
 LORAS_CACHED = 8
-
-_Encoded = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor | None]
 
 
 @dataclass(slots=True)
@@ -56,7 +55,7 @@ class SdxlModel:
     adapters: Adapters = field(init=False)
     device: torch.device = field(init=False)
     _offload: Offload | None = field(init=False, default=None)
-    _encoded: LRUCache[Hashable, _Encoded] = field(default_factory=lambda: LRUCache(_PROMPTS_CACHED))
+    _encoded: LRUCache[Hashable, Encoded] = field(default_factory=lambda: LRUCache(_PROMPTS_CACHED))
 
     def __post_init__(self) -> None:
         # diffusers walks all modules for it, which is too slow for every step.
@@ -91,7 +90,8 @@ class SdxlModel:
         """The runs of steps that `job` needs, known before any GPU work.
 
         Raises:
-            RequestRejected: the schedule cannot be made or needs a refiner that is not there, or a LoRA does not fit.
+            RequestRejected: the schedule cannot be made or needs a refiner that is not there, a prompt is too long, or
+                a LoRA does not fit.
         """
         request = job.request
         if request.high_quality and self.refiner is None:
@@ -115,7 +115,9 @@ class SdxlModel:
                 ) from error
             first, last = window(scheduler, stage, refined=request.high_quality)
             if last > first:
-                segments.append(Segment(Group(stage, request.height // factor, request.width // factor), last - first))
+                chunks = chunks_needed(self._pipe(stage), job.prompt, job.negative_prompt if _is_guided(job) else None)
+                group = Group(stage, request.height // factor, request.width // factor, chunks)
+                segments.append(Segment(group, last - first))
         self.adapters.check(job.loras)
         return segments
 
@@ -184,7 +186,7 @@ class SdxlModel:
         )
 
     def _condition(self, job: Job, stage: Stage) -> Conditioning:
-        guided = job.request.guidance_scale > 1
+        guided = _is_guided(job)
         prompt, negative, pooled, negative_pooled = self._encode(job, stage, guided)
         time_ids, negative_time_ids = self._time_ids(job, stage, prompt.dtype)
         return Conditioning(
@@ -198,18 +200,13 @@ class SdxlModel:
             job.loras if stage is Stage.BASE else (),
         )
 
-    def _encode(self, job: Job, stage: Stage, guided: bool) -> _Encoded:
+    def _encode(self, job: Job, stage: Stage, guided: bool) -> Encoded:
         loras = job.loras if stage is Stage.BASE else ()
         key = (stage, job.prompt, job.negative_prompt, guided, self.adapters.text_key(loras))
         encoded = self._encoded.get(key)
         if encoded is None:
             with self.adapters.text(loras):
-                encoded = self._pipe(stage).encode_prompt(
-                    job.prompt,
-                    device=self.device,
-                    do_classifier_free_guidance=guided,
-                    negative_prompt=job.negative_prompt,
-                )
+                encoded = encode(self._pipe(stage), job.prompt, job.negative_prompt, guided=guided, device=self.device)
             self._encoded[key] = encoded
         return encoded
 
@@ -233,3 +230,7 @@ class SdxlModel:
             text_encoder_projection_dim=width,
         )
         return positive, negative
+
+
+def _is_guided(job: Job) -> bool:
+    return job.request.guidance_scale > 1

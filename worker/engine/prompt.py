@@ -1,0 +1,107 @@
+"""Prompts of any length as conditioning: chunks of 75 tokens, each encoded as a prompt of its own, end to end.
+
+CLIP reads 77 tokens, two of which are marks. Longer prompts are taken apart the way that A1111, compel and sd_embed do:
+the embeddings of the chunks follow each other, the pooled embedding is the first chunk's, and of the positive and the
+negative prompt the shorter one goes on with empty chunks. What fits into one chunk is left to diffusers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from worker.errors import ErrorCode, RequestRejected
+
+# 600 tokens; each chunk makes every cross-attention of the UNet longer.
+MAX_CHUNKS = 8
+
+_MARKS = 2
+
+Encoded = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor | None]
+
+
+def chunks_needed(pipe: Any, prompt: str, negative_prompt: str | None) -> int:
+    """How many chunks the longer of the two prompts takes, at least 1.
+
+    Raises:
+        RequestRejected: `invalid_request`, when it would be more than `MAX_CHUNKS`.
+    """
+    return max(_chunks(pipe, "prompt", prompt), _chunks(pipe, "negative_prompt", negative_prompt or ""))
+
+
+def encode(pipe: Any, prompt: str, negative_prompt: str | None, *, guided: bool, device: torch.device) -> Encoded:
+    """Prompt, negative, pooled and negative pooled embeddings: (1, 77 × chunks, width) and (1, projection).
+
+    The negative ones are None where there is no guidance.
+    """
+    chunks = chunks_needed(pipe, prompt, negative_prompt if guided else None)
+    if chunks == 1:
+        encoded: Encoded = pipe.encode_prompt(
+            prompt, device=device, do_classifier_free_guidance=guided, negative_prompt=negative_prompt
+        )
+        return encoded
+    positive, pooled = _encode_long(pipe, prompt, chunks, device)
+    if not guided:
+        return positive, None, pooled, None
+    if negative_prompt is None and pipe.config.force_zeros_for_empty_prompt:
+        return positive, torch.zeros_like(positive), pooled, torch.zeros_like(pooled)
+    negative, negative_pooled = _encode_long(pipe, negative_prompt or "", chunks, device)
+    return positive, negative, pooled, negative_pooled
+
+
+def _chunks(pipe: Any, name: str, text: str) -> int:
+    found = 1
+    for tokenizer, _ in _encoders(pipe):
+        tokens = len(_tokens(tokenizer, text))
+        chunks = -(-tokens // _chunk_size(tokenizer))
+        if chunks > MAX_CHUNKS:
+            limit = MAX_CHUNKS * _chunk_size(tokenizer)
+            raise RequestRejected(
+                ErrorCode.INVALID_REQUEST,
+                f"{name} has {tokens} tokens, which make {chunks} chunks; at most {MAX_CHUNKS} chunks, {limit} tokens,"
+                " are allowed, the profile's words included",
+            )
+        found = max(found, chunks)
+    return found
+
+
+def _encode_long(pipe: Any, text: str, chunks: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    by_encoder, pooled = [], None
+    for tokenizer, encoder in _encoders(pipe):
+        parts = []
+        for ids in _chunk_ids(tokenizer, text, chunks):
+            # One by one, as diffusers encodes a short prompt: a chunk's bits do not depend on how many there are.
+            output = encoder(torch.tensor([ids], device=encoder.device), output_hidden_states=True)
+            parts.append(output.hidden_states[-2])
+            if pooled is None and output[0].ndim == 2:
+                pooled = output[0]
+        by_encoder.append(torch.cat(parts, dim=1))
+    assert pooled is not None, "no text encoder has a pooled output"
+    return torch.cat(by_encoder, dim=-1).to(dtype=pipe.text_encoder_2.dtype, device=device), pooled
+
+
+def _chunk_ids(tokenizer: Any, text: str, chunks: int) -> list[list[int]]:
+    """Token ids of each chunk, as the tokenizer itself would give them for that part of the text."""
+    tokens, size = _tokens(tokenizer, text), _chunk_size(tokenizer)
+    rows = []
+    for first in range(0, chunks * size, size):
+        part = tokens[first : first + size]
+        padding = [tokenizer.pad_token_id] * (size - len(part))
+        rows.append([tokenizer.bos_token_id, *part, tokenizer.eos_token_id, *padding])
+    return rows
+
+
+def _tokens(tokenizer: Any, text: str) -> Sequence[int]:
+    ids: Sequence[int] = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids
+    return ids
+
+
+def _chunk_size(tokenizer: Any) -> int:
+    return int(tokenizer.model_max_length) - _MARKS
+
+
+def _encoders(pipe: Any) -> list[tuple[Any, Any]]:
+    both = ((pipe.tokenizer, pipe.text_encoder), (pipe.tokenizer_2, pipe.text_encoder_2))
+    return [(tokenizer, encoder) for tokenizer, encoder in both if tokenizer is not None]
