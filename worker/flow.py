@@ -98,6 +98,10 @@ class Flow:
         _log.warning("dead_letter", **logs.about_record(origin, original.key, original.headers), error=error)
         self._publish(self._announcer.dead_letter(origin, original, error))
 
+    def passed(self, partition: Key) -> None:
+        """Records that an earlier life finished were read, and nothing is left here that would commit them."""
+        self.publisher.put(Touch((partition,), at_once=False), self._clock())
+
     def give_back(self, partitions: Sequence[Key]) -> None:
         """Before partitions go: hand back what waits, give what runs a bounded time, commit, let go."""
         self.hand_back_waiting()

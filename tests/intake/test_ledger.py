@@ -27,6 +27,7 @@ class ModelPartition:
     metadata: str | None = None
     finished: set[int] = field(default_factory=set)  # durable
     starts: dict[int, int] = field(default_factory=dict)  # durable
+    before: dict[int, int] = field(default_factory=dict)  # the starts of lives before
     assigned: bool = False
     closing: bool = False
     next: int = 0
@@ -56,7 +57,7 @@ class Keeping(RuleBasedStateMachine):
         book = self.books[key]
         self.let_go(book)
         self.ledger.assign(*key, book.committed, book.metadata)
-        book.assigned, book.closing = True, False
+        book.assigned, book.closing, book.before = True, False, dict(book.starts)
         base = book.committed if book.committed is not None else 0
         book.next = next((i for i, offset in enumerate(book.records) if offset >= base), len(book.records))
 
@@ -80,6 +81,12 @@ class Keeping(RuleBasedStateMachine):
                 assert self.ledger.starts(origin) == book.starts.get(offset, 0)
                 book.working[offset] = origin
             assert self.ledger.deliver(*key, offset) is None
+            assert self.ledger.is_through(key) == (not self.unfinished(book))
+
+    @staticmethod
+    def unfinished(book: ModelPartition) -> list[int]:
+        """Records that have been delivered in this life or one before, and are still to do."""
+        return [offset for offset in book.records[: book.next] if offset not in book.finished]
 
     def some(self, data: st.DataObject) -> list[tuple[ModelPartition, Origin]]:
         working = [(book, origin) for book in self.books.values() for origin in book.working.values()]
@@ -103,7 +110,18 @@ class Keeping(RuleBasedStateMachine):
     @rule(data=st.data(), also=st.lists(st.sampled_from(KEYS)), durable=st.sampled_from([True, True, False]))
     def flush(self, data: st.DataObject, also: list[TopicPartition], durable: bool) -> None:
         """Finish some records, with late results among them; the transaction may be aborted."""
-        ending = self.some(data)
+        self.send(self.some(data), also, durable=durable)
+
+    @rule(key=st.sampled_from(KEYS), count=st.integers(2, 6))
+    def take_over(self, key: TopicPartition, count: int) -> None:
+        """All but the first are finished, then a new owner finishes that one before it reads on."""
+        book = self.books[key]
+        for reads, spares in ((count, 1), (1, 0)):
+            self.assign(key)
+            self.deliver(key, reads)
+            self.send([(book, origin) for origin in list(book.working.values())[spares:]], [key], durable=True)
+
+    def send(self, ending: list[tuple[ModelPartition, Origin]], also: list[TopicPartition], *, durable: bool) -> None:
         late = [origin for book in self.books.values() for origin in book.gone]
         origins = [origin for _, origin in ending] + late
         commits = self.ledger.commits(origins, also)
@@ -118,8 +136,11 @@ class Keeping(RuleBasedStateMachine):
             book.committed, book.metadata = commit.offset, commit.metadata
             delivered = book.records[: book.next]
             for offset in delivered:
-                if offset in book.started:
-                    book.starts[offset] = book.started[offset]
+                count = book.started.get(offset) or book.before.get(offset)
+                if count is None:
+                    book.starts.pop(offset, None)  # it was handed back
+                elif offset not in book.finished:
+                    book.starts[offset] = count
         for book, origin in ending:
             del book.working[origin.offset]
             book.started.pop(origin.offset, None)
@@ -128,8 +149,10 @@ class Keeping(RuleBasedStateMachine):
         self.ledger.finish(origins)
         for commit in commits:
             book = self.books[commit.topic, commit.partition]
-            unfinished = [o for o in book.records[: book.next] if o not in book.finished]
+            unfinished = self.unfinished(book)
             assert unfinished == [] or commit.offset == unfinished[0]
+            assert commit.offset not in book.finished
+            assert {offset for offset in book.records if offset < commit.offset} <= book.finished
 
     @rule(keys=st.sets(st.sampled_from(KEYS)))
     def close(self, keys: set[TopicPartition]) -> None:
@@ -227,6 +250,25 @@ def test_a_map_survives_a_life_that_got_no_further() -> None:
     again = ledger(commit.offset, commit.metadata)
     deliver(again, 0)
     assert finish(again) == commit
+
+
+def test_a_commit_passes_what_the_map_says_is_finished() -> None:
+    books = ledger(0)
+    origins = deliver(books, 0, 1, 2, 5)
+    commit = finish(books, *origins[1:])
+    again = ledger(commit.offset, commit.metadata)
+    [first] = deliver(again, 0)
+    assert not again.is_through(("t", 0))
+    assert finish(again, first) == Commit("t", 0, 6, "")
+    assert again.position(("t", 0)) == 6
+
+
+def test_what_lies_behind_a_marker_is_passed_once_it_is_read() -> None:
+    books = ledger(5, encode(5, [(6, 8)], {}))
+    assert finish(books).offset == 5
+    assert books.deliver("t", 0, 6) is None
+    assert books.is_through(("t", 0))
+    assert finish(books) == Commit("t", 0, 8, "")
 
 
 def test_nothing_is_committed_before_anything_is_known() -> None:

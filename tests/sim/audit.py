@@ -10,7 +10,7 @@ from tests.sim.requests import CODEC, TOPICS, Kind, Request, number_of
 from tests.sim.store import Bucket
 from worker.delivery.keys import object_keys
 from worker.events.types import GenerationCompleted, GenerationFailed, GenerationStatus
-from worker.intake.completion import CompletionMap, decode
+from worker.intake.completion import CompletionMap, decode, encode
 from worker.job import Job
 
 OUTCOME_TOPICS = (TOPICS.completed, TOPICS.failed, TOPICS.dead_letter)
@@ -76,6 +76,19 @@ class Audit:
                 _check(done, f"{key} stands at {offset}, request {request.number} is not finished there")
             _check(not self._books(key).starts, f"{key} keeps starts of finished records")
         self._check_statuses()
+
+    def rewind(self) -> None:
+        """Commit the first offset of each partition, with a map that says that all of it is finished."""
+        for key in {(request.topic, request.partition) for request in self.requests.values()}:
+            offsets = [request.offset for request in self.at(key)]
+            first, end = min(offsets), max(offsets) + 1
+            self.broker.positions[key] = first, encode(first, [(first, end)], {})
+
+    def finish_rewound(self) -> None:
+        """When a worker has read again what is left, though all of it is finished."""
+        for request in self.requests.values():
+            offset, _ = self.broker.positions[request.topic, request.partition]
+            _check(request.offset < offset, f"{request} is finished, but lag still counts it from {offset}")
 
     def unanswered(self) -> list[Request]:
         return [request for request in self.requests.values() if not request.outcomes]

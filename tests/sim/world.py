@@ -188,6 +188,7 @@ class World:
 
     def _restart_clean(self) -> None:
         runs = {number: request.runs for number, request in self.audit.requests.items()}
+        self.audit.rewind()
         self.start()
         self.kernel.run_for(2.0)
         for number, request in self.audit.requests.items():
@@ -195,6 +196,7 @@ class World:
                 raise Violation(f"request {number} runs again after a clean restart")
             if request.kind is Kind.POISON and request.runs > SETTINGS.crash_loop_limit:
                 raise Violation(f"{request} ran {request.runs} times")
+        self.audit.finish_rewound()
 
 
 @contextmanager

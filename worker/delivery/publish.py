@@ -50,6 +50,7 @@ class Touch:
     """Commit these partitions even if nothing of theirs has ended."""
 
     partitions: tuple[tuple[str, int], ...]
+    at_once: bool = True
 
 
 Item = Outcome | Start | Notice | Touch
@@ -96,8 +97,7 @@ class Publisher:
         """Queue something for the next flush."""
         with self._changed:
             self._items.append(item)
-            at_once = isinstance(item, Start | Touch) or (isinstance(item, Outcome) and item.urgent)
-            due = now if at_once else now + self._flush_interval_s
+            due = now if _is_urgent(item) else now + self._flush_interval_s
             self._due = due if self._due is None else min(self._due, due)
             self._changed.notify()
 
@@ -234,6 +234,18 @@ def encoded(codec: EventCodec, message: Message) -> Encoded:
         return Encoded(message.topic, message.key, message.value, headers)
     value, framing = codec.encode(message.value, topic=message.topic)
     return Encoded(message.topic, message.key, value, [*headers, *framing])
+
+
+def _is_urgent(item: Item) -> bool:
+    match item:
+        case Start():
+            return True
+        case Touch():
+            return item.at_once
+        case Outcome():
+            return item.urgent
+        case Notice():
+            return False
 
 
 def _key(origin: Origin) -> tuple[str, int]:

@@ -36,6 +36,10 @@ class CompletionMap:
     def __contains__(self, offset: int) -> bool:
         return any(first <= offset < end for first, end in self.finished)
 
+    def past(self, offset: int) -> int:
+        """The first offset from this one on that is not known to be finished."""
+        return next((end for first, end in self.finished if first <= offset < end), offset)
+
 
 def encode(base: int, finished: Sequence[Run], starts: Mapping[int, int]) -> str:
     """The metadata of a commit at `base`; empty where there is nothing to say.

@@ -44,6 +44,7 @@ class Desk(Protocol):
     def job(self, job: Job, starts: int) -> None: ...
     def failure(self, failure: Failure) -> None: ...
     def dead_letter(self, origin: Origin, record: Original, error: str) -> None: ...
+    def passed(self, partition: Key) -> None: ...
     def give_back(self, partitions: Sequence[Key]) -> None: ...
     def settle(self) -> None: ...
     def lost(self) -> None: ...
@@ -116,9 +117,14 @@ class Intake:
         assert topic is not None
         assert partition is not None
         assert offset is not None
+        key = topic, partition
         with self._ledger.lock:
             origin = self._ledger.deliver(topic, partition, offset)
-        if origin is not None:
+            is_through = self._ledger.is_through(key)
+        if origin is None:
+            if is_through:
+                self._desk.passed(key)
+        else:
             metrics.REQUESTS.labels(self._lanes[topic].label).inc()
             self.delivered(topic, partition, offset, _written_at(record, self._clock()))
             self._decode(record, origin)
