@@ -113,7 +113,7 @@ class Flow:
         self.wait_until(lambda: not self.publisher.sending, _SETTLE_S)
 
     def lost(self) -> None:
-        """The partitions have another owner already: drop all that is not ours."""
+        """Partitions have another owner already, or were started over: drop all that is not ours."""
         self.engine.give_back(self._owns, started=True)
         self._release_closed()
 

@@ -76,6 +76,7 @@ class Keeping(RuleBasedStateMachine):
             book.next += 1
             origin = self.ledger.deliver(*key, offset)
             assert (origin is None) == (offset in book.finished)
+            assert self.ledger.was_read(key).stop == offset + 1
             if origin is not None:
                 assert (origin.topic, origin.partition, origin.offset) == (*key, offset)
                 assert self.ledger.starts(origin) == book.starts.get(offset, 0)
@@ -269,6 +270,17 @@ def test_what_lies_behind_a_marker_is_passed_once_it_is_read() -> None:
     assert books.deliver("t", 0, 6) is None
     assert books.is_through(("t", 0))
     assert finish(books) == Commit("t", 0, 8, "")
+
+
+def test_what_was_read_lies_between_the_opening_and_the_position() -> None:
+    books = ledger(5)
+    assert books.was_read(("t", 0)) == range(5, 5)
+    deliver(books, 7)
+    assert books.was_read(("t", 0)) == range(5, 8)
+    fresh = ledger(None)
+    assert not fresh.was_read(("t", 0))
+    deliver(fresh, 3)
+    assert fresh.was_read(("t", 0)) == range(3, 4)
 
 
 def test_nothing_is_committed_before_anything_is_known() -> None:

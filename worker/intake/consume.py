@@ -118,6 +118,8 @@ class Intake:
         assert partition is not None
         assert offset is not None
         key = topic, partition
+        if self._is_cut_short(key, offset):
+            self._start_over(key, offset)
         with self._ledger.lock:
             origin = self._ledger.deliver(topic, partition, offset)
             is_through = self._ledger.is_through(key)
@@ -128,6 +130,28 @@ class Intake:
             metrics.REQUESTS.labels(self._lanes[topic].label).inc()
             self.delivered(topic, partition, offset, _written_at(record, self._clock()))
             self._decode(record, origin)
+
+    def _is_cut_short(self, key: Key, offset: int) -> bool:
+        """Whether the topic was recreated, or has lost its end: a record below what was read, and not of it."""
+        with self._ledger.lock:
+            read = self._ledger.was_read(key)
+        if offset >= read.stop:
+            return False
+        watermarks = self._consumer.get_watermark_offsets(TopicPartition(*key), cached=True)
+        if offset < read.start or (watermarks is not None and 0 <= watermarks[1] < read.stop):
+            return True
+        _log.warning("delivered_again", topic=key[0], partition=key[1], offset=offset)
+        return False
+
+    def _start_over(self, key: Key, offset: int) -> None:
+        """What a topic that was cut short holds is new, and what is known of it is of no use."""
+        _log.warning("partition_started_over", topic=key[0], partition=key[1], offset=offset)
+        with self._ledger.lock:
+            self._ledger.revoke([key])
+        self._desk.settle()
+        with self._ledger.lock:
+            self._ledger.assign(*key, offset, None)
+        self._desk.lost()
 
     def _decode(self, record: Record, origin: Origin) -> None:
         with logs.within(logs.about_record(origin, record.key(), _headers(record))):

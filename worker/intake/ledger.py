@@ -33,6 +33,7 @@ class Commit:
 class _Partition:
     epoch: int
     restored: CompletionMap
+    opened_at: int | None
     position: int | None
     closing: bool = False
     # Delivered offsets from the lowest unfinished one on, ascending, and whether each is finished.
@@ -56,7 +57,7 @@ class Ledger:
         """Open a partition at its committed offset; returns the epoch of this assignment."""
         self._epoch += 1
         restored = CompletionMap() if committed is None else completion.decode(committed, metadata)
-        book = _Partition(self._epoch, restored, committed, starts=dict(restored.starts))
+        book = _Partition(self._epoch, restored, committed, committed, starts=dict(restored.starts))
         self._partitions[topic, partition] = book
         return self._epoch
 
@@ -78,12 +79,18 @@ class Ledger:
             return None
         finished = offset in book.restored
         book.delivered[offset] = finished
+        book.opened_at = offset if book.opened_at is None else book.opened_at
         book.position = offset + 1
         if finished:
             self._trim(book)
             return None
         book.unfinished += 1
         return Origin(topic, partition, offset, book.epoch)
+
+    def was_read(self, key: TopicPartition) -> range:
+        """The offsets from where the partition was opened to the highest delivered one; empty before the first."""
+        book = self._partitions[key]
+        return range(0) if book.position is None else range(book.opened_at or 0, book.position)
 
     def is_through(self, key: TopicPartition) -> bool:
         """Whether all that was delivered is finished, so that no outcome is still to come and commit the position."""
