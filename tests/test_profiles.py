@@ -245,6 +245,12 @@ def test_the_check_of_a_wrong_file_names_it(tmp_path: Path) -> None:
     assert "mia.toml: promt: there is no such key" in done.stderr
 
 
+def test_the_worker_does_not_start_with_a_wrong_one(tmp_path: Path) -> None:
+    done = sdxl("run", PROFILES_PATH=str(write(tmp_path, mia="loras = [{ name = '../x' }]")), HTTP_PORT="0")
+    assert done.returncode == 2
+    assert "mia.toml: loras.0.name: a LoRA is named by its file" in done.stderr
+
+
 def test_the_preview_is_what_would_be_drawn(tmp_path: Path) -> None:
     folder = write(tmp_path, mia=FULL)
     arguments = ("profiles", "preview", "mia", "--prompt", "reading", "--affection", "60", "--nsfw-level", "12")

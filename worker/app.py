@@ -27,6 +27,7 @@ from worker.delivery.transport import (
 )
 from worker.delivery.upload import PictureStore
 from worker.delivery.work import WorkQueue
+from worker.engine.safety import make_screen
 from worker.events.codec import make_codec
 from worker.flow import Flow
 from worker.health import Health, serve
@@ -78,7 +79,7 @@ def build(
     flow = Flow(
         ledger,
         work,
-        Completer(store, info, settings, journal.phase),
+        Completer(store, info, settings, journal.phase, make_screen(settings)),
         Announcer(topics, settings.worker_id),
         time.time,
         pause,
@@ -159,6 +160,7 @@ def run(settings: Settings, load: LoadEngine = load_engine) -> int:
     """
     logs.configure(settings.log_level, settings.log_format)
     settings.read_files()
+    make_screen(settings)  # a detector that does not work is told now, not after the models are loaded
     signals = _Signals()
     health = Health(time.time, facts=_first_facts(settings))
     server, port = serve(health, settings.http_host, settings.http_port)

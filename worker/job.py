@@ -120,6 +120,7 @@ class Picture:
 
     `lora_fingerprints` are SHA-256 prefixes of the LoRA files that were used, by name; `reproducible` is False
     where the device ran short of memory, so that batches were smaller or work was sliced: other kernels, other bits.
+    `nsfw_score` is None where no detector looked at it; `blurred` says that `pixels` are not as they were drawn.
     """
 
     job: Job
@@ -128,6 +129,7 @@ class Picture:
     lora_fingerprints: dict[str, str] = field(default_factory=dict)
     nsfw_score: float | None = None
     reproducible: bool = True
+    blurred: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -120,6 +120,18 @@ class Settings(BaseSettings):
 
     # content
     profiles_path: Path | None = Field(None, description="folder of profiles; girl_id chooses the file")
+    nsfw_detector: str = Field(
+        "none",
+        description="none, skin, nudenet (not installed with the worker) or a plug-in, module:callable",
+        pattern=r"^(none|skin|nudenet|[\w.]+:[\w.]+)$",
+    )
+    nsfw_action: Literal["reject", "blur"] = Field(
+        "reject", description="for pictures that score above their threshold"
+    )
+    nsfw_thresholds: dict[int, float] = Field(
+        default_factory=lambda: {0: 0.4, 1: 0.7, 50: 1.0},
+        description="JSON: from each nsfw_level up, the highest score that passes",
+    )
     content_deny_path: Path | None = Field(None, description="file of phrases that no prompt may have, one a line")
 
     # delivery
@@ -155,6 +167,17 @@ class Settings(BaseSettings):
     @classmethod
     def _has_scheme(cls, value: str | None) -> str | None:
         return value if value is None or "://" in value else f"https://{value}"
+
+    @field_validator("nsfw_thresholds")
+    @classmethod
+    def _rising(cls, thresholds: dict[int, float]) -> dict[int, float]:
+        levels = sorted(thresholds)
+        scores = [thresholds[level] for level in levels]
+        if not levels or levels[0] != 0 or levels[-1] > 100:
+            raise ValueError("the levels must begin with 0 and end at 100 at most")
+        if not all(0 <= score <= 1 for score in scores) or scores != sorted(scores):
+            raise ValueError("the scores must be from 0 to 1, and a higher level must not allow less")
+        return thresholds
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -26,6 +26,7 @@ from worker.cli.replay_verify import BAD, Verdict, Verifier
 from worker.delivery.complete import Completer
 from worker.delivery.outcome import Announcer
 from worker.delivery.upload import PictureStore
+from worker.engine.safety import make_screen
 from worker.errors import StoreUnavailable
 from worker.intake.replay import Selection
 from worker.job import Lane
@@ -124,7 +125,7 @@ class Replay:
         remaker = Remaker(store, announcer, self._settings, pool, self._id)
         if needs_model(todo):
             make_engine, info, _ = app.load_engine(self._settings)
-            completer = Completer(store, info, self._settings)
+            completer = Completer(store, info, self._settings, screen=make_screen(self._settings))
             remaker = replace(remaker, make_engine=make_engine, completer=completer)
         with self._progress(state, plan) as progress:
             batch = Batch(results, lambda done: self._finished(state, progress, done))

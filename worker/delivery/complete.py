@@ -28,17 +28,20 @@ class Completer:
     settings: Settings
     # Told of what took how long: whose job, what, and from when to when in epoch seconds.
     phase: Callable[[Origin, str, float, float], None] = lambda *_: None
+    # Scores a picture, and refuses or blurs it.
+    screen: Callable[[Picture], Picture] = lambda picture: picture
 
     def complete(self, picture: Picture, now: float) -> GenerationCompleted:
         """Make the picture durable, manifest last.
 
         Raises:
-            RequestRejected: `model_error`, when the picture is flat.
+            RequestRejected: `model_error`, when the picture is flat; as `screen`.
         """
         job, settings = picture.job, self.settings
         flaw = check_pixels(picture.pixels)
         if flaw is not None:
             raise RequestRejected(ErrorCode.MODEL_ERROR, flaw)
+        picture = self.screen(picture)
         before = time.perf_counter()
         encoded = encode_picture(
             picture.pixels,

@@ -121,6 +121,7 @@ def build_manifest(
             "pixel_sha256": encoded.pixel_sha256,
             "blurhash": encoded.blurhash,
             "nsfw_score": picture.nsfw_score,
+            "blurred": picture.blurred,
         },
         "run": {
             "created_at": created_at.isoformat(),
