@@ -84,11 +84,9 @@ class Audit:
             first, end = min(offsets), max(offsets) + 1
             self.broker.positions[key] = first, encode(first, [(first, end)], {})
 
-    def finish_rewound(self) -> None:
-        """When a worker has read again what is left, though all of it is finished."""
-        for request in self.requests.values():
-            offset, _ = self.broker.positions[request.topic, request.partition]
-            _check(request.offset < offset, f"{request} is finished, but lag still counts it from {offset}")
+    def lagging(self) -> list[Request]:
+        """Requests that the committed offsets have not passed."""
+        return [r for r in self.requests.values() if r.offset >= self.broker.positions[r.topic, r.partition][0]]
 
     def unanswered(self) -> list[Request]:
         return [request for request in self.requests.values() if not request.outcomes]

@@ -77,6 +77,11 @@ class Faults:
     trace: list[str] = field(default_factory=list)
     _ailing: dict[str, int] = field(default_factory=dict)
 
+    def end(self) -> None:
+        """From here on there are none."""
+        self.plan = Plan()
+        self._ailing.clear()
+
     def next(self, process: Process, name: str) -> Fault | None:
         """The fault of this call."""
         self.calls.append(name)

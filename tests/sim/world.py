@@ -63,7 +63,7 @@ class World:
         self._closing = False
 
     def run(self) -> None:
-        """Trouble first, then quiet until all is done, then a clean restart."""
+        """Trouble first, then quiet until all is done, then a clean restart, and one with nothing left to do."""
         try:
             self._run()
         finally:
@@ -79,6 +79,8 @@ class World:
         self._stop_all()
         self.audit.finish()
         self._restart_clean()
+        self._stop_all()
+        self._restart_rewound()
 
     def start(self, name: str | None = None) -> SimWorker:
         """A new process; without a name it is a new one."""
@@ -188,7 +190,6 @@ class World:
 
     def _restart_clean(self) -> None:
         runs = {number: request.runs for number, request in self.audit.requests.items()}
-        self.audit.rewind()
         self.start()
         self.kernel.run_for(2.0)
         for number, request in self.audit.requests.items():
@@ -196,7 +197,14 @@ class World:
                 raise Violation(f"request {number} runs again after a clean restart")
             if request.kind is Kind.POISON and request.runs > SETTINGS.crash_loop_limit:
                 raise Violation(f"{request} ran {request.runs} times")
-        self.audit.finish_rewound()
+
+    def _restart_rewound(self) -> None:
+        """A worker that finds only finished records commits past them."""
+        self.faults.end()
+        self.audit.rewind()
+        self.start()
+        if not self.kernel.run_until(lambda: not self.audit.lagging(), QUIET_WITHIN_S):
+            raise Violation(f"finished, but never committed: {self.audit.lagging()}")
 
 
 @contextmanager
