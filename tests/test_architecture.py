@@ -14,7 +14,7 @@ ROOMS = ("worker.intake", "worker.engine", "worker.delivery")
 COMPOSERS = ("worker.app", "worker.flow", "worker.runtime", "worker.cli", "worker.bench", "worker.__main__")
 PURE = (
     "worker.engine.schedule", "worker.engine.cost", "worker.intake.ledger", "worker.intake.completion",
-    "worker.intake.admit",
+    "worker.intake.admit", "worker.content.rules",
 )  # fmt: skip
 IMPURE = ("torch", "confluent_kafka", "boto3", "time")
 

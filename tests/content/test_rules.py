@@ -43,6 +43,17 @@ def test_what_does_not_point_at_a_minor_passes(language: str, phrase: str) -> No
     assert rejection(f"masterpiece, a nude portrait, {phrase}, on a bed, soft light", 100) is None, language
 
 
+@pytest.mark.parametrize(("language", "phrase"), phrases("missed"))
+def test_what_the_docs_say_is_missed_is_missed(language: str, phrase: str) -> None:
+    assert rejection(phrase, 100) is None, language
+
+
+@pytest.mark.parametrize(("language", "phrase"), phrases("hit_wrongly"))
+def test_what_the_docs_say_is_hit_wrongly_is_hit(language: str, phrase: str) -> None:
+    assert rejection(phrase), language
+    assert rejection(phrase, 0) is None
+
+
 def test_without_an_nsfw_level_none_is_rejected() -> None:
     assert [phrase for _, phrase in phrases("rejected") if rejection(phrase, 0)] == []
 

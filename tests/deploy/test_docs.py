@@ -12,7 +12,7 @@ from tests.deploy.tools import ROOT, load
 from worker.errors import ErrorCode
 from worker.settings import Settings, librdkafka_properties
 
-DOCS = [ROOT / "docs" / name for name in ("deploy.md", "runbook.md", "capacity.md")]
+DOCS = [ROOT / "docs" / name for name in ("deploy.md", "runbook.md", "capacity.md", "profiles.md", "content-rules.md")]
 
 
 def headings(path: Path) -> list[str]:

@@ -35,7 +35,8 @@ _AGES = tuple(
     for pattern in (
         rf"{_AGE_OR_RANGE} {_any(_LISTS['age_units'])}{_END}",
         rf"{_START}{_any(_LISTS['age_before'])} {_AGE}",
-        rf"{_START}{_any(_LISTS['is'])} {_AGE}{_MEASURES}(?! \d)",
+        # Not 1: they are as one, she looks like one of them.
+        rf"{_START}{_any(_LISTS['is'])} (?P<age>[2-9]|\d\d){_END}{_MEASURES}(?! \d)",
         rf"{_AGE} (?:st|nd|rd|th) (?:birthday|bday){_END}",
     )
 )
@@ -59,12 +60,17 @@ _UNITS = re.compile(
 )
 
 
+# `15y` and `16f`, which say an age only when written as one: `15 y 20` is Spanish.
+_SHORTHAND = re.compile(r"(?<![\w.,/])(?:[0-9]y|1[0-7][yf])(?![\w/])")
+
+
 def states_minor_age(folded: str) -> bool:
     """Whether an age under 18 is stated anywhere in the text."""
     text = " ".join(in_digits(tokens(folded), lambda token: _UNITS.fullmatch(token) is not None))
     return (
         any(int(found["age"]) < ADULT_YEARS for pattern in _AGES for found in pattern.finditer(text))
         or any(pattern.search(text) for pattern in _NOT_EIGHTEEN)
+        or _SHORTHAND.search(folded) is not None
         or any(
             int(found["age"]) < ADULT_YEARS and found["before"].strip() not in _TIME_BEFORE
             for found in _TIME.finditer(text)

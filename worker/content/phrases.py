@@ -14,6 +14,7 @@ _TOKEN = re.compile(rf"\d+|{_WORD}+")
 _SIGNS = str.maketrans("0345789@$€£¢+1|!¡l", "oeastbgaseictiiiii")
 _LEET_TOKEN = re.compile(r"[^\W_]*(?:[@$€£¢+|!¡]*[^\W_]+)+")
 _INNER_SIGN = re.compile(r"(?<=[a-z])[013457@$](?=[a-z])")
+_THOUSANDS = re.compile(r"(?<=\d)[,.'](?=\d{3}(?!\d))")
 _RANGE = re.compile(r"(?<=\d)\s*[-–—~〜]\s*(?=\d)")
 _SPLIT = re.compile(r"[^\W\d_][\W_]+[^\W\d_]")
 _GAP = re.compile(r"[\W_]+")
@@ -40,7 +41,7 @@ _JOINED_MIN = 5
 
 def tokens(folded: str) -> list[str]:
     """Words and numbers of folded text: `15yo` is two, `ch1ld` is one, `12-15` is three with a `to` between."""
-    text = _RANGE.sub(" to ", folded)
+    text = _RANGE.sub(" to ", _THOUSANDS.sub("", folded))
     text = _INNER_SIGN.sub(lambda found: found[0].translate(_SIGNS), text)
     return _TOKEN.findall(text)
 
@@ -129,7 +130,12 @@ class Phrases:
         return (
             any(table.is_word(token) for token in (*shorter, *glued, *singles))
             or any(stem in token for token in (*shorter, *singles) for stem in table.stems)
-            or any(word in run for run in singles for word in table.words if len(word) >= _GAPPED_MIN)
+            or any(
+                word in run
+                for run in singles
+                for word in table.words
+                if len(word) >= _GAPPED_MIN and table.is_word(word)
+            )
         )
 
     def _in_pieces(self, found: list[str]) -> bool:
