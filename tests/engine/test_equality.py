@@ -69,6 +69,20 @@ def test_half_precision_equals_diffusers(tmp_path: Path, dtype: torch.dtype) -> 
     assert against_diffusers(model, jobs)["diffusers_max_abs_diff"] == 0.0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_models_that_predict_velocity_equal_diffusers(tmp_path: Path, dtype: torch.dtype) -> None:
+    jobs = random_jobs(36, random.Random(6))
+    _assert_covers_every_scheduler(jobs)
+    model = load_toy(tmp_path, dtype)
+    for pipeline in (model.base, model.refiner):
+        pipeline.scheduler = type(pipeline.scheduler).from_config(
+            pipeline.scheduler.config, prediction_type="v_prediction"
+        )
+    assert against_diffusers(model, jobs)["diffusers_max_abs_diff"] == 0.0
+    rng = random.Random(7)
+    assert in_company(model, random_jobs(24, rng), rng)["differing_latents"] == 0
+
+
 @pytest.mark.parametrize("scheduler", OWN_NOISE)
 def test_noise_of_a_scheduler_comes_from_the_jobs_own_generator(model: WatchedModel, scheduler: str) -> None:
     jobs = [_with(job, scheduler, 5) for job in _plain_jobs(4)]

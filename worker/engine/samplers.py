@@ -173,7 +173,7 @@ def _is_vectorised(scheduler: Any) -> bool:
         and config.algorithm_type == "dpmsolver++"
         and config.solver_type == "midpoint"
         and config.solver_order == 2
-        and config.prediction_type == "epsilon"
+        and config.prediction_type in ("epsilon", "v_prediction")
         and config.variance_type is None
         and not config.thresholding
         and not config.use_flow_sigmas

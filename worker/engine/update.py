@@ -82,6 +82,8 @@ class _Vector:
         tables = [s.table[span] for s, span in zip(samplers, spans, strict=True) if s.table is not None]
         self._tables = torch.stack(tables, dim=2)[:, :, :, None, None, None].unbind(0)
         self._timesteps = [s.timesteps[span] for s, span in zip(samplers, spans, strict=True)]
+        # All rows of a batch are of one model.
+        self._velocity = samplers[0].scheduler.config.prediction_type == "v_prediction"
         self.done = 0
         self._previous: torch.Tensor | None = None
 
@@ -92,7 +94,10 @@ class _Vector:
     def step(self, noise: torch.Tensor, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The next latents, and x0."""
         sigma, alpha, ratio, newest, slope, inverse_r0 = self._tables[self.done].unbind(0)
-        x0 = _over(latents - _times(sigma, noise), alpha)
+        if self._velocity:
+            x0 = _times(alpha, latents) - _times(sigma, noise)
+        else:
+            x0 = _over(latents - _times(sigma, noise), alpha)
         before = self._first_previous(x0) if self._previous is None else self._previous
         difference = _times(inverse_r0, x0 - before)
         moved = ratio * latents.float() - _times(newest, x0) - _times(slope, difference)

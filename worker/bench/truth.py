@@ -1,0 +1,207 @@
+"""Do the pictures show what was asked? The worker's engine on the demo model, marked by a judge of pixels.
+
+Four questions: whether shape, colour and ground are right; whether a negative prompt removes what it names; whether
+guidance does what it is for; and whether another seed gives another picture of the same thing.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from worker.engine.cost import CostModel
+from worker.engine.loop import Engine
+from worker.engine.pipeline import SdxlModel
+from worker.engine.schedule import Policy, StepScheduler
+from worker.events.types import GenerationRequest
+from worker.job import Failure, Hooks, Job, Lane, Origin, Picture
+from worker.training.judge import Seen, look
+from worker.training.scenes import COLOURS, SHAPES, SIDE_PX, Scene, full_prompt, random_scene
+
+PROMPTS = 200
+PASS_SHARE = 0.95
+# What the issue of truth asks for; size and frame are counted beside them.
+MARKED = ("shape", "colour", "background")
+STEPS, GUIDANCE = 20, 5.0
+_SLOTS = 4
+_LOW_GUIDANCE, _HIGH_GUIDANCE = 1.0, 7.5
+# Mean absolute difference of two pictures, of 255, that nobody would call the same.
+_ANOTHER_PICTURE = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """One picture that is asked for."""
+
+    prompt: str
+    seed: int
+    negative_prompt: str | None = None
+    guidance_scale: float = GUIDANCE
+    loras: tuple[tuple[str, float], ...] = ()
+
+
+def draw(model: SdxlModel, wishes: Sequence[Wish]) -> list[Image.Image]:
+    """The pictures in the order of `wishes`, by the engine that the worker runs.
+
+    Raises:
+        RuntimeError: one of them failed.
+    """
+    pictures: dict[str, Image.Image] = {}
+
+    def end(result: Picture | Failure) -> None:
+        if isinstance(result, Failure):
+            raise RuntimeError(f"{result.code.value}: {result.message}")
+        pictures[result.job.job_id] = Image.fromarray(result.pixels)
+
+    scheduler = StepScheduler(Policy(slots=_SLOTS), CostModel(_SLOTS))
+    engine = Engine(model, scheduler, Hooks(end, lambda *_: None, lambda _: None), count().__next__, deterministic=True)
+    for number, wish in enumerate(wishes):
+        engine.submit(_job(number, wish))
+    while engine.tick():
+        pass
+    return [pictures[str(number)] for number in range(len(wishes))]
+
+
+def _job(number: int, wish: Wish) -> Job:
+    request = GenerationRequest(
+        job_id=str(number),
+        girl_id="truth",
+        user_id=0,
+        prompt=wish.prompt,
+        negative_prompt=wish.negative_prompt,
+        num_inference_steps=STEPS,
+        guidance_scale=wish.guidance_scale,
+        width=SIDE_PX,
+        height=SIDE_PX,
+        seed=wish.seed,
+    )
+    return Job(
+        request=request,
+        lane=Lane.NORMAL,
+        origin=Origin("truth", 0, number, 0),
+        seed=wish.seed,
+        loras=wish.loras,
+        prompt=wish.prompt,
+        negative_prompt=wish.negative_prompt,
+        attempt=1,
+        requested_at=0.0,
+        received_at=0.0,
+        expires_at=None,
+    )
+
+
+def truth(model: SdxlModel, prompts: int = PROMPTS, seed: int = 0) -> tuple[dict[str, Any], list[Image.Image]]:
+    """All four questions; the report for `out/truth.json`, and the pictures of the first."""
+    rng = random.Random(seed)
+    scenes = [random_scene(rng) for _ in range(prompts)]
+    asked = [full_prompt(scene) for scene in scenes]
+    wishes = [Wish(prompt=prompt, seed=number) for number, prompt in enumerate(asked)]
+    pictures = draw(model, wishes)
+    report = mark(scenes, pictures) | {"steps": STEPS, "guidance_scale": GUIDANCE}
+    few = max(1, prompts // 5)
+    report["negative_prompt"] = _negatives(model, few)
+    report["guidance"] = _guidance(model, scenes[:few], wishes[:few])
+    report["seeds"] = _seeds(model, scenes[:few], wishes[:few], pictures[:few])
+    report["asked"] = asked
+    report["passed"] = passed(report)
+    return report, pictures
+
+
+def passed(report: dict[str, Any]) -> bool:
+    """Whether every aim is met."""
+    negative, guidance, seeds = report["negative_prompt"], report["guidance"], report["seeds"]
+    return bool(
+        report["right_share"] >= PASS_SHARE
+        and all(case["with"] <= case["without"] / 4 for case in negative.values())
+        and all(case["without"] > 0 for case in negative.values())
+        and guidance["right_share"][f"{_HIGH_GUIDANCE}"] > guidance["right_share"][f"{_LOW_GUIDANCE}"]
+        and guidance["mean_abs_difference"] > _ANOTHER_PICTURE
+        and seeds["another_picture_share"] == 1.0
+        and seeds["right_share"] >= PASS_SHARE
+    )
+
+
+def mark(scenes: Sequence[Scene], pictures: Sequence[Image.Image]) -> dict[str, Any]:
+    """How many are right in all of `MARKED`, the share per property, and what went wrong."""
+    marks = [look(picture).shows(scene) for scene, picture in zip(scenes, pictures, strict=True)]
+    right = [all(mark[name] for name in MARKED) for mark in marks]
+    wrong = [
+        {"prompt": full_prompt(scene), "seen": _words(look(picture))}
+        for scene, picture, good in zip(scenes, pictures, right, strict=True)
+        if not good
+    ]
+    return {
+        "prompts": len(scenes),
+        "right": sum(right),
+        "right_share": sum(right) / len(scenes),
+        "share": {name: sum(mark[name] for mark in marks) / len(marks) for name in marks[0]},
+        "wrong": wrong,
+    }
+
+
+def _words(seen: Seen) -> str:
+    frame = "with a frame" if seen.framed else "no frame"
+    return f"{seen.size} {seen.colour} {seen.shape or 'something'} on {seen.background}, {frame}"
+
+
+def _negatives(model: SdxlModel, each: int) -> dict[str, Any]:
+    """How often a prompt that leaves it open shows a thing, without and with that thing in the negative prompt."""
+    shapes = [SHAPES[i % len(SHAPES)] for i in range(each)]
+    grounds = [sorted(COLOURS)[i % len(COLOURS)] for i in range(each)]
+    open_frame = [f"a red {shape} on a white background" for shape in shapes]
+    open_colour = [f"a big {shape} on a black background, no frame" for shape in shapes]
+    open_shape = [f"a big red shape on a {ground} background, no frame" for ground in grounds if ground != "red"]
+    return {
+        "frame": _shares(model, open_frame, "frame", lambda seen: seen.framed),
+        "white": _shares(model, open_colour, "white", lambda seen: seen.colour == "white"),
+        "heart": _shares(model, open_shape, "heart", lambda seen: seen.shape == "heart"),
+    }
+
+
+def _shares(model: SdxlModel, prompts: Sequence[str], unwanted: str, shown: Any) -> dict[str, float]:
+    wishes = [Wish(prompt=prompt, seed=1_000 + i) for i, prompt in enumerate(prompts)]
+    without = draw(model, wishes)
+    with_it = draw(model, [replace(wish, negative_prompt=unwanted) for wish in wishes])
+    return {
+        "without": float(np.mean([shown(look(picture)) for picture in without])),
+        "with": float(np.mean([shown(look(picture)) for picture in with_it])),
+    }
+
+
+def _guidance(model: SdxlModel, scenes: Sequence[Scene], wishes: Sequence[Wish]) -> dict[str, Any]:
+    """The same prompts and seeds with hardly any guidance and with much: more of what was asked, and other pictures."""
+    low, high = (
+        draw(model, [replace(wish, guidance_scale=scale) for wish in wishes])
+        for scale in (_LOW_GUIDANCE, _HIGH_GUIDANCE)
+    )
+    return {
+        "right_share": {
+            str(scale): mark(scenes, pictures)["right_share"]
+            for scale, pictures in ((_LOW_GUIDANCE, low), (_HIGH_GUIDANCE, high))
+        },
+        "mean_abs_difference": float(np.mean([difference(a, b) for a, b in zip(low, high, strict=True)])),
+    }
+
+
+def _seeds(
+    model: SdxlModel, scenes: Sequence[Scene], wishes: Sequence[Wish], pictures: Iterable[Image.Image]
+) -> dict[str, Any]:
+    """The same prompts with other seeds: still right, and not the same picture."""
+    others = draw(model, [replace(wish, seed=wish.seed + 10_000) for wish in wishes])
+    apart = [difference(a, b) for a, b in zip(pictures, others, strict=True)]
+    return {
+        "right_share": mark(scenes, others)["right_share"],
+        "another_picture_share": float(np.mean([d > _ANOTHER_PICTURE for d in apart])),
+        "mean_abs_difference": float(np.mean(apart)),
+    }
+
+
+def difference(one: Image.Image, other: Image.Image) -> float:
+    """Mean absolute difference, of 255."""
+    return float(np.abs(np.asarray(one, np.int16) - np.asarray(other, np.int16)).mean())
