@@ -189,6 +189,13 @@ class TestBadInput:
         request = client.request(loras=(Lora(name=name),))
         assert failed(client.one(request.job_id)).error_code is ErrorCode.UNKNOWN_LORA
 
+    def test_a_prompt_that_points_at_a_minor_is_rejected_at_any_nsfw_level(self, client: Client) -> None:
+        request = client.request(prompt="portrait of somebody, 15 years old", nsfw_level=1)
+        event = failed(client.one(request.job_id))
+        assert (event.error_code, event.retryable) == (ErrorCode.CONTENT_REJECTED, False)
+        assert "15" not in event.error_message
+        assert "somebody" not in event.error_message
+
     def test_a_request_that_comes_too_late_is_expired(self, client: Client) -> None:
         request = client.request(expires_at=datetime.now(UTC) - timedelta(seconds=1))
         event = failed(client.one(request.job_id))

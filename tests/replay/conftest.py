@@ -113,7 +113,18 @@ def answered(kafka: KafkaCluster, s3: SeaweedFS, toy: Path, tmp_path_factory: py
     )
     broker.create_topics(topics)
     site = Site(broker, topics, s3, toy, tmp_path_factory.mktemp("logs"))
-    settings = dict(site.worker("first").environment)
+    # The replays have neither: a profile that is gone and a detector that is off must change nothing that was made.
+    profiles = tmp_path_factory.mktemp("profiles")
+    (profiles / "default.toml").write_text(
+        'prompt = "a photograph of"\nquality = ["sharp focus, fine grain, natural colours, film grain, f/2, 85mm lens"]\n'
+    )
+    house = {
+        "PROFILES_PATH": str(profiles),
+        "NSFW_DETECTOR": "skin",
+        "NSFW_ACTION": "blur",
+        "NSFW_THRESHOLDS": '{"0": 0}',
+    }
+    settings = dict(site.worker("first").environment) | house
     client = Client(site)
     with closing(client), in_this_process(settings) as worker:
         good = [

@@ -99,6 +99,13 @@ class TestDryRun:
 
 
 class TestVerify:
+    def test_it_has_profiles_long_prompts_and_blurred_pictures_before_it(self, answered: Answered) -> None:
+        for manifest in map(answered.manifest, answered.good):
+            assert manifest["recipe"]["profile"]["name"] == "default"
+            assert len(manifest["recipe"]["prompt"]) > 77, "the toy's tokens are letters"
+            assert manifest["picture"]["blurred"] is True
+            assert manifest["picture"]["nsfw_score"] > 0
+
     def test_the_same_model_gives_the_same_pixels(self, sdxl: Sdxl, answered: Answered) -> None:
         before = committed(answered)
         found = sdxl("--since", "1h", "--verify")
