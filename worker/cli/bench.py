@@ -13,12 +13,14 @@ from typing import Annotated, Any
 import typer
 
 from worker.cli.bench_equality import equality
+from worker.cli.bench_lora import lora
 from worker.cli.bench_truth import truth
 from worker.cli.output import note_console, print_json, result_console
 
 app = typer.Typer(no_args_is_help=True, help="Measure the engine on a toy model.")
 app.command()(equality)
 app.command()(truth)
+app.command()(lora)
 
 REPORT = Path("out/bench/schedule.json")
 SLOTS = 4

@@ -31,7 +31,7 @@ def train_demo(
     """
     with note_console().status("importing torch and diffusers"):
         from worker.training import demo
-    with _progress() as progress:
+    with training_progress() as progress:
         demo.train_demo(
             directory,
             seed=seed,
@@ -106,7 +106,7 @@ def train_lora(
     )
     settings = load_settings()
     try:
-        with _progress() as progress:
+        with training_progress() as progress:
             file = lora.train_lora(
                 model or settings.sdxl_model_id,
                 dataset,
@@ -124,7 +124,7 @@ def train_lora(
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str, int, int, float], None]]:
+def training_progress() -> Iterator[Callable[[str, int, int, float], None]]:
     """Shows (stage, steps done, steps in all, loss)."""
     console = note_console()
     columns = (TextColumn("{task.description:<8}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"))

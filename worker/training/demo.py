@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 
 import torch
@@ -126,6 +127,9 @@ def _train_refiner(
         add_watermarker=False,
     )
     _save(pipeline, directory)
+    for shared in ("vae", "text_encoder_2", "tokenizer_2"):
+        shutil.rmtree(directory / shared)
+        (directory / shared).symlink_to(Path("..") / "base" / shared)
 
 
 def _save(pipeline: StableDiffusionXLPipeline | StableDiffusionXLImg2ImgPipeline, directory: Path) -> None:

@@ -177,8 +177,9 @@ _OUTLINES: dict[str, list[Point]] = {
 
 def full_prompt(scene: Scene) -> str:
     """The caption that leaves nothing out, as the README writes its prompts."""
-    end = ", with a frame" if scene.framed else ", no frame"
-    return f"a {scene.size} {scene.colour} {scene.shape} on a {scene.background} background{end}"
+    frame = ", with a frame" if scene.framed else ", no frame"
+    style = ", outline" if scene.fill == "outline" else ""
+    return f"a {scene.size} {scene.colour} {scene.shape} on a {scene.background} background{frame}{style}"
 
 
 def caption(rng: random.Random, scene: Scene) -> str:

@@ -1,0 +1,97 @@
+"""The pictures that the demo model learns from, and the judge that reads them back."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from worker.training.judge import look
+from worker.training.scenes import (
+    COLOURS,
+    SHAPES,
+    SIDE_PX,
+    UNTAUGHT_SHAPES,
+    Scene,
+    caption,
+    draw,
+    full_prompt,
+    random_scene,
+)
+
+RIGHT = {"shape": True, "colour": True, "background": True, "frame": True}
+OUTLINED = tuple(shape for shape in (*SHAPES, "moon") if shape != "circle")
+
+
+def marks(scene: Scene, picture: Image.Image) -> dict[str, bool]:
+    return {name: mark for name, mark in look(picture).shows(scene).items() if name != "size"}
+
+
+def test_the_judge_reads_every_scene_back() -> None:
+    rng = random.Random(0)
+    scenes = [random_scene(rng, SHAPES + UNTAUGHT_SHAPES) for _ in range(300)]
+    assert {(scene.shape, scene.size) for scene in scenes} == {
+        (shape, size) for shape in SHAPES + UNTAUGHT_SHAPES for size in ("small", "big")
+    }
+    for scene in scenes:
+        assert marks(scene, draw(scene)) == RIGHT, scene
+    sizes = [look(draw(scene)).size == scene.size for scene in scenes]
+    assert np.mean(sizes) > 0.98, "a radius on the border may be read either way, no other"
+
+
+def test_the_judge_reads_outlines_and_soft_edges() -> None:
+    rng = random.Random(1)
+    for _ in range(100):
+        scene = replace(random_scene(rng, OUTLINED), fill="outline")
+        assert marks(scene, draw(scene)) == RIGHT, scene
+        solid = random_scene(rng)
+        assert marks(solid, draw(solid).filter(ImageFilter.GaussianBlur(2))) == RIGHT, solid
+
+
+@pytest.mark.parametrize("other", ["shape", "colour", "background", "size", "framed", "fill"])
+def test_the_judge_finds_the_one_thing_that_is_wrong(other: str) -> None:
+    asked = Scene("star", "red", "white", "big")
+    changes = {"shape": "heart", "colour": "blue", "background": "green", "size": "small", "framed": True}
+    drawn = replace(asked, fill="outline") if other == "fill" else replace(asked, **{other: changes[other]})
+    if other == "size":
+        drawn = replace(drawn, radius=0.22)
+    wrong = {name for name, right in look(draw(drawn)).shows(asked).items() if not right}
+    assert wrong == {{"framed": "frame", "fill": "shape"}.get(other, other)}
+
+
+def test_noise_and_an_empty_picture_show_nothing() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (SIDE_PX, SIDE_PX, 3), dtype=np.uint8)
+    assert look(Image.fromarray(noise)).shape == ""
+    empty = look(Image.new("RGB", (SIDE_PX, SIDE_PX), COLOURS["blue"]))
+    assert (empty.shape, empty.colour, empty.background) == ("", "", "blue")
+
+
+def test_the_same_seed_draws_and_says_the_same() -> None:
+    one, other = random.Random(7), random.Random(7)
+    for _ in range(20):
+        scene = random_scene(one)
+        assert scene == random_scene(other)
+        assert caption(one, scene) == caption(other, scene)
+        assert draw(scene).tobytes() == draw(scene).tobytes()
+
+
+def test_captions_say_nothing_that_is_not_so() -> None:
+    rng = random.Random(2)
+    said_frame = 0
+    for _ in range(500):
+        scene = random_scene(rng)
+        words = caption(rng, scene).replace(",", " ").split()
+        assert not {*SHAPES, *UNTAUGHT_SHAPES} & set(words) - {scene.shape}
+        assert not set(COLOURS) & set(words) - {scene.colour, scene.background}
+        if "frame" in words:
+            said_frame += 1
+            assert ("no" in words) != scene.framed
+    assert 100 < said_frame < 400
+
+
+def test_the_full_prompt_names_every_property() -> None:
+    scene = Scene("moon", "red", "white", "big", framed=True, fill="outline")
+    assert full_prompt(scene) == "a big red moon on a white background, with a frame, outline"
