@@ -116,7 +116,7 @@ def answered(kafka: KafkaCluster, s3: SeaweedFS, toy: Path, tmp_path_factory: py
     # The replays have neither: a profile that is gone and a detector that is off must change nothing that was made.
     profiles = tmp_path_factory.mktemp("profiles")
     (profiles / "default.toml").write_text(
-        'prompt = "a photograph of"\nquality = ["sharp focus, fine grain, natural colours, film grain, f/2, 85mm lens"]\n'
+        'prompt = "a photograph of"\nquality = ["sharp focus, natural colours, film grain, f/2, 85mm, warm light"]\n'
     )
     house = {
         "PROFILES_PATH": str(profiles),
