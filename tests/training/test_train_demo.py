@@ -1,0 +1,76 @@
+"""`models train-demo` in a few steps: it loads, comes out the same again, and goes on where it was cut off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from worker.models.load import load_base, load_refiner
+from worker.training import demo, demo_vae
+from worker.training.demo import train_demo
+
+Stages = list[tuple[str, int, int]]
+
+
+@pytest.fixture(autouse=True)
+def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_vae, "_PICTURES", 16)
+
+
+def train(directory: Path, *, seed: int = 0) -> Stages:
+    stages: Stages = []
+
+    def progress(stage: str, done: int, total: int, loss: float) -> None:
+        assert loss == loss, "NaN"
+        stages.append((stage, done, total))
+
+    train_demo(directory, seed=seed, vae_steps=2, base_steps=2, refiner_steps=2, pictures=64, progress=progress)
+    return stages
+
+
+def weights(directory: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*.safetensors")}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo_vae, "_PICTURES", 16)
+        stages = train(directory)
+    assert stages == [(stage, done, 2) for stage in ("vae", "base", "refiner") for done in (1, 2)]
+    return directory
+
+
+def test_what_it_writes_is_an_sdxl_with_a_refiner(trained: Path) -> None:
+    base = load_base(str(trained / "base"), dtype=torch.float32, device="cpu")
+    refiner = load_refiner(str(trained / "refiner"), dtype=torch.float32, device="cpu", share=base)
+    assert refiner.text_encoder_2 is base.text_encoder_2
+    assert refiner.vae is base.vae
+    assert base.scheduler.config.prediction_type == "v_prediction"
+    assert base.vae.config.scaling_factor != 1.0
+
+
+def test_the_same_seed_gives_the_same_weights(trained: Path, tmp_path: Path) -> None:
+    train(tmp_path)
+    assert weights(tmp_path) == weights(trained)
+
+
+def test_another_seed_gives_others(trained: Path, tmp_path: Path) -> None:
+    train(tmp_path, seed=1)
+    assert all(weights(tmp_path)[name] != data for name, data in weights(trained).items())
+
+
+def test_a_run_that_was_cut_off_goes_on(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(demo, "fit", cut)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path)
+    assert [stage for stage, done, _ in train(tmp_path) if done == 1] == ["base", "refiner"]
+    assert weights(tmp_path) == weights(trained)
+    assert train(tmp_path) == [], "nothing is left to do"
