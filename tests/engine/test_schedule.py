@@ -54,7 +54,8 @@ class ModelRow:
         return self.plan[len(self.steps)]
 
     def wait(self, now: float) -> float:
-        return self.waited if self.active else self.waited + now - self.since
+        # Rounded as the scheduler rounds it: at the bound itself the last bit decides who is overdue.
+        return self.waited if self.active else self.waited + (now - self.since)
 
 
 class Scheduling(RuleBasedStateMachine):
@@ -158,13 +159,13 @@ class Scheduling(RuleBasedStateMachine):
             assert batch[0] not in by_right
             assert batch == self.led_by(batch[0])
         else:
-            paid = [row for row in batch if row not in by_right]
-            assert batch == by_right[: len(batch) - len(paid)] + paid
-            for lane in {row.lane for row in paid}:
-                of_lane = [row for row in paid if row.lane is lane]
-                peers = [row for row in self.rows.values() if row.lane is lane and row.group == batch[0].group]
+            stay = [row for row in by_right if row in batch]
+            assert batch[: len(stay)] == stay
+            assert len(stay) == len(by_right) or len(batch) == self.limit()
+            for lane in {row.lane for row in self.paid(batch, by_right)}:
+                of_lane = [row for row in batch if row.lane is lane]
                 assert lane in overdue
-                assert of_lane == peers[: len(of_lane)]
+                assert of_lane == self.peers(lane, batch)[: len(of_lane)]
                 assert of_lane[0] is self.head(lane)
         if batch == by_right:
             self.check_urgent(batch)
@@ -192,15 +193,24 @@ class Scheduling(RuleBasedStateMachine):
             leads = batch[0] is head and (head is by_right[0] or head.group != by_right[0].group)
             got = 0.0 if head not in batch else 1.0 if leads else part
             self.debt[lane] = max(0.0, self.debt[lane]) + self.policy.share - got
+            if head in batch and all(row in batch for row in self.peers(lane, batch)):
+                self.debt[lane] = min(1.0, self.debt[lane])  # it has no use for more
             # Where two classes have saved up a step each, one goes first.
             assert self.debt[lane] <= 1 + (self.policy.share if len(overdue) > 1 else 0) + EPSILON
-            new = [row for row in batch if row not in by_right]
             if batch[0].group != by_right[0].group:
                 paid = 1.0 if batch[0].lane is lane else 0.0
             else:
-                paid = sum(row.lane is lane for row in new) / len(batch)
+                paid = sum(row.lane is lane for row in self.paid(batch, by_right)) / len(batch)
             self.taken[lane] = max(0.0, self.taken[lane]) + paid - self.policy.share
             assert self.taken[lane] <= 1 + self.policy.share + EPSILON
+
+    def paid(self, batch: list[ModelRow], by_right: list[ModelRow]) -> list[ModelRow]:
+        """The rows that are in the batch of `by_right`'s group although a row before them is not."""
+        untouched = next((n for n, row in enumerate(by_right) if row not in batch), len(by_right))
+        return [row for row in batch if row not in by_right[:untouched]]
+
+    def peers(self, lane: Lane, batch: list[ModelRow]) -> list[ModelRow]:
+        return [row for row in self.rows.values() if row.lane is lane and row.group == batch[0].group]
 
     def head(self, lane: Lane) -> ModelRow | None:
         return next((row for row in self.rows.values() if row.lane is lane), None)
@@ -381,6 +391,57 @@ def test_two_overdue_classes_both_get_their_share(slots: int, high: Group, norma
         got = sum(1.0 if b[0] == key else 1 / len(b) for b in batches if key in b)
         assert got >= 200 * 0.1 - 1
     assert led(batches, "u1") >= 160
+
+
+def test_a_row_that_pays_does_not_take_the_place_of_one_that_is_owed_as_much() -> None:
+    s = scheduler(share=0.25)
+    submit(s, "u1", "u2", "u3", lane=URGENT)
+    submit(s, "h", lane=HIGH)
+    submit(s, "n", lane=NORMAL)
+    assert run(s, 100, now=6.0) == [("u1", "u2", "h", "n")] * 100
+
+
+def test_what_hypothesis_found_the_high_row_is_not_kept_out_by_the_normal_one() -> None:
+    found = Scheduling()
+    found.start(slots=4, share=0.25, cost="free")
+    found.submit([URGENT, URGENT], [Segment(SQUARE, 6)])
+    found.submit_long(20, URGENT, SQUARE)
+    found.submit([URGENT, URGENT, HIGH, NORMAL], [Segment(SQUARE, 1), Segment(SQUARE, 7)])
+    found.steps(3, 0.5)
+    high = found.rows[5]
+    found.steps(11, 0.5)
+    # Overdue from here on, and a row of four is its share: it is in every step until it is done.
+    assert high.steps == high.plan
+    assert high.waited == 1.5
+    found.teardown()
+
+
+def test_a_class_that_gets_less_than_its_share_by_right_pays_for_more_rows() -> None:
+    s = scheduler(slots=5, share=0.3)
+    submit(s, "u1", "u2", "u3", "u4", lane=URGENT)
+    submit(s, "n1", "n2", "n3", lane=NORMAL)
+    batches = run(s, 100, now=6.0)
+    assert sum(times(batches, key) for key in ("n1", "n2", "n3")) / 5 >= 100 * 0.3 - 1
+    assert times(batches, "u1") == 100
+
+
+def test_a_row_that_is_in_every_step_saves_up_no_more_than_one() -> None:
+    s = scheduler(slots=16)
+    submit(s, *(f"u{n}" for n in range(15)), lane=URGENT)
+    s.submit("n", NORMAL, [Segment(SQUARE, 200), Segment(WIDE, 1000)], 0.0)
+    assert times(run(s, 200, now=6.0), "n") == 200
+    assert led(run(s, 100, now=6.0), "n") == 11
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3])
+def test_two_shares_are_kept_of_steps_too_large_for_one_row_to_fill_its_own(share: float) -> None:
+    s = scheduler(slots=16, share=share)
+    submit(s, *(f"u{n}" for n in range(20)), lane=URGENT)
+    submit(s, "h", lane=HIGH)
+    submit(s, "n", lane=NORMAL, group=WIDE)
+    batches = run(s, 200, now=6.0)
+    assert led(batches, "n") >= 200 * share - 1 - share
+    assert times(batches, "h") == 200 - led(batches, "n")
 
 
 def test_a_share_of_nothing_is_strict_order() -> None:
