@@ -26,6 +26,7 @@ SECRET_KEY = "local-secret-key"
 START_TIMEOUT_S = 30.0
 READ_TIMEOUT_S = 5.0
 STOP_GRACE_S = 10.0
+_PROBE = "ready-probe"
 VOLUME_SIZE_MB = 256
 MAX_VOLUMES = 64
 
@@ -155,8 +156,12 @@ class SeaweedFS:
         self.stop()
 
     def _ready(self) -> bool:
+        """Whether an object comes back: the bucket answers before the volumes behind it do."""
         try:
-            self.client().head_bucket(Bucket=self.bucket)
+            client = self.client()
+            client.put_object(Bucket=self.bucket, Key=_PROBE, Body=b"ready?")
+            client.get_object(Bucket=self.bucket, Key=_PROBE)["Body"].read()
+            client.delete_object(Bucket=self.bucket, Key=_PROBE)
         except (BotoCoreError, ClientError):
             return False
         return True
