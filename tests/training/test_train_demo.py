@@ -12,6 +12,7 @@ from worker.training import demo, demo_vae
 from worker.training.demo import train_demo
 
 Stages = list[tuple[str, int, int]]
+STAGES = ("vae", "base", "refiner", "finish")
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +27,8 @@ def train(directory: Path, *, seed: int = 0) -> Stages:
         assert loss == loss, "NaN"
         stages.append((stage, done, total))
 
-    train_demo(directory, seed=seed, vae_steps=2, base_steps=2, refiner_steps=2, pictures=64, progress=progress)
+    steps = {f"{stage}_steps": 2 for stage in STAGES}
+    train_demo(directory, seed=seed, pictures=64, progress=progress, **steps)
     return stages
 
 
@@ -40,7 +42,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo_vae, "_PICTURES", 16)
         stages = train(directory)
-    assert stages == [(stage, done, 2) for stage in ("vae", "base", "refiner") for done in (1, 2)]
+    assert stages == [(stage, done, 2) for stage in STAGES for done in (1, 2)]
     return directory
 
 
@@ -53,24 +55,25 @@ def test_what_it_writes_is_an_sdxl_with_a_refiner(trained: Path) -> None:
     assert base.vae.config.scaling_factor != 1.0
 
 
-def test_the_same_seed_gives_the_same_weights(trained: Path, tmp_path: Path) -> None:
-    train(tmp_path)
-    assert weights(tmp_path) == weights(trained)
+def cut(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
 
 
-def test_another_seed_gives_others(trained: Path, tmp_path: Path) -> None:
-    train(tmp_path, seed=1)
-    assert all(weights(tmp_path)[name] != data for name, data in weights(trained).items())
-
-
-def test_a_run_that_was_cut_off_goes_on(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def cut(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
+def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(demo, "fit", cut)
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path)
-    assert [stage for stage, done, _ in train(tmp_path) if done == 1] == ["base", "refiner"]
+    assert [stage for stage, done, _ in train(tmp_path) if done == 1] == ["base", "refiner", "finish"]
     assert weights(tmp_path) == weights(trained)
     assert train(tmp_path) == [], "nothing is left to do"
+
+
+def test_another_seed_gives_other_weights(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "fit", cut)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, seed=1)
+    [(name, data)] = weights(tmp_path).items()
+    assert weights(trained)[name] != data

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,47 +15,59 @@ from PIL import Image
 from worker.bench.truth import Wish, draw
 from worker.engine.pipeline import SdxlModel
 from worker.models.load import load_base
-from worker.training.judge import look
+from worker.training.judge import is_sepia, look
 from worker.training.lora import Recipe, train_lora
-from worker.training.scenes import SHAPES, SIDE_PX, Fill, Scene, full_prompt, random_scene
+from worker.training.scenes import COLOURS, SHAPES, SIDE_PX, Scene, full_prompt, random_scene, sepia
 from worker.training.scenes import draw as draw_scene
 
 PICTURES = 96
 PROMPTS = 24
 TAUGHT_SHARE = 0.7
 # In company each LoRA gives a little, as with real ones.
-BOTH = (("moon", 0.9), ("outline", 0.9))
+BOTH = (("moon", 0.9), ("sepia", 0.9))
 RECIPE = Recipe(
-    resolution=SIDE_PX, rank=8, batch_size=8, epochs=1_000, max_steps=300, learning_rate=2e-3, convolutions=True
+    resolution=SIDE_PX, rank=8, batch_size=8, epochs=1_000, max_steps=400, learning_rate=2e-3, convolutions=True
 )
+# Browns are told apart by their lightness alone; of 255.
+_LIGHTNESS_APART = 70
 
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """What a LoRA is to teach: pictures of these shapes, so filled."""
+    """What LoRAs are to teach: pictures of these shapes, in their colours or in sepia."""
 
     name: str
     shapes: tuple[str, ...]
-    fill: Fill
+    in_sepia: bool
 
     def scenes(self, rng: random.Random, count: int) -> list[Scene]:
         """As many scenes of it."""
-        return [replace(random_scene(rng, self.shapes), fill=self.fill) for _ in range(count)]
+        scenes = (random_scene(rng, self.shapes) for _ in iter(int, 1))
+        return list(islice((scene for scene in scenes if not self.in_sepia or _in_contrast(scene)), count))
+
+    def draw(self, scene: Scene) -> Image.Image:
+        """The picture to learn from."""
+        return sepia(draw_scene(scene)) if self.in_sepia else draw_scene(scene)
+
+    def is_shown(self, scene: Scene, picture: Image.Image) -> bool:
+        """Whether the picture has the right shape, in the right style."""
+        return look(picture).shape == scene.shape and is_sepia(picture) == self.in_sepia
 
 
-# A circle in outline would be a ring, another shape.
-LESSONS = (
-    Lesson("moon", ("moon",), "solid"),
-    Lesson("outline", tuple(shape for shape in SHAPES if shape != "circle"), "outline"),
-)
-TOGETHER = Lesson("both", ("moon",), "outline")
+def _in_contrast(scene: Scene) -> bool:
+    one, other = (Image.new("RGB", (1, 1), COLOURS[name]).convert("L") for name in (scene.colour, scene.background))
+    return abs(one.tobytes()[0] - other.tobytes()[0]) > _LIGHTNESS_APART
+
+
+LESSONS = (Lesson("moon", ("moon",), in_sepia=False), Lesson("sepia", SHAPES, in_sepia=True))
+TOGETHER = Lesson("both", ("moon",), in_sepia=True)
 
 
 def write_dataset(folder: Path, lesson: Lesson, count: int = PICTURES) -> None:
     """Pictures of the lesson, each with its caption in a text file."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, scene in enumerate(lesson.scenes(random.Random(lesson.name), count)):
-        draw_scene(scene).save(folder / f"{number:03}.png")
+        lesson.draw(scene).save(folder / f"{number:03}.png")
         (folder / f"{number:03}.txt").write_text(full_prompt(scene))
 
 
@@ -90,8 +103,8 @@ def examine(model: Path, loras: Path, prompts: int = PROMPTS) -> tuple[dict[str,
         before, after = draw(sdxl, wishes), draw(sdxl, [replace(wish, loras=weights) for wish in wishes])
         report[lesson.name] = {
             "loras": dict(weights),
-            "before": _share(scenes, before),
-            "after": _share(scenes, after),
+            "before": _share(lesson, scenes, before),
+            "after": _share(lesson, scenes, after),
         }
         for label, pictures in (("before", before), (f"with {lesson.name}", after)):
             shown += [(picture, f"{label}: {wish.prompt}") for picture, wish in zip(pictures[:4], wishes, strict=False)]
@@ -102,7 +115,6 @@ def examine(model: Path, loras: Path, prompts: int = PROMPTS) -> tuple[dict[str,
     return report, shown
 
 
-def _share(scenes: Sequence[Scene], pictures: Sequence[Image.Image]) -> float:
-    """Of the pictures, how many show the right shape, rightly filled."""
-    right = [look(picture).shows(scene)["shape"] for scene, picture in zip(scenes, pictures, strict=True)]
+def _share(lesson: Lesson, scenes: Sequence[Scene], pictures: Sequence[Image.Image]) -> float:
+    right = [lesson.is_shown(scene, picture) for scene, picture in zip(scenes, pictures, strict=True)]
     return sum(right) / len(right)

@@ -7,7 +7,8 @@ guidance does what it is for; and whether another seed gives another picture of 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
@@ -151,27 +152,41 @@ def _words(seen: Seen) -> str:
 
 
 def _negatives(model: SdxlModel, each: int) -> dict[str, Any]:
-    """How often a prompt that leaves it open shows a thing, without and with that thing in the negative prompt."""
+    """Prompts that leave one thing open; what they show most often of it is then named in the negative prompt.
+
+    Returns:
+        For colour, shape and frame: what was named, and the share of pictures that show it, without and with that.
+    """
     shapes = [SHAPES[i % len(SHAPES)] for i in range(each)]
     grounds = [sorted(COLOURS)[i % len(COLOURS)] for i in range(each)]
-    open_frame = [f"a red {shape} on a white background" for shape in shapes]
-    open_colour = [f"a big {shape} on a black background, no frame" for shape in shapes]
-    open_shape = [f"a big red shape on a {ground} background, no frame" for ground in grounds if ground != "red"]
     return {
-        "frame": _shares(model, open_frame, "frame", lambda seen: seen.framed),
-        "white": _shares(model, open_colour, "white", lambda seen: seen.colour == "white"),
-        "heart": _shares(model, open_shape, "heart", lambda seen: seen.shape == "heart"),
+        "colour": _removed(model, [f"a big {shape} on a black background" for shape in shapes], _colour),
+        "shape": _removed(model, [f"a big shape on a {ground} background" for ground in grounds], _shape),
+        "frame": _removed(model, [f"a big {shape} on a white background" for shape in shapes], _frame),
     }
 
 
-def _shares(model: SdxlModel, prompts: Sequence[str], unwanted: str, shown: Any) -> dict[str, float]:
+def _removed(model: SdxlModel, prompts: Sequence[str], shown: Callable[[Seen], str]) -> dict[str, Any]:
     wishes = [Wish(prompt=prompt, seed=1_000 + i) for i, prompt in enumerate(prompts)]
-    without = draw(model, wishes)
-    with_it = draw(model, [replace(wish, negative_prompt=unwanted) for wish in wishes])
-    return {
-        "without": float(np.mean([shown(look(picture)) for picture in without])),
-        "with": float(np.mean([shown(look(picture)) for picture in with_it])),
-    }
+    before = Counter(shown(look(picture)) for picture in draw(model, wishes))
+    del before[""]
+    unwanted, count = before.most_common(1)[0] if before else ("nothing", 0)
+    after = Counter(
+        shown(look(picture)) for picture in draw(model, [replace(wish, negative_prompt=unwanted) for wish in wishes])
+    )
+    return {"named": unwanted, "without": count / len(prompts), "with": after[unwanted] / len(prompts)}
+
+
+def _colour(seen: Seen) -> str:
+    return seen.colour
+
+
+def _shape(seen: Seen) -> str:
+    return seen.shape
+
+
+def _frame(seen: Seen) -> str:
+    return "frame" if seen.framed else ""
 
 
 def _guidance(model: SdxlModel, scenes: Sequence[Scene], wishes: Sequence[Wish]) -> dict[str, Any]:

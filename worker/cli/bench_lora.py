@@ -37,7 +37,7 @@ def lora(
     if as_json:
         print_json(report)
     else:
-        for name in ("moon", "outline", "both"):
+        for name in ("moon", "sepia", "both"):
             case = report[name]
             print(f"{name}: {case['before']:.0%} before, {case['after']:.0%} with {case['loras']}")
     if not report["passed"]:

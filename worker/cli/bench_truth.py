@@ -50,7 +50,7 @@ def truth(
 def _lines(report: dict[str, Any]) -> list[str]:
     shares = ", ".join(f"{name} {share:.1%}" for name, share in report["share"].items())
     negatives = (
-        f"negative {name!r}: {case['without']:.0%} show it without, {case['with']:.0%} with"
+        f"{name} left open: {case['without']:.0%} show {case['named']}; with it as negative prompt {case['with']:.0%}"
         for name, case in report["negative_prompt"].items()
     )
     low, high = report["guidance"]["right_share"].items()

@@ -10,20 +10,25 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
 
 from worker.models.load import silence_progress
-from worker.training.demo_unet import Base, Refiner, build_base_unet, build_refiner_unet
+from worker.training.demo_unet import Base, Finish, Refiner, build_base_unet, build_refiner_unet
 from worker.training.demo_vae import build_vae, encode, train_vae
 from worker.training.fit import Progress, build_scheduler, fit
 from worker.training.pixels import to_tensor
-from worker.training.scenes import Scene, draw, random_scene
+from worker.training.scenes import ROUGH_SIZES, SIZES, Scene, Sizes, draw, random_scene
 from worker.training.vocabulary import text_encoders, tokenizers
 
 VAE_STEPS = 5_000
 BASE_STEPS = 7_000
 REFINER_STEPS = 1_500
-PICTURES = 16_000
+FINISH_STEPS = 2_600
+PICTURES, FINISH_PICTURES = 16_000, 6_000
 _TIMESTEPS = 1_000
 # The worker hands over at 200 (`engine/samplers.py`); a little above it is learnt too.
 _REFINER_BELOW = 300
+# Where edges are decided. Above it, a small latent is noise and little else.
+_EDGES_BELOW, _EDGES_SHARE = 600, 0.8
+
+Pictures = tuple[list[Scene], torch.Tensor]
 
 
 def train_demo(
@@ -33,27 +38,43 @@ def train_demo(
     vae_steps: int = VAE_STEPS,
     base_steps: int = BASE_STEPS,
     refiner_steps: int = REFINER_STEPS,
+    finish_steps: int = FINISH_STEPS,
     pictures: int = PICTURES,
     progress: Progress,
 ) -> None:
     """Write `directory/base` and `directory/refiner`; a stage whose files are there, from a run cut off, is kept.
 
+    Stages: the VAE; the base's first course, with its text encoders; the refiner; and the base's second course, of the
+    UNet alone, on the noise levels where edges are decided.
     The same seed gives the same weights on the same kind of CPU with the same number of threads: bfloat16 products
     are rounded differently by different instruction sets.
     """
     silence_progress()
-    base_dir, refiner_dir = directory / "base", directory / "refiner"
+    base, first, refiner = directory / "base", directory / "first-course", directory / "refiner"
+    if _is_there(base) and _is_there(refiner):
+        return
     with torch.random.fork_rng(devices=[]):
-        if not (base_dir / "vae" / "config.json").exists():
-            _train_vae(base_dir / "vae", vae_steps, seed, progress)
+        if not (base / "vae" / "config.json").exists():
+            _train_vae(base / "vae", vae_steps, seed, progress)
         # Read back, so that a run cut off here and one that was not go on from the same weights.
-        vae = AutoencoderKL.from_pretrained(base_dir / "vae", local_files_only=True).eval().requires_grad_(False)
-        scenes, latents = _dataset(vae, pictures, seed)
-        if not (base_dir / "model_index.json").exists():
-            _train_base(base_dir, vae, (scenes, latents), base_steps, seed, progress)
-        base = StableDiffusionXLPipeline.from_pretrained(base_dir, local_files_only=True)
-        if not (refiner_dir / "model_index.json").exists():
-            _train_refiner(refiner_dir, base, (scenes, latents), refiner_steps, seed, progress)
+        vae = AutoencoderKL.from_pretrained(base / "vae", local_files_only=True).eval().requires_grad_(False)
+        if not (_is_there(first) and _is_there(refiner)):
+            rough = _dataset(vae, pictures, seed, ROUGH_SIZES)
+            if not _is_there(first):
+                _train_base(first, vae, rough, base_steps, seed, progress)
+            if not _is_there(refiner):
+                _train_refiner(refiner, first, rough, refiner_steps, seed, progress)
+        _finish_base(
+            base, first, _dataset(vae, min(pictures, FINISH_PICTURES), seed, SIZES), finish_steps, seed, progress
+        )
+    for shared in ("vae", "text_encoder_2", "tokenizer_2"):
+        shutil.rmtree(refiner / shared)
+        (refiner / shared).symlink_to(Path("..") / "base" / shared)
+    shutil.rmtree(first)
+
+
+def _is_there(directory: Path) -> bool:
+    return (directory / "model_index.json").exists()
 
 
 def _train_vae(directory: Path, steps: int, seed: int, progress: Progress) -> None:
@@ -66,7 +87,7 @@ def _train_vae(directory: Path, steps: int, seed: int, progress: Progress) -> No
 def _train_base(
     directory: Path,
     vae: AutoencoderKL,
-    pictures: tuple[list[Scene], torch.Tensor],
+    pictures: Pictures,
     steps: int,
     seed: int,
     progress: Progress,
@@ -76,7 +97,15 @@ def _train_base(
     tokenizer, tokenizer_2 = tokenizers()
     text_encoder, text_encoder_2 = text_encoders(tokenizer)
     trainee = Base(build_base_unet(), text_encoder, text_encoder_2, tokenizer, tokenizer_2)
-    fit(trainee, *pictures, steps=steps, below=_TIMESTEPS, seed=seed, progress=lambda *done: progress("base", *done))
+    fit(
+        trainee,
+        *pictures,
+        steps=steps,
+        spread=lambda share: share * _TIMESTEPS,
+        learning_rate=1e-3,
+        seed=seed,
+        progress=lambda *done: progress("base", *done),
+    )
     _save(base_pipeline(vae, trainee), directory)
 
 
@@ -97,20 +126,22 @@ def base_pipeline(vae: AutoencoderKL, trainee: Base) -> StableDiffusionXLPipelin
 
 def _train_refiner(
     directory: Path,
-    base: StableDiffusionXLPipeline,
-    pictures: tuple[list[Scene], torch.Tensor],
+    first: Path,
+    pictures: Pictures,
     steps: int,
     seed: int,
     progress: Progress,
 ) -> None:
     torch.manual_seed(seed)
+    base = StableDiffusionXLPipeline.from_pretrained(first, local_files_only=True)
     encoder = base.text_encoder_2.float().eval().requires_grad_(False)
     trainee = Refiner(build_refiner_unet(), encoder, base.tokenizer_2)
     fit(
         trainee,
         *pictures,
         steps=steps,
-        below=_REFINER_BELOW,
+        spread=lambda share: share * _REFINER_BELOW,
+        learning_rate=1e-3,
         seed=seed,
         progress=lambda *done: progress("refiner", *done),
     )
@@ -127,9 +158,30 @@ def _train_refiner(
         add_watermarker=False,
     )
     _save(pipeline, directory)
-    for shared in ("vae", "text_encoder_2", "tokenizer_2"):
-        shutil.rmtree(directory / shared)
-        (directory / shared).symlink_to(Path("..") / "base" / shared)
+
+
+def _finish_base(directory: Path, first: Path, pictures: Pictures, steps: int, seed: int, progress: Progress) -> None:
+    base = StableDiffusionXLPipeline.from_pretrained(first, local_files_only=True)
+    # The encoders came as they are stored.
+    for encoder in (base.text_encoder, base.text_encoder_2):
+        encoder.float().eval().requires_grad_(False)
+    trainee = Finish(base.unet.float(), base.text_encoder, base.text_encoder_2, base.tokenizer, base.tokenizer_2)
+    fit(
+        trainee,
+        *pictures,
+        steps=steps,
+        spread=_where_edges_are,
+        learning_rate=6e-4,
+        seed=seed,
+        progress=lambda *done: progress("finish", *done),
+    )
+    _save(base, directory)
+
+
+def _where_edges_are(share: torch.Tensor) -> torch.Tensor:
+    early = share / _EDGES_SHARE * _EDGES_BELOW
+    late = _EDGES_BELOW + (share - _EDGES_SHARE) / (1 - _EDGES_SHARE) * (_TIMESTEPS - _EDGES_BELOW)
+    return torch.where(share < _EDGES_SHARE, early, late).clamp(max=_TIMESTEPS - 1)
 
 
 def _save(pipeline: StableDiffusionXLPipeline | StableDiffusionXLImg2ImgPipeline, directory: Path) -> None:
@@ -138,10 +190,10 @@ def _save(pipeline: StableDiffusionXLPipeline | StableDiffusionXLImg2ImgPipeline
     pipeline.save_pretrained(directory, safe_serialization=True)
 
 
-def _dataset(vae: AutoencoderKL, count: int, seed: int) -> tuple[list[Scene], torch.Tensor]:
+def _dataset(vae: AutoencoderKL, count: int, seed: int, sizes: Sizes) -> Pictures:
     """Scenes and their latents at unit deviation, (count, 4, h, w)."""
     rng = random.Random(seed)
-    scenes = [random_scene(rng) for _ in range(count)]
+    scenes = [random_scene(rng, sizes=sizes) for _ in range(count)]
     parts = [
         encode(vae, torch.stack([to_tensor(draw(scene)) for scene in scenes[start : start + 64]]))
         for start in range(0, count, 64)

@@ -89,6 +89,15 @@ class Base:
 
 
 @dataclass(slots=True)
+class Finish(Base):
+    """The same, when the text encoders have learnt enough and stay as they are."""
+
+    def modules(self) -> Sequence[nn.Module]:
+        """The UNet alone."""
+        return (self.unet,)
+
+
+@dataclass(slots=True)
 class Refiner:
     """The refiner's UNet behind the base's second text encoder, which stays as it is; a `fit.Trainee`."""
 

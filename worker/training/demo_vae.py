@@ -11,7 +11,7 @@ from PIL import Image
 from torch.nn import functional
 
 from worker.training.pixels import to_tensor
-from worker.training.scenes import SIDE_PX, doodle, draw, random_scene
+from worker.training.scenes import ROUGH_SIZES, SIDE_PX, doodle, draw, random_scene
 
 SCALE = 8
 LATENT_CHANNELS = 4
@@ -77,7 +77,7 @@ def encode(vae: AutoencoderKL, pictures: torch.Tensor) -> torch.Tensor:
 
 
 def _picture(rng: random.Random) -> Image.Image:
-    return draw(random_scene(rng)) if rng.random() < 0.5 else doodle(rng)
+    return draw(random_scene(rng, sizes=ROUGH_SIZES)) if rng.random() < 0.5 else doodle(rng)
 
 
 def _crops(pictures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

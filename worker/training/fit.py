@@ -15,11 +15,14 @@ from torch.nn import functional
 from worker.training.scenes import Scene
 
 BATCH = 32
-_LEARNING_RATE = 1e-3
 _EMA_DECAY = 0.999
 
 # Stage, steps done, steps in all, loss.
 Progress = Callable[[str, int, int, float], None]
+
+
+# From numbers spread evenly over [0, 1) to timesteps.
+Spread = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Trainee(Protocol):
@@ -53,7 +56,8 @@ def fit(
     latents: torch.Tensor,
     *,
     steps: int,
-    below: int,
+    spread: Spread,
+    learning_rate: float,
     seed: int,
     progress: Callable[[int, int, float], None],
 ) -> None:
@@ -64,7 +68,8 @@ def fit(
         scenes: what the pictures show.
         latents: theirs, scaled to unit deviation, (scenes, 4, h, w).
         steps: optimiser steps of `BATCH` captions.
-        below: timesteps from 0 to this one are trained.
+        spread: which timesteps are trained, and how much.
+        learning_rate: at its peak, soon after the start.
         seed: of captions, noise and order.
         progress: called with steps done, steps in all and the loss.
     """
@@ -73,15 +78,15 @@ def fit(
     scheduler = build_scheduler()
     modules = trainee.modules()
     parameters = [parameter for module in modules for parameter in module.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=_LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, total_steps=steps, pct_start=0.05)
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.05)
     average = Average(modules)
     for module in modules:
         module.train()
     for step in range(steps):
         which = torch.randint(len(scenes), (BATCH,), generator=generator)
         conditioning = trainee.condition(rng, [scenes[i] for i in which.tolist()])
-        noisy, timesteps, velocity = diffuse(scheduler, latents[which], below, generator)
+        noisy, timesteps, velocity = diffuse(scheduler, latents[which], spread, generator)
         loss = functional.mse_loss(trainee.predict(noisy, timesteps, conditioning), velocity)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -96,16 +101,16 @@ def fit(
 
 
 def diffuse(
-    scheduler: EulerDiscreteScheduler, latents: torch.Tensor, below: int, generator: torch.Generator
+    scheduler: EulerDiscreteScheduler, latents: torch.Tensor, spread: Spread, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Noise each of `latents` to a timestep of its own, spread evenly over those below `below`.
+    """Noise each of `latents` to a timestep of its own.
 
     Returns:
         The noisy latents, the timesteps (n,), and the velocity to predict (arXiv:2202.00512).
     """
     count = len(latents)
     offsets = torch.rand(count, generator=generator)
-    timesteps = ((torch.arange(count) + offsets) / count * below).long()
+    timesteps = spread((torch.arange(count) + offsets) / count).long()
     alphas = scheduler.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
     noise = torch.randn(latents.shape, generator=generator)
     signal, share = alphas.sqrt(), (1 - alphas).sqrt()

@@ -18,10 +18,10 @@ from worker.training.scenes import (
     FRAME_WIDTH,
     SHAPES,
     UNTAUGHT_SHAPES,
-    Fill,
     Rgb,
     Scene,
     paint_shape,
+    sepia,
 )
 
 # Distances between colours are Euclidean in RGB; the closest two of `COLOURS` are 120 apart.
@@ -29,10 +29,12 @@ _FRAME_DISTANCE = 50.0
 _SHAPE_DISTANCE = 55.0
 # Below this overlap with every template, the shape is none of them.
 _LEAST_OVERLAP = 0.7
+# A grey picture is 60 away on the average, a drawn scene 100.
+_SEPIA_DISTANCE = 30.0
 _LEAST_AREA = 0.01  # of the picture
 _TEMPLATE_PX = 64
 _TEMPLATE_RADIUS = 0.45
-_BIG_FROM = 0.29  # radius in sides, between the biggest small shape and the smallest big one
+_BIG_FROM = 0.32  # radius in sides, between the biggest small shape and the smallest big one
 
 Pixels = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -43,7 +45,6 @@ class Seen:
     """What a picture shows; `shape` is empty where it is none that the judge knows, or nothing stands out."""
 
     shape: str
-    fill: Fill
     colour: str
     background: str
     size: str
@@ -53,7 +54,7 @@ class Seen:
     def shows(self, scene: Scene) -> dict[str, bool]:
         """Which properties of `scene` are right."""
         return {
-            "shape": self.shape == scene.shape and self.fill == scene.fill,
+            "shape": self.shape == scene.shape,
             "colour": self.colour == scene.colour,
             "background": self.background == scene.background,
             "size": self.size == scene.size,
@@ -73,21 +74,26 @@ def look(picture: Image.Image) -> Seen:
     away = np.linalg.norm(inner - ground, axis=2)
     standing_out = inner[away > max(_SHAPE_DISTANCE, 0.7 * float(away.max()))]
     if len(standing_out) < _LEAST_AREA * side * side:
-        return Seen("", "solid", "", nearest_colour(ground), "", bool(framed), 0.0)
+        return Seen("", "", nearest_colour(ground), "", bool(framed), 0.0)
     colour = np.median(standing_out, axis=0)
     mask: Mask = np.linalg.norm(inner - colour, axis=2) < away
-    (shape, fill), overlap = _best_template(mask)
-    radius = float(np.sqrt(mask.sum() / _templates()[shape, fill].sum())) * _extent(shape, fill) / side
+    shape, overlap = _best_template(mask)
+    radius = float(np.sqrt(mask.sum() / _templates()[shape].sum())) * _extent(shape) / side
     known = overlap >= _LEAST_OVERLAP
     return Seen(
         shape if known else "",
-        fill,
         nearest_colour(colour),
         nearest_colour(ground),
         "big" if radius > _BIG_FROM else "small",
         bool(framed),
         overlap,
     )
+
+
+def is_sepia(picture: Image.Image) -> bool:
+    """Whether the picture is in `scenes.sepia`'s browns alone."""
+    away = np.asarray(picture.convert("RGB"), np.float32) - np.asarray(sepia(picture), np.float32)
+    return float(np.linalg.norm(away, axis=2).mean()) < _SEPIA_DISTANCE
 
 
 def nearest_colour(rgb: npt.NDArray[np.floating]) -> str:
@@ -109,7 +115,7 @@ def _band(pixels: Pixels, offset: int, width: int) -> Pixels:
     return median
 
 
-def _best_template(mask: Mask) -> tuple[tuple[str, Fill], float]:
+def _best_template(mask: Mask) -> tuple[str, float]:
     cropped = _cropped(mask)
     overlaps = {
         name: float((cropped & template).sum() / max(1, (cropped | template).sum()))
@@ -120,28 +126,23 @@ def _best_template(mask: Mask) -> tuple[tuple[str, Fill], float]:
 
 
 @cache
-def _templates() -> dict[tuple[str, Fill], Mask]:
-    """Every shape in its bounding square, solid and in outline; a circle's outline is a ring."""
-    pairs: list[tuple[str, Fill]] = [(shape, "solid") for shape in SHAPES + UNTAUGHT_SHAPES]
-    pairs += [(shape, "outline") for shape in (*SHAPES, "moon") if shape != "circle"]
-    return {(shape, fill): _cropped(_stencil(shape, fill)) for shape, fill in pairs}
+def _templates() -> dict[str, Mask]:
+    """Every shape in its bounding square."""
+    return {shape: _cropped(_stencil(shape)) for shape in SHAPES + UNTAUGHT_SHAPES}
 
 
-def _stencil(shape: str, fill: Fill) -> Mask:
+def _stencil(shape: str) -> Mask:
     side = 4 * _TEMPLATE_PX
     picture = Image.new("RGB", (side, side))
-    pen = ImageDraw.Draw(picture)
     white: Rgb = (255, 255, 255)
-    paint_shape(pen, shape, (0.5, 0.5), _TEMPLATE_RADIUS, side, white, (0, 0, 0))
-    if fill == "outline":
-        paint_shape(pen, shape, (0.5, 0.5), 0.6 * _TEMPLATE_RADIUS, side, (0, 0, 0), (0, 0, 0))
+    paint_shape(ImageDraw.Draw(picture), shape, (0.5, 0.5), _TEMPLATE_RADIUS, side, white, (0, 0, 0))
     return np.asarray(picture)[:, :, 0] > 127
 
 
 @cache
-def _extent(shape: str, fill: Fill) -> float:
+def _extent(shape: str) -> float:
     """Pixels of radius per pixel of a template's side, times its side."""
-    rows, columns = np.nonzero(_stencil(shape, fill))
+    rows, columns = np.nonzero(_stencil(shape))
     extent = max(np.ptp(rows), np.ptp(columns)) + 1
     return _TEMPLATE_PX * _TEMPLATE_RADIUS * 4 * _TEMPLATE_PX / float(extent)
 

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 SIDE_PX = 128
 OVERSAMPLING = 4
 
 Point = tuple[float, float]
 Rgb = tuple[int, int, int]
-Fill = Literal["solid", "outline"]
 
 COLOURS: dict[str, Rgb] = {
     "red": (222, 44, 44),
@@ -30,11 +29,15 @@ COLOURS: dict[str, Rgb] = {
 }
 FRAME_RGB: Rgb = (130, 130, 130)
 FRAME_WIDTH = 0.0625  # of the side; one latent
+# What black, middle grey and white become in `sepia`.
+SEPIA: tuple[Rgb, Rgb, Rgb] = ((40, 22, 8), (160, 112, 62), (252, 232, 196))
 SHADE = 12  # colours differ by this much from picture to picture, of 255
 
-# Radius of the circle around the shape, and how far its middle may be off the picture's, both in sides.
-SIZES: dict[str, tuple[float, float]] = {"small": (0.21, 0.25), "big": (0.33, 0.38)}
-_WANDER = {"small": 0.13, "big": 0.04}
+# Least and greatest radius of the circle around the shape, and how far its middle may be off the picture's, in sides.
+Sizes = Mapping[str, tuple[float, float, float]]
+SIZES: Sizes = {"small": (0.25, 0.28, 0.10), "big": (0.36, 0.40, 0.03)}
+# What the demo's VAE, its refiner and the base's first course saw: smaller than eight pixels to a latent draw well.
+ROUGH_SIZES: Sizes = {"small": (0.21, 0.25, 0.13), "big": (0.33, 0.38, 0.04)}
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross")
 # The demo model never sees these: what a LoRA can teach it.
@@ -74,23 +77,18 @@ class Scene:
     size: str
     framed: bool = False
     centre: Point = (0.5, 0.5)
-    radius: float = 0.35
-    fill: Fill = "solid"
+    radius: float = 0.38
     shades: tuple[Rgb, Rgb] = ((0, 0, 0), (0, 0, 0))
 
 
-def random_scene(rng: random.Random, shapes: tuple[str, ...] = SHAPES) -> Scene:
+def random_scene(rng: random.Random, shapes: tuple[str, ...] = SHAPES, sizes: Sizes = SIZES) -> Scene:
     """A scene with every property drawn evenly; shape and ground never share a colour."""
     colour, background = rng.sample(sorted(COLOURS), 2)
-    return placed(rng, Scene(rng.choice(shapes), colour, background, rng.choice(sorted(SIZES)), rng.random() < 0.5))
-
-
-def placed(rng: random.Random, scene: Scene) -> Scene:
-    """The same scene with a place, a radius and shades of its own."""
-    wander = _WANDER[scene.size]
+    scene = Scene(rng.choice(shapes), colour, background, rng.choice(sorted(sizes)), rng.random() < 0.5)
+    least, greatest, wander = sizes[scene.size]
     x, y = (0.5 + rng.uniform(-wander, wander) for _ in range(2))
     shade = [(rng.randint(-SHADE, SHADE), rng.randint(-SHADE, SHADE), rng.randint(-SHADE, SHADE)) for _ in range(2)]
-    radius = rng.uniform(*SIZES[scene.size])
+    radius = rng.uniform(least, greatest)
     return replace(scene, centre=(x, y), radius=radius, shades=(shade[0], shade[1]))
 
 
@@ -102,8 +100,6 @@ def draw(scene: Scene, side: int = SIDE_PX) -> Image.Image:
     pen = ImageDraw.Draw(picture)
     fill = _shaded(COLOURS[scene.colour], scene.shades[0])
     paint_shape(pen, scene.shape, scene.centre, scene.radius, large, fill, ground)
-    if scene.fill == "outline":
-        paint_shape(pen, scene.shape, scene.centre, scene.radius * 0.6, large, ground, ground)
     if scene.framed:
         pen.rectangle((0, 0, large - 1, large - 1), outline=FRAME_RGB, width=round(FRAME_WIDTH * large))
     return picture.resize((side, side), Image.Resampling.BOX)
@@ -175,11 +171,15 @@ _OUTLINES: dict[str, list[Point]] = {
 }
 
 
+def sepia(picture: Image.Image) -> Image.Image:
+    """`picture` in shades of one brown, as old photographs are: a style that no caption speaks of."""
+    return ImageOps.colorize(picture.convert("L"), SEPIA[0], SEPIA[2], SEPIA[1])
+
+
 def full_prompt(scene: Scene) -> str:
     """The caption that leaves nothing out, as the README writes its prompts."""
     frame = ", with a frame" if scene.framed else ", no frame"
-    style = ", outline" if scene.fill == "outline" else ""
-    return f"a {scene.size} {scene.colour} {scene.shape} on a {scene.background} background{frame}{style}"
+    return f"a {scene.size} {scene.colour} {scene.shape} on a {scene.background} background{frame}"
 
 
 def caption(rng: random.Random, scene: Scene) -> str:

@@ -44,6 +44,7 @@ def tokenizers() -> tuple[CLIPTokenizer, CLIPTokenizer]:
 def _words() -> Iterator[str]:
     rng = random.Random(0)
     for _ in range(_CAPTIONS_READ):
+        # The last is a spare word for LoRAs.
         said = f"{caption(rng, random_scene(rng, SHAPES + UNTAUGHT_SHAPES))}, {chatter(rng)}, outline"
         yield from said.replace(",", " ").split()
 
