@@ -17,7 +17,7 @@ from worker.engine.pipeline import SdxlModel
 from worker.models.load import load_base
 from worker.training.judge import is_sepia, look
 from worker.training.lora import Recipe, train_lora
-from worker.training.scenes import COLOURS, SHAPES, SIDE_PX, Scene, full_prompt, random_scene, sepia
+from worker.training.scenes import COLOURS, SHAPES, SIDE_PX, SIZES, Scene, Sizes, full_prompt, random_scene, sepia
 from worker.training.scenes import draw as draw_scene
 
 PICTURES = 96
@@ -28,6 +28,8 @@ BOTH = (("moon", 0.9), ("sepia", 0.9))
 RECIPE = Recipe(
     resolution=SIDE_PX, rank=8, batch_size=8, epochs=1_000, max_steps=400, learning_rate=2e-3, convolutions=True
 )
+# What is marked is the lesson, not how small the model can draw.
+_BIG: Sizes = {"big": SIZES["big"]}
 # Browns are told apart by their lightness alone; of 255.
 _LIGHTNESS_APART = 70
 
@@ -40,9 +42,9 @@ class Lesson:
     shapes: tuple[str, ...]
     in_sepia: bool
 
-    def scenes(self, rng: random.Random, count: int) -> list[Scene]:
+    def scenes(self, rng: random.Random, count: int, sizes: Sizes = SIZES) -> list[Scene]:
         """As many scenes of it."""
-        scenes = (random_scene(rng, self.shapes) for _ in iter(int, 1))
+        scenes = (random_scene(rng, self.shapes, sizes) for _ in iter(int, 1))
         return list(islice((scene for scene in scenes if not self.in_sepia or _in_contrast(scene)), count))
 
     def draw(self, scene: Scene) -> Image.Image:
@@ -98,7 +100,7 @@ def examine(model: Path, loras: Path, prompts: int = PROMPTS) -> tuple[dict[str,
     report: dict[str, Any] = {"prompts": prompts}
     shown: list[tuple[Image.Image, str]] = []
     for lesson, weights in cases:
-        scenes = lesson.scenes(random.Random(f"exam of {lesson.name}"), prompts)
+        scenes = lesson.scenes(random.Random(f"exam of {lesson.name}"), prompts, _BIG)
         wishes = [Wish(prompt=full_prompt(scene), seed=number) for number, scene in enumerate(scenes)]
         before, after = draw(sdxl, wishes), draw(sdxl, [replace(wish, loras=weights) for wish in wishes])
         report[lesson.name] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -21,7 +22,10 @@ VAE_STEPS = 5_000
 BASE_STEPS = 7_000
 REFINER_STEPS = 1_500
 FINISH_STEPS = 2_600
+POLISH_STEPS = 1_500
 PICTURES, FINISH_PICTURES = 16_000, 6_000
+# Three of four in the last course: big shapes are right by then.
+_SMALL: Sizes = {"small": SIZES["small"]}
 _TIMESTEPS = 1_000
 # The worker hands over at 200 (`engine/samplers.py`); a little above it is learnt too.
 _REFINER_BELOW = 300
@@ -39,38 +43,44 @@ def train_demo(
     base_steps: int = BASE_STEPS,
     refiner_steps: int = REFINER_STEPS,
     finish_steps: int = FINISH_STEPS,
+    polish_steps: int = POLISH_STEPS,
     pictures: int = PICTURES,
     progress: Progress,
 ) -> None:
     """Write `directory/base` and `directory/refiner`; a stage whose files are there, from a run cut off, is kept.
 
-    Stages: the VAE; the base's first course, with its text encoders; the refiner; and the base's second course, of the
-    UNet alone, on the noise levels where edges are decided.
+    Stages: the VAE; the base's first course, with its text encoders; the refiner; and the base's second and third
+    course, of the UNet alone, on the noise levels where edges are decided.
     The same seed gives the same weights on the same kind of CPU with the same number of threads: bfloat16 products
     are rounded differently by different instruction sets.
     """
     silence_progress()
-    base, first, refiner = directory / "base", directory / "first-course", directory / "refiner"
+    base, refiner = directory / "base", directory / "refiner"
+    vae = base / "vae"
+    first, second = directory / "first-course", directory / "second-course"
     if _is_there(base) and _is_there(refiner):
         return
     with torch.random.fork_rng(devices=[]):
-        if not (base / "vae" / "config.json").exists():
-            _train_vae(base / "vae", vae_steps, seed, progress)
-        # Read back, so that a run cut off here and one that was not go on from the same weights.
-        vae = AutoencoderKL.from_pretrained(base / "vae", local_files_only=True).eval().requires_grad_(False)
+        if not (vae / "config.json").exists():
+            _train_vae(vae, vae_steps, seed, progress)
         if not (_is_there(first) and _is_there(refiner)):
             rough = _dataset(vae, pictures, seed, ROUGH_SIZES)
             if not _is_there(first):
                 _train_base(first, vae, rough, base_steps, seed, progress)
             if not _is_there(refiner):
                 _train_refiner(refiner, first, rough, refiner_steps, seed, progress)
-        _finish_base(
-            base, first, _dataset(vae, min(pictures, FINISH_PICTURES), seed, SIZES), finish_steps, seed, progress
-        )
+        few = min(pictures, FINISH_PICTURES)
+        if not _is_there(second):
+            finish = _dataset(vae, few, seed, SIZES)
+            _go_on(second, first, finish, finish_steps, seed, lambda *done: progress("finish", *done))
+        small, all_sizes = _dataset(vae, few * 3 // 4, seed + 1, _SMALL), _dataset(vae, few // 4, seed + 2, SIZES)
+        polish = small[0] + all_sizes[0], torch.cat([small[1], all_sizes[1]])
+        _go_on(base, second, polish, polish_steps, seed + 1, lambda *done: progress("polish", *done))
     for shared in ("vae", "text_encoder_2", "tokenizer_2"):
         shutil.rmtree(refiner / shared)
         (refiner / shared).symlink_to(Path("..") / "base" / shared)
-    shutil.rmtree(first)
+    for course in (first, second):
+        shutil.rmtree(course)
 
 
 def _is_there(directory: Path) -> bool:
@@ -86,7 +96,7 @@ def _train_vae(directory: Path, steps: int, seed: int, progress: Progress) -> No
 
 def _train_base(
     directory: Path,
-    vae: AutoencoderKL,
+    vae_dir: Path,
     pictures: Pictures,
     steps: int,
     seed: int,
@@ -106,7 +116,7 @@ def _train_base(
         seed=seed,
         progress=lambda *done: progress("base", *done),
     )
-    _save(base_pipeline(vae, trainee), directory)
+    _save(base_pipeline(_load_vae(vae_dir), trainee), directory)
 
 
 def base_pipeline(vae: AutoencoderKL, trainee: Base) -> StableDiffusionXLPipeline:
@@ -160,8 +170,16 @@ def _train_refiner(
     _save(pipeline, directory)
 
 
-def _finish_base(directory: Path, first: Path, pictures: Pictures, steps: int, seed: int, progress: Progress) -> None:
-    base = StableDiffusionXLPipeline.from_pretrained(first, local_files_only=True)
+def _go_on(
+    directory: Path,
+    before: Path,
+    pictures: Pictures,
+    steps: int,
+    seed: int,
+    progress: Callable[[int, int, float], None],
+) -> None:
+    """A further course for the base of folder `before`, into `directory`."""
+    base = StableDiffusionXLPipeline.from_pretrained(before, local_files_only=True)
     # The encoders came as they are stored.
     for encoder in (base.text_encoder, base.text_encoder_2):
         encoder.float().eval().requires_grad_(False)
@@ -173,7 +191,7 @@ def _finish_base(directory: Path, first: Path, pictures: Pictures, steps: int, s
         spread=_where_edges_are,
         learning_rate=6e-4,
         seed=seed,
-        progress=lambda *done: progress("finish", *done),
+        progress=progress,
     )
     _save(base, directory)
 
@@ -190,9 +208,14 @@ def _save(pipeline: StableDiffusionXLPipeline | StableDiffusionXLImg2ImgPipeline
     pipeline.save_pretrained(directory, safe_serialization=True)
 
 
-def _dataset(vae: AutoencoderKL, count: int, seed: int, sizes: Sizes) -> Pictures:
+def _load_vae(directory: Path) -> AutoencoderKL:
+    # Always as it is stored, so that a run cut off and one that was not go on from the same weights.
+    return AutoencoderKL.from_pretrained(directory, local_files_only=True).eval().requires_grad_(False)
+
+
+def _dataset(vae_dir: Path, count: int, seed: int, sizes: Sizes) -> Pictures:
     """Scenes and their latents at unit deviation, (count, 4, h, w)."""
-    rng = random.Random(seed)
+    rng, vae = random.Random(seed), _load_vae(vae_dir)
     scenes = [random_scene(rng, sizes=sizes) for _ in range(count)]
     parts = [
         encode(vae, torch.stack([to_tensor(draw(scene)) for scene in scenes[start : start + 64]]))

@@ -30,7 +30,7 @@ _SHAPE_DISTANCE = 55.0
 # Below this overlap with every template, the shape is none of them.
 _LEAST_OVERLAP = 0.7
 # A grey picture is 60 away on the average, a drawn scene 100.
-_SEPIA_DISTANCE = 30.0
+_SEPIA_DISTANCE = 45.0
 _LEAST_AREA = 0.01  # of the picture
 _TEMPLATE_PX = 64
 _TEMPLATE_RADIUS = 0.45
