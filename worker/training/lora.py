@@ -214,9 +214,15 @@ def _save(pipeline: StableDiffusionXLPipeline, file: Path, recipe: Recipe) -> No
     if recipe.text_encoders:
         modules |= {"text_encoder": pipeline.text_encoder, "text_encoder_2": pipeline.text_encoder_2}
     layers = {
-        f"{name}_lora_layers": convert_state_dict_to_diffusers(get_peft_model_state_dict(module))
+        # Half precision, as LoRAs are shared; the worker widens them to its own.
+        f"{name}_lora_layers": {
+            key: tensor.half()
+            for key, tensor in convert_state_dict_to_diffusers(get_peft_model_state_dict(module)).items()
+        }
         for name, module in modules.items()
     }
     StableDiffusionXLPipeline.save_lora_weights(
         file.parent, **layers, weight_name=file.name, safe_serialization=True, **_collate_lora_metadata(modules)
     )
+    # It comes out readable by its owner alone, and the worker runs as another user.
+    file.chmod(0o644)
