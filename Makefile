@@ -1,6 +1,6 @@
 # Everything runs in .venv, which is made from the hash-locked requirements when it is missing or out of date.
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos check services bench equality image-test lock clean
+.PHONY: help demo test chaos check services bench equality truth lora image-test lock clean
 
 VENV := .venv
 READY := $(VENV)/.ready
@@ -43,6 +43,12 @@ bench: $(READY) ## the scheduling bench; writes out/bench/schedule.json
 
 equality: $(READY) ## the same request, the same picture: COUNT (200) random jobs; writes out/bench/equality.json
 	$(RUN)python -m worker bench equality --count $(or $(COUNT),200)
+
+truth: $(READY) ## do the pictures show what was asked? 200 prompts; writes out/truth.json
+	$(RUN)python -m worker bench truth
+
+lora: $(READY) ## teach the demo model a shape and a style; writes out/lora/lora.json
+	$(RUN)python -m worker bench lora
 
 image-test: ## the shipped Dockerfile built by buildah, and a toy picture in it; root, minutes, 40 GB for a while
 	deploy/image-test/run.sh

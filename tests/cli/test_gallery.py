@@ -76,7 +76,7 @@ def test_a_card_has_what_a_person_asks_for() -> None:
     text = page(event).text
     for fact in ("a fox", "urgent", "1.25 s", "2.50 s", "42", "7 × 7", "12.3"):
         assert fact in text
-    assert "Random weights: this proves the plumbing, not the picture." in text
+    assert "What you see is what was asked." in text
 
 
 def test_failures_and_dead_letters_say_why() -> None:

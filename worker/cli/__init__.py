@@ -22,9 +22,9 @@ class Verbs(VerbGroup):
         "replay": ("worker.cli.replay:replay", "Look at old requests again: count, verify or publish them."),
         "decode": ("worker.cli.decode:decode", "Turn the output of kcat -f '%R%s' into JSON lines."),
         "topics": ("worker.cli.topics:app", "Create or describe the topics."),
-        "models": ("worker.cli.models:app", "Fetch the configured models, or write toy ones."),
+        "models": ("worker.cli.models:app", "Fetch the configured models, write toy ones, or train."),
         "profiles": ("worker.cli.profiles:app", "Check profiles, or see what one makes of a request."),
-        "bench": ("worker.cli.bench:app", "Measure scheduling, overhead and equality on a toy model."),
+        "bench": ("worker.cli.bench:app", "Measure scheduling and equality, and mark the pictures."),
         "demo": ("worker.cli.demo:demo", "Make twelve pictures here, without Kafka, GPU or download."),
     }
 

@@ -51,7 +51,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the page, the events and the pictures.")] = Path("out/demo"),
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="For all the pictures.")] = 120.0,
 ) -> None:
-    """Start Kafka, S3, a toy SDXL and a worker here, send fourteen requests, and show what comes of them.
+    """Start Kafka, S3 and a worker with the demo SDXL here, send fourteen requests, and show what comes of them.
 
     Exit code 0 only if twelve completed, one failed and one went to the dead-letter topic.
     """

@@ -1,4 +1,4 @@
-"""The demo's stage: Kafka, S3, a toy SDXL and one worker process, all of them gone at the end."""
+"""The demo's stage: Kafka, S3 and one worker process with the shipped SDXL, all of them gone at the end."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from worker.cli.errors import CommandError
 from worker.local.embedded import EmbeddedBroker, EmbeddedBrokerError
 from worker.local.process import LOOPBACK, ChildProcess, ProcessError, free_port
 from worker.local.seaweedfs import SeaweedFS, SeaweedMissingError
+from worker.models.shipped import DEMO_BASE, DEMO_LORAS, DEMO_REFINER
 from worker.topics import Topics
 
 BUCKET = "demo-pictures"
@@ -57,11 +58,9 @@ def stage(out: Path, topics: Topics, say: Say) -> Iterator[Stage]:
             broker = stack.enter_context(EmbeddedBroker())
             broker.create_topics(topics, PARTITIONS)
             store = stack.enter_context(SeaweedFS(scratch / "s3", BUCKET))
-            say("writing a toy SDXL with random weights")
-            _write_models(scratch / "tiny")
-            say("starting the worker: it loads the models")
+            say("starting the worker: it loads the demo SDXL that comes with it")
             port = free_port()
-            environment = _environment(broker, store, scratch / "tiny", port)
+            environment = _environment(broker, store, port)
             command = [sys.executable, "-m", "worker", "run"]
             worker = ChildProcess("the worker", command, out / "worker.log", environment)
             worker.start()
@@ -80,14 +79,7 @@ def end_worker(worker: ChildProcess) -> int | None:
     return worker.exit_code
 
 
-def _write_models(directory: Path) -> None:
-    # torch and diffusers take seconds to import.
-    from worker.models.tiny import write_tiny
-
-    write_tiny(directory)
-
-
-def _environment(broker: EmbeddedBroker, store: SeaweedFS, models: Path, port: int) -> dict[str, str]:
+def _environment(broker: EmbeddedBroker, store: SeaweedFS, port: int) -> dict[str, str]:
     """The worker's settings; those of a .env that could lead elsewhere are overridden too."""
     return {
         "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers,
@@ -95,8 +87,9 @@ def _environment(broker: EmbeddedBroker, store: SeaweedFS, models: Path, port: i
         "KAFKA_GROUP_PROTOCOL": "classic",
         "SCHEMA_REGISTRY_URL": "none",
         "DELIVERY": "at-least-once",
-        "SDXL_MODEL_ID": str(models / "base"),
-        "SDXL_REFINER_ID": str(models / "refiner"),
+        "SDXL_MODEL_ID": str(DEMO_BASE),
+        "SDXL_REFINER_ID": str(DEMO_REFINER),
+        "SDXL_LORA_PATH": str(DEMO_LORAS),
         **store.environment,
         "CLOUDFRONT_URL": "none",
         "WORKER_ID": "demo-worker",

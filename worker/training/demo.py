@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from collections.abc import Callable
@@ -206,6 +207,11 @@ def _save(pipeline: StableDiffusionXLPipeline | StableDiffusionXLImg2ImgPipeline
     """In half precision; loading widens it again."""
     pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(directory, safe_serialization=True)
+    # Where the parts were read from says nothing to others.
+    for file in directory.rglob("*.json"):
+        entries = json.loads(file.read_text())
+        if entries.pop("_name_or_path", None) is not None:
+            file.write_text(json.dumps(entries, indent=2) + "\n")
 
 
 def _load_vae(directory: Path) -> AutoencoderKL:
