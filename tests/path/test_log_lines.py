@@ -68,8 +68,14 @@ def test_every_line_is_about_a_job_and_names_it_or_about_the_process(lines: Line
 
 
 def test_a_jobs_lines_tell_its_way(lines: Lines) -> None:
-    told = [line["event"] for line in of(lines, "picture")]
-    assert told == ["job_taken", "job_started", "loras_over_capacity", "job_ended", "job_taken", "job_ended"]
+    told: dict[tuple[int, int], list[str]] = {}
+    for line in of(lines, "picture"):
+        # By record: the repeat may be taken while the end of the first is still being written down.
+        told.setdefault((line["partition"], line["offset"]), []).append(line["event"])
+    assert sorted(told.values(), key=len) == [
+        ["job_taken", "job_ended"],
+        ["job_taken", "job_started", "loras_over_capacity", "job_ended"],
+    ]
     assert [line["event"] for line in of(lines, "wrong")] == ["job_ended"]
     assert [line["event"] for line in of(lines, "junk")] == ["dead_letter"]
 
