@@ -13,7 +13,8 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
 
 from worker.models.load import load_base, load_refiner
-from worker.models.tiny import MAX_TOKENS, write_tiny
+from worker.models.small import MAX_TOKENS
+from worker.models.tiny import write_tiny
 
 SIDE_PX = 64
 VISIBLE = 5.0  # of 255, mean over all pixels

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from worker.bench.equality_draw import WatchedModel
 from worker.bench.golden import distance, hashes
 from worker.bench.lora import BOTH, LESSONS, examine
 from worker.bench.truth import truth
-from worker.engine.pipeline import SdxlModel
 from worker.models.load import load_base
 from worker.models.shipped import DEMO, DEMO_BASE, DEMO_LORAS, DEMO_REFINER
 
@@ -30,7 +30,7 @@ RIGHT, LEFT_BY_NEGATIVE, TAUGHT = 0.9, 2 / 3, 0.5
 
 @pytest.fixture(scope="module")
 def report() -> dict[str, Any]:
-    model = SdxlModel(load_base(str(DEMO_BASE), dtype=torch.float32, device="cpu"))
+    model = WatchedModel(load_base(str(DEMO_BASE), dtype=torch.float32, device="cpu"))
     return truth(model, PROMPTS)[0]
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 
+from worker.models.small import BOS, EOS, MAX_TOKENS
 from worker.training.scenes import SHAPES, UNTAUGHT_SHAPES, caption, random_scene
-from worker.training.vocabulary import BOS, EOS, MAX_TOKENS, tokenizers
+from worker.training.vocabulary import tokenizers
 
 
 def test_every_word_of_a_caption_is_one_token() -> None:

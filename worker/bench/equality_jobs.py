@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from worker.bench.jobs import job_of
 from worker.events.types import GenerationRequest
-from worker.job import SCHEDULERS, Job, Lane, Origin
+from worker.job import SCHEDULERS, Job, Lane
 
 LORAS = ("ink", "clay", "glow")
 
@@ -71,19 +72,7 @@ def _random_job(index: int, rng: random.Random, loras: Sequence[str]) -> Job:
         height=height,
         width=width,
     )
-    job = Job(
-        request=request,
-        lane=rng.choice(list(Lane)),
-        origin=Origin("bench", 0, index, 0),
-        seed=rng.getrandbits(63),
-        loras=(),
-        prompt=request.prompt,
-        negative_prompt=request.negative_prompt,
-        attempt=1,
-        requested_at=0.0,
-        received_at=0.0,
-        expires_at=None,
-    )
+    job = job_of(request, index, lane=rng.choice(list(Lane)), seed=rng.getrandbits(63))
     if not loras or rng.random() < 1 / 2:
         return job
     chosen = rng.sample(loras, rng.randint(1, len(loras)))

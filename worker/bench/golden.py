@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from worker.bench.equality_draw import WatchedModel
 from worker.bench.truth import Wish, draw
-from worker.engine.pipeline import SdxlModel
 from worker.models.load import load_base
 from worker.models.shipped import DEMO_BASE, DEMO_LORAS
 from worker.training.scenes import full_prompt, random_scene
@@ -43,7 +43,7 @@ def wishes() -> list[Wish]:
 
 def hashes() -> list[dict[str, str]]:
     """Prompt and perceptual hash of each, as the worker's engine draws them now."""
-    model = SdxlModel(load_base(str(DEMO_BASE), dtype=torch.float32, device="cpu"), lora_dir=DEMO_LORAS)
+    model = WatchedModel(load_base(str(DEMO_BASE), dtype=torch.float32, device="cpu"), lora_dir=DEMO_LORAS)
     asked = wishes()
     return [
         {"prompt": wish.prompt, "hash": perceptual_hash(picture)}

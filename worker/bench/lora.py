@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from PIL import Image
 
+from worker.bench.equality_draw import WatchedModel
 from worker.bench.truth import Wish, draw
-from worker.engine.pipeline import SdxlModel
 from worker.models.load import load_base
 from worker.training.judge import is_sepia, look
 from worker.training.lora import Recipe, train_lora
@@ -95,7 +95,7 @@ def examine(model: Path, loras: Path, prompts: int = PROMPTS) -> tuple[dict[str,
     Returns:
         The report, and for each lesson four pictures before and the same four after, with their prompts.
     """
-    sdxl = SdxlModel(load_base(str(model), dtype=torch.float32, device="cpu"), lora_dir=loras)
+    sdxl = WatchedModel(load_base(str(model), dtype=torch.float32, device="cpu"), lora_dir=loras)
     cases = [*[(lesson, ((lesson.name, 1.0),)) for lesson in LESSONS], (TOGETHER, BOTH)]
     report: dict[str, Any] = {"prompts": prompts}
     shown: list[tuple[Image.Image, str]] = []

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from worker.bench.jobs import job_of
 from worker.bench.model import ChargedModel, Prices, Work
 from worker.bench.traffic import Arrival
 from worker.engine.loop import Engine
@@ -156,16 +157,4 @@ def bench_job(index: int, arrival: Arrival) -> Job:
         width=SIDE_PX,
         height=SIDE_PX,
     )
-    return Job(
-        request=request,
-        lane=arrival.lane,
-        origin=Origin("bench", 0, index, 0),
-        seed=index,
-        loras=(),
-        prompt=PROMPT,
-        negative_prompt=None,
-        attempt=1,
-        requested_at=arrival.at,
-        received_at=arrival.at,
-        expires_at=None,
-    )
+    return job_of(request, index, seed=index, lane=arrival.lane, at=arrival.at)

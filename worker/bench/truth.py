@@ -10,18 +10,16 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from worker.engine.cost import CostModel
-from worker.engine.loop import Engine
-from worker.engine.pipeline import SdxlModel
-from worker.engine.schedule import Policy, StepScheduler
+from worker.bench.equality_draw import WatchedModel
+from worker.bench.equality_draw import draw as draw_jobs
+from worker.bench.jobs import job_of
 from worker.events.types import GenerationRequest
-from worker.job import Failure, Hooks, Job, Lane, Origin, Picture
+from worker.job import Job
 from worker.training.judge import Seen, look
 from worker.training.scenes import COLOURS, SHAPES, SIDE_PX, Scene, full_prompt, random_scene
 
@@ -31,7 +29,6 @@ PASS_SHARE = 0.95
 MARKED = ("shape", "colour", "background")
 # What the model's card recommends.
 STEPS, GUIDANCE = 20, 5.0
-_SLOTS = 4
 _NO_GUIDANCE, _MUCH_GUIDANCE = 1.0, 7.5
 _LEAST_ASKED = 12
 # Mean absolute difference of two pictures, of 255, that nobody would call the same.
@@ -49,26 +46,16 @@ class Wish:
     loras: tuple[tuple[str, float], ...] = ()
 
 
-def draw(model: SdxlModel, wishes: Sequence[Wish]) -> list[Image.Image]:
+def draw(model: WatchedModel, wishes: Sequence[Wish]) -> list[Image.Image]:
     """The pictures in the order of `wishes`, by the engine that the worker runs.
 
     Raises:
-        RuntimeError: one of them failed.
+        RuntimeError: one of them was refused.
     """
-    pictures: dict[str, Image.Image] = {}
-
-    def end(result: Picture | Failure) -> None:
-        if isinstance(result, Failure):
-            raise RuntimeError(f"{result.code.value}: {result.message}")
-        pictures[result.job.job_id] = Image.fromarray(result.pixels)
-
-    scheduler = StepScheduler(Policy(slots=_SLOTS), CostModel(_SLOTS))
-    engine = Engine(model, scheduler, Hooks(end, lambda *_: None, lambda _: None), count().__next__, deterministic=True)
-    for number, wish in enumerate(wishes):
-        engine.submit(_job(number, wish))
-    while engine.tick():
-        pass
-    return [pictures[str(number)] for number in range(len(wishes))]
+    drawing = draw_jobs(model, [_job(number, wish) for number, wish in enumerate(wishes)], deterministic=True)
+    if drawing.refused:
+        raise RuntimeError(f"refused: {', '.join(sorted(drawing.refused))}")
+    return [Image.fromarray(drawing.drawn[str(number)].pixels) for number in range(len(wishes))]
 
 
 def _job(number: int, wish: Wish) -> Job:
@@ -84,22 +71,10 @@ def _job(number: int, wish: Wish) -> Job:
         height=SIDE_PX,
         seed=wish.seed,
     )
-    return Job(
-        request=request,
-        lane=Lane.NORMAL,
-        origin=Origin("truth", 0, number, 0),
-        seed=wish.seed,
-        loras=wish.loras,
-        prompt=wish.prompt,
-        negative_prompt=wish.negative_prompt,
-        attempt=1,
-        requested_at=0.0,
-        received_at=0.0,
-        expires_at=None,
-    )
+    return job_of(request, number, seed=wish.seed, loras=wish.loras)
 
 
-def truth(model: SdxlModel, prompts: int = PROMPTS, seed: int = 0) -> tuple[dict[str, Any], list[Image.Image]]:
+def truth(model: WatchedModel, prompts: int = PROMPTS, seed: int = 0) -> tuple[dict[str, Any], list[Image.Image]]:
     """All four questions; the report for `out/truth.json`, and the pictures of the first."""
     rng = random.Random(seed)
     scenes = [random_scene(rng) for _ in range(prompts)]
@@ -132,11 +107,12 @@ def passed(report: dict[str, Any]) -> bool:
 
 def mark(scenes: Sequence[Scene], pictures: Sequence[Image.Image]) -> dict[str, Any]:
     """How many are right in all of `MARKED`, the share per property, and what went wrong."""
-    marks = [look(picture).shows(scene) for scene, picture in zip(scenes, pictures, strict=True)]
+    seen = [look(picture) for picture in pictures]
+    marks = [one.shows(scene) for one, scene in zip(seen, scenes, strict=True)]
     right = [all(mark[name] for name in MARKED) for mark in marks]
     wrong = [
-        {"prompt": full_prompt(scene), "seen": _words(look(picture))}
-        for scene, picture, good in zip(scenes, pictures, right, strict=True)
+        {"prompt": full_prompt(scene), "seen": _words(one)}
+        for scene, one, good in zip(scenes, seen, right, strict=True)
         if not good
     ]
     return {
@@ -153,7 +129,7 @@ def _words(seen: Seen) -> str:
     return f"{seen.size} {seen.colour} {seen.shape or 'something'} on {seen.background}, {frame}"
 
 
-def _negatives(model: SdxlModel, each: int) -> dict[str, Any]:
+def _negatives(model: WatchedModel, each: int) -> dict[str, Any]:
     """Prompts that leave one thing open; what they show most often of it is then named in the negative prompt.
 
     Returns:
@@ -168,7 +144,7 @@ def _negatives(model: SdxlModel, each: int) -> dict[str, Any]:
     }
 
 
-def _removed(model: SdxlModel, prompts: Sequence[str], shown: Callable[[Seen], str]) -> dict[str, Any]:
+def _removed(model: WatchedModel, prompts: Sequence[str], shown: Callable[[Seen], str]) -> dict[str, Any]:
     wishes = [Wish(prompt=prompt, seed=1_000 + i) for i, prompt in enumerate(prompts)]
     before = Counter(shown(look(picture)) for picture in draw(model, wishes))
     del before[""]
@@ -191,7 +167,7 @@ def _frame(seen: Seen) -> str:
     return "frame" if seen.framed else ""
 
 
-def _guidance(model: SdxlModel, scenes: Sequence[Scene], wishes: Sequence[Wish]) -> dict[str, Any]:
+def _guidance(model: WatchedModel, scenes: Sequence[Scene], wishes: Sequence[Wish]) -> dict[str, Any]:
     """The same prompts and seeds without guidance and with much: more of what was asked, and other pictures."""
     none, much = (
         draw(model, [replace(wish, guidance_scale=scale) for wish in wishes])
@@ -207,7 +183,7 @@ def _guidance(model: SdxlModel, scenes: Sequence[Scene], wishes: Sequence[Wish])
 
 
 def _seeds(
-    model: SdxlModel, scenes: Sequence[Scene], wishes: Sequence[Wish], pictures: Iterable[Image.Image]
+    model: WatchedModel, scenes: Sequence[Scene], wishes: Sequence[Wish], pictures: Iterable[Image.Image]
 ) -> dict[str, Any]:
     """The same prompts with other seeds: still right, and not the same picture."""
     others = draw(model, [replace(wish, seed=wish.seed + 10_000) for wish in wishes])

@@ -26,15 +26,15 @@ def truth(
     with note_console().status("importing torch and diffusers") as note:
         import torch
 
+        from worker.bench.equality_draw import WatchedModel
         from worker.bench.sheet import contact_sheet
         from worker.bench.truth import truth as ask
-        from worker.engine.pipeline import SdxlModel
         from worker.models.load import load_base
         from worker.models.shipped import DEMO
 
         base = load_base(str((model or DEMO) / "base"), dtype=torch.float32, device="cpu")
         note.update(f"drawing {prompts} pictures, and some more")
-        report, pictures = ask(SdxlModel(base), prompts, seed)
+        report, pictures = ask(WatchedModel(base), prompts, seed)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=1) + "\n")
     if sheet is not None:

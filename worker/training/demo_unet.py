@@ -11,9 +11,10 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from worker.training.demo_vae import LATENT_CHANNELS, SCALE
+from worker.models import small
+from worker.training.demo_vae import SCALE
 from worker.training.scenes import SIDE_PX, Scene, caption, chatter
-from worker.training.vocabulary import CLIP_G_WIDTH, CLIP_L_WIDTH, MAX_TOKENS
+from worker.training.vocabulary import CLIP_G_WIDTH, CLIP_L_WIDTH
 
 # Of the captions: an eighth say nothing, as classifier-free guidance needs (arXiv:2207.12598). SDXL's pipeline gives
 # zeros for no negative prompt at all and encodes an empty one, so both are learnt, and common negative phrases too.
@@ -22,7 +23,6 @@ _SIZE_AND_CROP = (SIDE_PX, SIDE_PX, 0, 0)
 _BASE_TIME_IDS = (*_SIZE_AND_CROP, SIDE_PX, SIDE_PX)  # original size, crop, target size
 # Original size, crop, aesthetic score: the one that diffusers gives a prompt, and the one of a negative prompt.
 _REFINER_TIME_IDS, _REFINER_NEGATIVE_TIME_IDS = (*_SIZE_AND_CROP, 6.0), (*_SIZE_AND_CROP, 2.5)
-_TIME_IDS_WIDTH = 8
 
 # Hidden states (n, 77, width), pooled (n, G), time ids (n, 6 or 5).
 Conditioning = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -38,23 +38,15 @@ def build_refiner_unet() -> UNet2DConditionModel:
     return _unet((32, 32), 8, CLIP_G_WIDTH, len(_REFINER_TIME_IDS))
 
 
-def _unet(channels: tuple[int, int], groups: int, width: int, time_ids: int) -> UNet2DConditionModel:
-    return UNet2DConditionModel(
+def _unet(channels: tuple[int, int], groups: int, text_width: int, time_ids: int) -> UNet2DConditionModel:
+    return small.unet(
+        channels,
         sample_size=SIDE_PX // SCALE,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=channels,
-        layers_per_block=1,
-        norm_num_groups=groups,
-        transformer_layers_per_block=1,
-        attention_head_dim=(2, 4),
-        use_linear_projection=True,
-        cross_attention_dim=width,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=_TIME_IDS_WIDTH,
-        projection_class_embeddings_input_dim=CLIP_G_WIDTH + time_ids * _TIME_IDS_WIDTH,
+        groups=groups,
+        transformer_layers=1,
+        text_width=text_width,
+        pooled_width=CLIP_G_WIDTH,
+        time_ids=time_ids,
     )
 
 
@@ -131,7 +123,9 @@ def _say(rng: random.Random, scene: Scene) -> tuple[str, bool]:
 
 
 def _tokens(tokenizer: CLIPTokenizer, said: Sequence[str]) -> torch.Tensor:
-    padded = tokenizer(list(said), padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
+    padded = tokenizer(
+        list(said), padding="max_length", max_length=small.MAX_TOKENS, truncation=True, return_tensors="pt"
+    )
     ids: torch.Tensor = padded.input_ids
     return ids
 

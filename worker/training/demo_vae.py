@@ -10,11 +10,11 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch.nn import functional
 
+from worker.models.load import LATENT_CHANNELS
 from worker.training.pixels import to_tensor
 from worker.training.scenes import ROUGH_SIZES, SIDE_PX, doodle, draw, random_scene
 
 SCALE = 8
-LATENT_CHANNELS = 4
 _CROP_PX = 64
 _BATCH = 16
 _PICTURES = 3_000

@@ -8,13 +8,11 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
-from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from worker.models import small
 from worker.training.scenes import SHAPES, UNTAUGHT_SHAPES, caption, chatter, random_scene
 
-BOS, EOS = "<|startoftext|>", "<|endoftext|>"
-MAX_TOKENS = 77
 # They must differ in width: diffusers' single-file reader tells CLIP-L and CLIP-G apart by it.
 CLIP_L_WIDTH = 64
 CLIP_G_WIDTH = 96
@@ -26,19 +24,7 @@ _CAPTIONS_READ = 2_000
 def tokenizers() -> tuple[CLIPTokenizer, CLIPTokenizer]:
     """SDXL's pair: the same vocabulary, the second padded with "!"."""
     vocabulary, merges = _byte_pairs(sorted(set(_words())))
-    first, second = (
-        CLIPTokenizer(
-            vocab=dict(vocabulary),
-            merges=list(merges),
-            unk_token=EOS,
-            bos_token=BOS,
-            eos_token=EOS,
-            pad_token=pad,
-            model_max_length=MAX_TOKENS,
-        )
-        for pad in (EOS, "!")
-    )
-    return first, second
+    return small.tokenizer_pair(vocabulary, merges)
 
 
 def _words() -> Iterator[str]:
@@ -54,8 +40,7 @@ def _byte_pairs(words: list[str]) -> tuple[dict[str, int], list[tuple[str, str]]
 
     A word that is not among them is still read, in smaller pieces.
     """
-    alphabet = sorted(ByteLevel.alphabet())
-    tokens = [*alphabet, *(f"{letter}</w>" for letter in alphabet)]
+    tokens = small.alphabet()
     merges: list[tuple[str, str]] = []
     pieces = [[*word[:-1], f"{word[-1]}</w>"] for word in words]
     while pairs := Counter(pair for word in pieces for pair in pairwise(word)):
@@ -63,7 +48,7 @@ def _byte_pairs(words: list[str]) -> tuple[dict[str, int], list[tuple[str, str]]
         merges.append(best)
         tokens.append("".join(best))
         pieces = [_merged(word, best) for word in pieces]
-    return {token: i for i, token in enumerate([*dict.fromkeys(tokens), BOS, EOS])}, merges
+    return small.numbered(list(dict.fromkeys(tokens))), merges
 
 
 def _merged(word: list[str], pair: tuple[str, str]) -> list[str]:
@@ -87,16 +72,11 @@ def text_encoders(tokenizer: CLIPTokenizer) -> tuple[CLIPTextModel, CLIPTextMode
 
 
 def _config(tokenizer: CLIPTokenizer, width: int, *, layers: int, activation: str) -> CLIPTextConfig:
-    return CLIPTextConfig(
-        hidden_size=width,
-        intermediate_size=2 * width,
-        projection_dim=CLIP_G_WIDTH,
-        num_hidden_layers=layers,
-        num_attention_heads=width // 32,
-        hidden_act=activation,
-        max_position_embeddings=MAX_TOKENS,
-        vocab_size=len(tokenizer),
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+    return small.text_config(
+        tokenizer.get_vocab(),
+        width,
+        pooled_width=CLIP_G_WIDTH,
+        layers=layers,
+        heads=width // 32,
+        activation=activation,
     )

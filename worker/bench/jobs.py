@@ -1,0 +1,31 @@
+"""A request as the job that the engine takes, admission left out: the bench chooses everything itself."""
+
+from __future__ import annotations
+
+from worker.events.types import GenerationRequest
+from worker.job import Job, Lane, Origin
+
+
+def job_of(
+    request: GenerationRequest,
+    index: int,
+    *,
+    seed: int,
+    lane: Lane = Lane.NORMAL,
+    loras: tuple[tuple[str, float], ...] = (),
+    at: float = 0.0,
+) -> Job:
+    """The job number `index` of a bench; it arrives `at` seconds."""
+    return Job(
+        request=request,
+        lane=lane,
+        origin=Origin("bench", 0, index, 0),
+        seed=seed,
+        loras=loras,
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        attempt=1,
+        requested_at=at,
+        received_at=at,
+        expires_at=None,
+    )
