@@ -83,11 +83,11 @@ class UndecodableError(WorkerError):
 
 
 class StoreUnavailable(WorkerError):
-    """S3 does not answer or refuses for now; the caller waits and tries again."""
+    """S3 does not answer, or refuses what it may take later; the caller waits and tries again."""
 
 
 class RegistryUnavailable(WorkerError):
-    """The schema registry does not answer or refuses for now; the caller waits and tries again."""
+    """The schema registry does not answer, or refuses what it may take later; the caller tries again."""
 
 
 class ProtocolError(WorkerError):

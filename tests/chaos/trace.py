@@ -37,7 +37,7 @@ def install(path: Path) -> None:
         write("send", offsets=places, jobs=jobs)
         try:
             send(self, records, offsets, *rest, **more)
-        except Exception as error:
+        except Exception as error:  # written down, whatever it is, and passed on
             write("send_failed", error=str(error))
             raise
         write("sent")

@@ -89,7 +89,7 @@ def test_ctrl_c_ends_with_130_and_no_traceback(tmp_path: Path) -> None:
     with subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as child:
-        time.sleep(2.5)
+        time.sleep(2.5)  # until it polls; a watch of empty topics prints nothing that could be waited for
         child.send_signal(signal.SIGINT)
         out, errors = child.communicate(timeout=20)
     assert child.returncode == 130

@@ -109,11 +109,15 @@ def test_with_the_same_profile_the_composition_is_compared(profiled: dict[str, A
 
 
 def test_a_profile_that_was_changed_since_is_no_flaw_and_the_event_tells_what_it_said(profiled: dict[str, Any]) -> None:
-    for now in (replace(MIA, profile=AppliedProfile("mia", "cd"), prompt="other"), replace(MIA, profile=None), None):
-        assert flaws(profiled, sample_request(), now, [announced(profiled)]) == []
-        found = flaws(changed(profiled, "recipe.prompt", "forged"), sample_request(), now, [announced(profiled)])
+    for later in (
+        replace(MIA, profile=AppliedProfile("mia", "cd"), prompt="other"),
+        replace(MIA, profile=None),
+        None,
+    ):
+        assert flaws(profiled, sample_request(), later, [announced(profiled)]) == []
+        found = flaws(changed(profiled, "recipe.prompt", "forged"), sample_request(), later, [announced(profiled)])
         assert found == ["the completed event told of another picture"]
-        assert flaws(changed(profiled, "recipe.loras", []), sample_request(), now)
+        assert flaws(changed(profiled, "recipe.loras", []), sample_request(), later)
 
 
 def test_a_picture_of_a_time_without_profiles_is_held_to_the_requests_own_prompt(stored: dict[str, Any]) -> None:

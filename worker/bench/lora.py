@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from PIL import Image
 from worker.bench.equality_draw import WatchedModel
 from worker.bench.truth import Wish, draw
 from worker.models.load import load_base
+from worker.training.fit import Progress
 from worker.training.judge import is_sepia, look
 from worker.training.lora import Recipe, train_lora
 from worker.training.scenes import COLOURS, SHAPES, SIDE_PX, SIZES, Scene, Sizes, full_prompt, random_scene, sepia
@@ -73,9 +75,7 @@ def write_dataset(folder: Path, lesson: Lesson, count: int = PICTURES) -> None:
         (folder / f"{number:03}.txt").write_text(full_prompt(scene))
 
 
-def teach(
-    model: Path, folder: Path, lesson: Lesson, recipe: Recipe, progress: Callable[[str, int, int, float], None]
-) -> Path:
+def teach(model: Path, folder: Path, lesson: Lesson, recipe: Recipe, progress: Progress) -> Path:
     """Train `folder/loras/NAME.safetensors` on `folder/NAME`."""
     write_dataset(folder / lesson.name, lesson)
     file = folder / "loras" / f"{lesson.name}.safetensors"
@@ -85,7 +85,7 @@ def teach(
         file,
         recipe,
         device="cpu",
-        progress=lambda *done: progress(lesson.name, *done),
+        progress=partial(progress, lesson.name),
     )
 
 

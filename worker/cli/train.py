@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -117,7 +118,7 @@ def train_lora(
                 output_dir / f"{name or dataset.resolve().name}.safetensors",
                 recipe,
                 device=settings.device,
-                progress=lambda *done: progress("lora", *done),
+                progress=partial(progress, "lora"),
             )
     except lora.TrainingError as error:
         raise CommandError(str(error)) from error

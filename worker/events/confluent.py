@@ -118,7 +118,7 @@ class ConfluentCodec:
         self._writers: dict[tuple[int | None, str | None], Schema] = {}
 
     def encode(self, event: Event, *, topic: str) -> tuple[bytes, Framing]:
-        """Raises: RegistryUnavailable: the schema could not be registered for now."""
+        """Raises: RegistryUnavailable: the schema could not be registered; later it may be."""
         key = (type(event), topic)
         if key not in self._serializers:
             self._serializers[key] = _serializer(self._registry, type(event))

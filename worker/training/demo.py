@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL, StableDiffusionXLImg2ImgPipeline, StableDif
 from worker.models.load import silence_progress
 from worker.training.demo_unet import Base, Finish, Refiner, build_base_unet, build_refiner_unet
 from worker.training.demo_vae import build_vae, encode, train_vae
-from worker.training.fit import Progress, build_scheduler, fit
+from worker.training.fit import Progress, StageProgress, build_scheduler, fit
 from worker.training.pixels import to_tensor
 from worker.training.scenes import ROUGH_SIZES, SIZES, Scene, Sizes, draw, random_scene
 from worker.training.vocabulary import text_encoders, tokenizers
@@ -63,20 +63,20 @@ def train_demo(
         return
     with torch.random.fork_rng(devices=[]):
         if not (vae / "config.json").exists():
-            _train_vae(vae, vae_steps, seed, progress)
+            _train_vae(vae, vae_steps, seed, partial(progress, "vae"))
         if not (_is_there(first) and _is_there(refiner)):
             rough = _dataset(vae, pictures, seed, ROUGH_SIZES)
             if not _is_there(first):
-                _train_base(first, vae, rough, base_steps, seed, progress)
+                _train_base(first, vae, rough, base_steps, seed, partial(progress, "base"))
             if not _is_there(refiner):
-                _train_refiner(refiner, first, rough, refiner_steps, seed, progress)
+                _train_refiner(refiner, first, rough, refiner_steps, seed, partial(progress, "refiner"))
         few = min(pictures, FINISH_PICTURES)
         if not _is_there(second):
             finish = _dataset(vae, few, seed, SIZES)
-            _go_on(second, first, finish, finish_steps, seed, lambda *done: progress("finish", *done))
+            _go_on(second, first, finish, finish_steps, seed, partial(progress, "finish"))
         small, all_sizes = _dataset(vae, few * 3 // 4, seed + 1, _SMALL), _dataset(vae, few // 4, seed + 2, SIZES)
         polish = small[0] + all_sizes[0], torch.cat([small[1], all_sizes[1]])
-        _go_on(base, second, polish, polish_steps, seed + 1, lambda *done: progress("polish", *done))
+        _go_on(base, second, polish, polish_steps, seed + 1, partial(progress, "polish"))
     for shared in ("vae", "text_encoder_2", "tokenizer_2"):
         shutil.rmtree(refiner / shared)
         (refiner / shared).symlink_to(Path("..") / "base" / shared)
@@ -88,10 +88,10 @@ def _is_there(directory: Path) -> bool:
     return (directory / "model_index.json").exists()
 
 
-def _train_vae(directory: Path, steps: int, seed: int, progress: Progress) -> None:
+def _train_vae(directory: Path, steps: int, seed: int, progress: StageProgress) -> None:
     torch.manual_seed(seed)
     vae = build_vae()
-    train_vae(vae, steps, seed, lambda *done: progress("vae", *done))
+    train_vae(vae, steps, seed, progress)
     vae.half().save_pretrained(directory, safe_serialization=True)
 
 
@@ -101,7 +101,7 @@ def _train_base(
     pictures: Pictures,
     steps: int,
     seed: int,
-    progress: Progress,
+    progress: StageProgress,
 ) -> None:
     # Module constructors draw from torch's global generator only.
     torch.manual_seed(seed)
@@ -115,24 +115,20 @@ def _train_base(
         spread=lambda share: share * _TIMESTEPS,
         learning_rate=1e-3,
         seed=seed,
-        progress=lambda *done: progress("base", *done),
+        progress=progress,
     )
-    _save(base_pipeline(_load_vae(vae_dir), trainee), directory)
-
-
-def base_pipeline(vae: AutoencoderKL, trainee: Base) -> StableDiffusionXLPipeline:
-    """The parts as diffusers' pipeline."""
-    return StableDiffusionXLPipeline(
-        vae=vae,
-        text_encoder=trainee.text_encoder,
-        text_encoder_2=trainee.text_encoder_2,
-        tokenizer=trainee.tokenizer,
-        tokenizer_2=trainee.tokenizer_2,
+    pipeline = StableDiffusionXLPipeline(
+        vae=_load_vae(vae_dir),
+        text_encoder=text_encoder,
+        text_encoder_2=text_encoder_2,
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer_2,
         unet=trainee.unet,
         scheduler=build_scheduler(),
         force_zeros_for_empty_prompt=True,
         add_watermarker=False,
     )
+    _save(pipeline, directory)
 
 
 def _train_refiner(
@@ -141,7 +137,7 @@ def _train_refiner(
     pictures: Pictures,
     steps: int,
     seed: int,
-    progress: Progress,
+    progress: StageProgress,
 ) -> None:
     torch.manual_seed(seed)
     base = StableDiffusionXLPipeline.from_pretrained(first, local_files_only=True)
@@ -154,7 +150,7 @@ def _train_refiner(
         spread=lambda share: share * _REFINER_BELOW,
         learning_rate=1e-3,
         seed=seed,
-        progress=lambda *done: progress("refiner", *done),
+        progress=progress,
     )
     pipeline = StableDiffusionXLImg2ImgPipeline(
         vae=base.vae,
@@ -177,7 +173,7 @@ def _go_on(
     pictures: Pictures,
     steps: int,
     seed: int,
-    progress: Callable[[int, int, float], None],
+    progress: StageProgress,
 ) -> None:
     """A further course for the base of folder `before`, into `directory`."""
     base = StableDiffusionXLPipeline.from_pretrained(before, local_files_only=True)

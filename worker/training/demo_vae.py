@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 
 import torch
 from diffusers import AutoencoderKL
@@ -11,6 +10,7 @@ from PIL import Image
 from torch.nn import functional
 
 from worker.models.load import LATENT_CHANNELS
+from worker.training.fit import StageProgress
 from worker.training.pixels import to_tensor
 from worker.training.scenes import ROUGH_SIZES, SIDE_PX, doodle, draw, random_scene
 
@@ -42,7 +42,7 @@ def build_vae() -> AutoencoderKL:
     )
 
 
-def train_vae(vae: AutoencoderKL, steps: int, seed: int, progress: Callable[[int, int, float], None]) -> None:
+def train_vae(vae: AutoencoderKL, steps: int, seed: int, progress: StageProgress) -> None:
     """Train in place on half scenes, half doodles, and set `scaling_factor` so that latents have unit deviation."""
     rng = random.Random(seed)
     pictures = torch.stack([to_tensor(_picture(rng)) for _ in range(_PICTURES)])

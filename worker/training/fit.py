@@ -17,7 +17,8 @@ from worker.training.scenes import Scene
 BATCH = 32
 _EMA_DECAY = 0.999
 
-# Stage, steps done, steps in all, loss.
+# Steps done, steps in all, loss; and the same with the stage before them.
+StageProgress = Callable[[int, int, float], None]
 Progress = Callable[[str, int, int, float], None]
 
 
@@ -59,7 +60,7 @@ def fit(
     spread: Spread,
     learning_rate: float,
     seed: int,
-    progress: Callable[[int, int, float], None],
+    progress: StageProgress,
 ) -> None:
     """Train in place, and leave the moving average of the weights.
 

@@ -7,7 +7,7 @@ Accelerate brings mixed precision, gradient accumulation and several GPUs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ except ImportError as error:  # pragma: no cover
 
 from worker.models.load import load_base, resolve_device
 from worker.training.dataset import Example, TrainingError, read_dataset
+from worker.training.fit import StageProgress
 from worker.training.pixels import to_tensor
 
 __all__ = ["Recipe", "TrainingError", "train_lora"]
@@ -62,7 +63,7 @@ def train_lora(
     recipe: Recipe,
     *,
     device: str = "auto",
-    progress: Callable[[int, int, float], None],
+    progress: StageProgress,
 ) -> Path:
     """Write `file`, in diffusers' layout, which the worker loads by its name.
 
@@ -110,7 +111,7 @@ class _Trainer:
         self._unet: Any = pipeline.unet
         self._encoded: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def run(self, examples: list[Example], progress: Callable[[int, int, float], None]) -> None:
+    def run(self, examples: list[Example], progress: StageProgress) -> None:
         latents, time_ids = self._encode_pictures(examples)
         learning = self._add_matrices()
         parameters = [p for module in learning for p in module.parameters() if p.requires_grad]
