@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
     from worker.events.types import Event, GenerationRequest
 
+
+# Ids become object keys, and names of LoRAs and profiles files: none of them leaves its folder.
+SAFE_NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}", re.ASCII)
 
 # The schedulers offered, by diffusers' class names; the first is the default (DPM++ 2M Karras).
 SCHEDULERS = (

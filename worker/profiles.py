@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -18,11 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from worker.errors import SettingsError
 from worker.events.types import GenerationRequest
-from worker.job import AppliedProfile
+from worker.job import SAFE_NAME, AppliedProfile
 
 DEFAULT = "default"
 
-_NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}", re.ASCII)
 _FINGERPRINT_DIGITS = 16
 
 Loras = tuple[tuple[str, float], ...]
@@ -41,7 +39,7 @@ class ProfileLora(_Table):
     @field_validator("name")
     @classmethod
     def _no_path(cls, name: str) -> str:
-        if not _NAME.fullmatch(name):
+        if not SAFE_NAME.fullmatch(name):
             raise ValueError("a LoRA is named by its file in the LoRA folder without .safetensors, never by a path")
         return name
 
@@ -167,7 +165,7 @@ def load_profiles(folder: Path, max_loras: int, max_lora_weight: float) -> Profi
 
 def _read(file: Path, max_loras: int, max_lora_weight: float) -> Profile:
     """Raises ValueError, whose text begins with the key where there is one."""
-    if not _NAME.fullmatch(file.stem):
+    if not SAFE_NAME.fullmatch(file.stem):
         raise ValueError("its name can be no girl_id: A-Z a-z 0-9 . _ - and no dot first")
     try:
         profile = Profile.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from worker.delivery.encode import EXTENSIONS
+from worker.job import SAFE_NAME
 
-_ID = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}", re.ASCII)
 _THUMBNAIL_SUFFIX = "_thumb"
 
 
@@ -28,7 +27,7 @@ def object_keys(girl_id: str, job_id: str, output_format: str) -> Keys:
             Admission has refused both before; this is the second lock.
     """
     for name, value in (("girl_id", girl_id), ("job_id", job_id)):
-        if not _ID.fullmatch(value):
+        if not SAFE_NAME.fullmatch(value):
             raise ValueError(f"{name} is not 1 to 128 of A-Z a-z 0-9 . _ - without a leading dot")
     if job_id.endswith(_THUMBNAIL_SUFFIX):
         raise ValueError(f"job_id ends in {_THUMBNAIL_SUFFIX}: it would overwrite another job's thumbnail")

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from dataclasses import dataclass, replace
 
 from worker.content.rules import check_content
 from worker.errors import ErrorCode, RequestRejected
 from worker.events.types import GenerationRequest, OutputFormat
-from worker.job import SCHEDULERS, AppliedProfile, Job, Lane, Origin
+from worker.job import SAFE_NAME, SCHEDULERS, AppliedProfile, Job, Lane, Origin
 from worker.settings import Settings
-
-# Ids become object keys, so they are held to the contract's pattern; the thumbnail's key ends in `_thumb`.
-_ID = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}", re.ASCII)
-_LORA_NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}", re.ASCII)
 
 # SDXL's latents are an eighth of the picture.
 _SIDE_MULTIPLE = 8
@@ -100,7 +95,7 @@ def _shown(text: str) -> str:
 
 def _check_identity(request: GenerationRequest) -> None:
     for name in ("job_id", "girl_id"):
-        if not _ID.fullmatch(getattr(request, name)):
+        if not SAFE_NAME.fullmatch(getattr(request, name)):
             raise _reject(f"{name} must be 1 to 128 of A-Z a-z 0-9 . _ - and not start with a dot")
     if request.job_id.endswith("_thumb"):
         raise _reject("job_id must not end in _thumb, which names thumbnails")
@@ -168,7 +163,7 @@ def _check_loras(request: GenerationRequest, settings: Settings) -> None:
     if len(loras) > settings.max_loras:
         raise _reject(f"loras has {len(loras)} entries; at most {settings.max_loras} are allowed")
     for lora in loras:
-        if not _LORA_NAME.fullmatch(lora.name):
+        if not SAFE_NAME.fullmatch(lora.name):
             raise RequestRejected(ErrorCode.UNKNOWN_LORA, f"loras names {_shown(lora.name)}, which is no valid name")
         if not math.isfinite(lora.weight) or abs(lora.weight) > settings.max_lora_weight:
             limit = settings.max_lora_weight
