@@ -14,9 +14,11 @@ from safetensors import safe_open
 from worker.bench.equality_draw import WatchedModel
 from worker.bench.golden import distance, hashes
 from worker.bench.lora import BOTH, LESSONS, examine
-from worker.bench.truth import truth
+from worker.bench.truth import Wish, draw, truth
+from worker.job import SCHEDULERS
 from worker.models.load import load_base
 from worker.models.shipped import DEMO, DEMO_BASE, DEMO_LORAS, DEMO_REFINER
+from worker.training.judge import look
 
 GOLDEN = Path(__file__).parent / "golden.json"
 MAX_BYTES = 12_000_000
@@ -71,6 +73,17 @@ def test_guidance_makes_pictures_follow_the_prompt(report: dict[str, Any]) -> No
 def test_another_seed_gives_another_picture_of_the_same_thing(report: dict[str, Any]) -> None:
     assert report["seeds"]["another_picture_share"] == 1
     assert report["seeds"]["right_share"] >= RIGHT
+
+
+# numpy 2 on diffusers' KDPM2 schedulers.
+@pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
+def test_every_scheduler_draws_what_is_asked() -> None:
+    model = WatchedModel(load_base(str(DEMO_BASE), dtype=torch.float32, device="cpu"))
+    prompt = "a big white heart on a purple background, no frame"
+    pictures = draw(model, [Wish(prompt=prompt, seed=3, scheduler=scheduler) for scheduler in SCHEDULERS])
+    seen = {scheduler: look(picture) for scheduler, picture in zip(SCHEDULERS, pictures, strict=True)}
+    told = {scheduler: (one.shape, one.colour, one.background, one.framed) for scheduler, one in seen.items()}
+    assert told == dict.fromkeys(SCHEDULERS, ("heart", "white", "purple", False))
 
 
 def test_the_shipped_loras_teach_a_shape_and_a_style_and_go_together() -> None:

@@ -19,7 +19,7 @@ from worker.bench.equality_draw import WatchedModel
 from worker.bench.equality_draw import draw as draw_jobs
 from worker.bench.jobs import job_of
 from worker.events.types import GenerationRequest
-from worker.job import Job
+from worker.job import SCHEDULERS, Job
 from worker.training.judge import Seen, look
 from worker.training.scenes import COLOURS, SHAPES, SIDE_PX, Scene, full_prompt, random_scene
 
@@ -43,6 +43,7 @@ class Wish:
     seed: int
     negative_prompt: str | None = None
     guidance_scale: float = GUIDANCE
+    scheduler: str = SCHEDULERS[0]
     loras: tuple[tuple[str, float], ...] = ()
 
 
@@ -67,6 +68,7 @@ def _job(number: int, wish: Wish) -> Job:
         negative_prompt=wish.negative_prompt,
         num_inference_steps=STEPS,
         guidance_scale=wish.guidance_scale,
+        scheduler=wish.scheduler,
         width=SIDE_PX,
         height=SIDE_PX,
         seed=wish.seed,

@@ -42,13 +42,16 @@ class Trainee(Protocol):
 def build_scheduler() -> EulerDiscreteScheduler:
     """DDPM's linear betas (arXiv:2006.11239) end in noise alone; SDXL's leave enough of the picture for so small a
     latent that its mean colour shows through, and every sample would start from grey (arXiv:2305.08891)."""
-    return EulerDiscreteScheduler(
+    scheduler = EulerDiscreteScheduler(
         beta_start=0.0001,
         beta_end=0.02,
         beta_schedule="linear",
         prediction_type="v_prediction",
         timestep_spacing="trailing",
     )
+    # As SDXL's own configuration has it, for the schedulers that are built from this one: DDIM and DDPM clip otherwise.
+    scheduler.register_to_config(clip_sample=False, set_alpha_to_one=False)
+    return scheduler
 
 
 def fit(
