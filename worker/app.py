@@ -119,7 +119,14 @@ def engine_maker(settings: Settings, model: Any) -> MakeEngine:
     )
     cost = CostModel(padded_to=settings.slots if settings.deterministic else None)
     scheduler = StepScheduler(policy, cost)
-    return lambda hooks: Engine(model, scheduler, hooks, time.time, deterministic=settings.deterministic)
+    return lambda hooks: Engine(
+        model,
+        scheduler,
+        hooks,
+        time.time,
+        deterministic=settings.deterministic,
+        checkpoints=settings.checkpoint_jobs,
+    )
 
 
 def _transport(settings: Settings, group: Errands) -> Transport:

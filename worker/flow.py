@@ -16,7 +16,7 @@ from worker.delivery.complete import Completer
 from worker.delivery.outcome import Announcer
 from worker.delivery.publish import Publisher, Start, Touch
 from worker.delivery.work import WorkQueue
-from worker.errors import ErrorCode, RequestRejected
+from worker.errors import ErrorCode, RequestRejected, StoreUnavailable
 from worker.events.types import GenerationCompleted, JobStatus
 from worker.intake.gate import Gate
 from worker.intake.ledger import Ledger
@@ -162,8 +162,11 @@ class Flow:
         self._publish(self._announcer.progress(job, JobStatus.RUNNING, self._clock(), step))
 
     def dropped(self, job: Job) -> None:
-        """The engine gave up a job that is not ours any more."""
-        self._hand_back(job.origin)
+        """The engine gave up a job that is not ours any more, or will not be soon."""
+        if job.checkpoint is not None and self._owns(job.origin):
+            self._work.put(job.lane, lambda: self._keep(job), logs.about(job))
+        else:
+            self._hand_back(job.origin)
 
     # From the publisher.
 
@@ -205,10 +208,19 @@ class Flow:
             self.failure(Failure.of(job, error.code, error.message))
             return
         if event is None:
-            self.publisher.put(Start(job), self._clock())
+            self.publisher.put(Start(self._completer.resumed(job)), self._clock())
         else:
             metrics.REPUBLISHED.inc()
             self._complete(job, event)
+
+    def _keep(self, job: Job) -> None:
+        """Leave the checkpoint for the next owner, who begins the job anew without one."""
+        try:
+            self._completer.keep(job)
+        except StoreUnavailable as error:
+            _log.warning("checkpoint_lost", error=str(error))
+        finally:
+            self._hand_back(job.origin)
 
     def _store(self, picture: Picture) -> None:
         job = picture.job

@@ -78,7 +78,7 @@ class Job:
 
     `seed` is the request's own or derived from `job_id`; `prompt` and `negative_prompt` are composed with the
     profile's; `loras` holds (name, weight) with the profile's and the default LoRA filled in; `headers`
-    holds what is passed through to results.
+    holds what is passed through to results; `checkpoint` is what another worker had of it (`engine/checkpoint.py`).
     """
 
     request: GenerationRequest
@@ -95,6 +95,7 @@ class Job:
     headers: dict[str, str] = field(default_factory=dict)
     replay_id: str | None = None
     profile: AppliedProfile | None = None
+    checkpoint: bytes | None = field(default=None, repr=False)
 
     @property
     def job_id(self) -> str:
@@ -206,7 +207,7 @@ class Notice:
 class Hooks:
     """Where the engine tells what happened; called on its thread, so none may block.
 
-    `dropped` gets jobs that were given back without an outcome.
+    `dropped` gets jobs that were given back without an outcome, with a checkpoint where one could be made.
     """
 
     ended: Callable[[Picture | Failure], None]

@@ -32,6 +32,7 @@ ROW_STEPS = Counter("sdxl_worker_row_steps", "Rows over all UNet calls")
 FREE_SLOTS = Counter("sdxl_worker_free_row_steps", "Slots that stayed empty over all UNet calls")
 PREEMPTIONS = Counter("sdxl_worker_preemptions", "Rows that were parked for more urgent ones")
 GPU_SECONDS = Counter("sdxl_worker_gpu_seconds", "Device time by use: useful (became a picture) or wasted", ["use"])
+RESUMED_STEPS = Counter("sdxl_worker_resumed_steps", "Steps that were not repeated, since a checkpoint had them")
 MEMORY_RUNG = Gauge("sdxl_worker_memory_rung", "Rung of the out-of-memory ladder, 0 is normal")
 MEMORY = Gauge(
     "sdxl_worker_gpu_memory_bytes",

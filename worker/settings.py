@@ -139,6 +139,9 @@ class Settings(BaseSettings):
     flush_interval_ms: int = Field(150, ge=1, le=10_000, description="results wait at most this long")
     revoke_timeout_s: float = Field(10.0, ge=0, description="time for running jobs of a revoked partition")
     drain_timeout_s: float = Field(30.0, ge=0, description="time for running jobs after SIGTERM")
+    checkpoint_jobs: bool = Field(
+        False, description="running jobs that are handed back leave their latents in S3 for the next worker"
+    )
     thumbnail_px: int = Field(256, ge=16, description="longest side of the thumbnail")
     jpeg_quality: int = Field(90, ge=1, le=100)
 

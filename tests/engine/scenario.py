@@ -70,6 +70,7 @@ class Stage:
     outcomes: Counter[str] = field(default_factory=Counter)
     progress: list[tuple[str, int, int]] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
+    handed_back: list[Job] = field(default_factory=list)
     now: float = 0.0
 
     def run(self, *jobs: Job) -> Stage:
@@ -87,6 +88,10 @@ class Stage:
         for _ in range(times):
             assert self.engine.tick()
 
+    def dropped_job(self, job: Job) -> None:
+        self.dropped.append(job.job_id)
+        self.handed_back.append(job)
+
     def codes(self) -> dict[str, ErrorCode]:
         return {job_id: failure.code for job_id, failure in self.failures.items()}
 
@@ -99,14 +104,15 @@ class Stage:
             self.failures[job_id] = result
 
 
-def stage(model: SdxlModel, *, deterministic: bool = True, slots: int = SLOTS) -> Stage:
+def stage(model: SdxlModel, *, deterministic: bool = True, slots: int = SLOTS, checkpoints: bool = False) -> Stage:
     holder: list[Stage] = []
     hooks = Hooks(
         lambda result: holder[0].ended(result),
         lambda job, done, steps: holder[0].progress.append((job.job_id, done, steps)),
-        lambda job: holder[0].dropped.append(job.job_id),
+        lambda job: holder[0].dropped_job(job),
     )
     scheduler = StepScheduler(Policy(slots=slots), CostModel(slots if deterministic else None))
-    engine = Engine(model, scheduler, hooks, lambda: holder[0].now, deterministic=deterministic)
+    clock = lambda: holder[0].now  # noqa: E731
+    engine = Engine(model, scheduler, hooks, clock, deterministic=deterministic, checkpoints=checkpoints)
     holder.append(Stage(engine, scheduler))
     return holder[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 import numpy as np
@@ -61,7 +61,8 @@ class FakeEngine:
         for job in sorted(self._waiting.values(), key=lambda job: job.lane)[: self._slots - len(self._rows)]:
             del self._waiting[job.origin]
             now = self._clock()
-            self._rows[job.origin] = _Row(job, now, now + self._rng.uniform(0.05, self._longest_s))
+            longest_s = self._longest_s / 2 if self._has_half(job) else self._longest_s
+            self._rows[job.origin] = _Row(job, now, now + self._rng.uniform(0.05, longest_s))
             self._on_run(job)
             self._progress(job, 1, job.request.num_inference_steps)
         for row in list(self._rows.values()):
@@ -85,6 +86,11 @@ class FakeEngine:
         queue = max(0.0, row.started_at - job.requested_at)
         return Picture(job, pixels, Timing(queue, now - row.started_at, 0.1, row.started_at))
 
+    @staticmethod
+    def _has_half(job: Job) -> bool:
+        assert job.checkpoint in (None, job.job_id.encode()), "the checkpoint of another job"
+        return job.checkpoint is not None
+
     def _cancel(self, job_id: str, code: ErrorCode, message: str) -> None:
         for job in self._jobs():
             if job.job_id == job_id:
@@ -94,8 +100,9 @@ class FakeEngine:
     def _give_back(self, owned: Callable[[Origin], bool], started: bool) -> None:
         for job in self._jobs():
             if not owned(job.origin) and (started or job.origin not in self._rows):
+                half = replace(job, checkpoint=job.job_id.encode()) if job.origin in self._rows else job
                 self._forget(job)
-                self._dropped(job)
+                self._dropped(half)
 
     def _jobs(self) -> list[Job]:
         return [*self._waiting.values(), *(row.job for row in self._rows.values())]

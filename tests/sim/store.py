@@ -30,13 +30,19 @@ class FakeStore:
         self._put(keys.thumbnail, encoded.thumbnail)
         self._put(keys.manifest, dump_manifest(manifest))
 
+    def put_checkpoint(self, key: str, data: bytes) -> None:
+        self._put(key, data)
+
     def fetch_manifest(self, girl_id: str, job_id: str) -> dict[str, Any] | None:
+        data = self.fetch(object_keys(girl_id, job_id, "jpeg").manifest)
+        return None if data is None else load_manifest(data)
+
+    def fetch(self, key: str) -> bytes | None:
         def get() -> bytes | None:
             self._refuse_if_down()
-            return self._bucket.objects.get(object_keys(girl_id, job_id, "jpeg").manifest)
+            return self._bucket.objects.get(key)
 
-        data = self._port.call("get", get, _error)
-        return None if data is None else load_manifest(data)
+        return self._port.call("get", get, _error)
 
     def url(self, key: str) -> str:
         return f"sim://{key}"

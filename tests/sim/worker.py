@@ -32,7 +32,12 @@ from worker.job import Job
 from worker.settings import Settings
 
 SETTINGS = Settings(
-    _env_file=None, aws_s3_bucket="sim", buffer_per_partition=4, revoke_timeout_s=2.0, crash_loop_limit=3
+    _env_file=None,
+    aws_s3_bucket="sim",
+    buffer_per_partition=4,
+    revoke_timeout_s=2.0,
+    crash_loop_limit=3,
+    checkpoint_jobs=True,
 )
 MODEL = ModelInfo(
     model_id="sim",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from worker import metrics
-from worker.delivery.digest import request_digest
+from worker.delivery.digest import pixels_digest, request_digest
 from worker.delivery.encode import check_pixels, encode_picture
-from worker.delivery.keys import object_keys
+from worker.delivery.keys import checkpoint_key, object_keys
 from worker.delivery.manifest import ModelInfo, build_manifest, completed_event
 from worker.delivery.upload import PictureStore
 from worker.errors import ErrorCode, RequestRejected
@@ -21,7 +21,7 @@ from worker.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Completer:
-    """Encodes, uploads and describes pictures; both methods may raise StoreUnavailable and may be repeated."""
+    """Encodes, uploads and describes pictures; every method may raise StoreUnavailable and be called again."""
 
     store: PictureStore
     model: ModelInfo
@@ -72,6 +72,20 @@ class Completer:
         if event.cost_usd is not None:
             metrics.COST.inc(event.cost_usd)
         return event
+
+    def keep(self, job: Job) -> None:
+        """Store the job's checkpoint, for whoever gets the job next."""
+        assert job.checkpoint is not None
+        self.store.put_checkpoint(self._checkpoint_key(job), job.checkpoint)
+
+    def resumed(self, job: Job) -> Job:
+        """The job with the checkpoint that another worker left of it, if there is one and they are wanted."""
+        if not self.settings.checkpoint_jobs:
+            return job
+        return replace(job, checkpoint=self.store.fetch(self._checkpoint_key(job)))
+
+    def _checkpoint_key(self, job: Job) -> str:
+        return checkpoint_key(job.request.girl_id, job.job_id, pixels_digest(job, self.model))
 
     def stored(self, job: Job, now: float) -> GenerationCompleted | None:
         """The completed event of a picture that is in S3 already; None where there is none.

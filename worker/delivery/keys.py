@@ -10,6 +10,16 @@ from worker.job import SAFE_NAME
 _THUMBNAIL_SUFFIX = "_thumb"
 
 
+def checkpoint_key(girl_id: str, job_id: str, digest: str) -> str:
+    """Where the latents of a job that was handed back lie; `digest` is of all that decides its pixels.
+
+    Raises:
+        ValueError: an id that could leave its folder.
+    """
+    _check_ids(girl_id, job_id)
+    return f"checkpoints/{girl_id}/{job_id}.{digest}.safetensors"
+
+
 @dataclass(frozen=True, slots=True)
 class Keys:
     """The object keys of one picture."""
@@ -26,9 +36,7 @@ def object_keys(girl_id: str, job_id: str, output_format: str) -> Keys:
         ValueError: an id that could leave `generated/` or overwrite another picture, or an unknown format.
             Admission has refused both before; this is the second lock.
     """
-    for name, value in (("girl_id", girl_id), ("job_id", job_id)):
-        if not SAFE_NAME.fullmatch(value):
-            raise ValueError(f"{name} is not 1 to 128 of A-Z a-z 0-9 . _ - without a leading dot")
+    _check_ids(girl_id, job_id)
     if job_id.endswith(_THUMBNAIL_SUFFIX):
         raise ValueError(f"job_id ends in {_THUMBNAIL_SUFFIX}: it would overwrite another job's thumbnail")
     if output_format not in EXTENSIONS:
@@ -39,3 +47,9 @@ def object_keys(girl_id: str, job_id: str, output_format: str) -> Keys:
         thumbnail=f"{stem}{_THUMBNAIL_SUFFIX}.jpg",
         manifest=f"{stem}.json",
     )
+
+
+def _check_ids(girl_id: str, job_id: str) -> None:
+    for name, value in (("girl_id", girl_id), ("job_id", job_id)):
+        if not SAFE_NAME.fullmatch(value):
+            raise ValueError(f"{name} is not 1 to 128 of A-Z a-z 0-9 . _ - without a leading dot")

@@ -133,6 +133,10 @@ class PictureStore:
         self._put(keys.thumbnail, encoded.thumbnail, "image/jpeg")
         self._put(keys.manifest, dump_manifest(manifest), "application/json")
 
+    def put_checkpoint(self, key: str, data: bytes) -> None:
+        """Store what is left of a job that was handed back. Raises StoreUnavailable."""
+        self._put(key, data, "application/octet-stream", cache="no-store")
+
     def fetch_manifest(self, girl_id: str, job_id: str) -> dict[str, Any] | None:
         """The manifest of a complete picture, or None: not made yet, or cut short, or not one of ours.
 
@@ -166,10 +170,10 @@ class PictureStore:
         """Where a browser finds an object: under `CLOUDFRONT_URL`, else at the bucket itself."""
         return f"{self._base_url}/{quote(key)}"
 
-    def _put(self, key: str, body: bytes, content_type: str) -> None:
+    def _put(self, key: str, body: bytes, content_type: str, cache: str = CACHE_CONTROL) -> None:
         with _passing_errors():
             self._client.put_object(
-                Bucket=self._bucket, Key=key, Body=body, ContentType=content_type, CacheControl=CACHE_CONTROL
+                Bucket=self._bucket, Key=key, Body=body, ContentType=content_type, CacheControl=cache
             )
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
+import structlog
 import torch
 
 from worker import logs, metrics
 from worker.engine import gauges
+from worker.engine.checkpoint import Checkpoint, dump
 from worker.engine.cost import Stage
 from worker.engine.denoise import Denoiser
 from worker.engine.memory import MemoryLadder, one_error
@@ -24,22 +26,28 @@ from worker.job import Failure, Hooks, Job, Lane, Origin, Picture, Timing
 # Progress is told at the start and after each of these parts of the steps.
 _PROGRESS_PARTS = 4
 
+_log = structlog.get_logger()
+
 # Looked up once: a step has no time for it.
 _STEP_SECONDS = metrics.PHASE.labels("step")
 
 
 @dataclass(slots=True)
 class _Live:
-    """A job inside the engine; `row` appears with its first step."""
+    """A job inside the engine; `row` appears with its first step here, after the `checkpoint` if there is one."""
 
     job: Job
     steps: int
+    checkpoint: Checkpoint | None = None
     row: Row | None = None
     told: int = -1
 
 
 class Engine:
-    """Owns the device. `submit`, `cancel` and `give_back` may be called from any thread; `tick` from one."""
+    """Owns the device. `submit`, `cancel` and `give_back` may be called from any thread; `tick` from one.
+
+    With `checkpoints`, started jobs are dropped with one.
+    """
 
     def __init__(
         self,
@@ -49,12 +57,14 @@ class Engine:
         clock: Callable[[], float],
         *,
         deterministic: bool,
+        checkpoints: bool = False,
     ) -> None:
         self._model = model
         self._scheduler = scheduler
         self._hooks = hooks
         self._clock = clock
         self._deterministic = deterministic
+        self._checkpoints = checkpoints
         self._slots = scheduler.policy.slots
         self._ladder = MemoryLadder(model, self._slots)
         stages = [Stage.BASE] if model.refiner is None else list(Stage)
@@ -112,12 +122,28 @@ class Engine:
     def _accept(self, job: Job) -> None:
         try:
             segments = self._model.segments(job)
-            self._refuse_if_too_late(job, segments)
+            checkpoint, left = self._go_on(job, segments)
+            self._refuse_if_too_late(job, left)
         except RequestRejected as error:
             self._hooks.ended(Failure.of(job, error.code, error.message))
             return
-        self._live[job.origin] = _Live(job, sum(segment.steps for segment in segments))
-        self._scheduler.submit(job.origin, job.lane, segments, self._clock())
+        self._live[job.origin] = _Live(job, sum(segment.steps for segment in segments), checkpoint)
+        self._scheduler.submit(job.origin, job.lane, left, self._clock())
+
+    def _go_on(self, job: Job, segments: Sequence[Segment]) -> tuple[Checkpoint | None, Sequence[Segment]]:
+        """The checkpoint that `job` brought, and what is left to do after it; one that is of no use is told."""
+        if job.checkpoint is None:
+            return None, segments
+        try:
+            checkpoint = Checkpoint(job.checkpoint)
+            left = checkpoint.segments_left(segments)
+            self._model.check(checkpoint, job)
+        except ValueError as error:
+            _log.warning("checkpoint_unusable", **logs.about(job), error=str(error))
+            return None, segments
+        metrics.RESUMED_STEPS.inc(checkpoint.facts.steps_done)
+        _log.info("job_resumed", **logs.about(job), steps_done=checkpoint.facts.steps_done)
+        return checkpoint, left
 
     def _refuse_if_too_late(self, job: Job, segments: Sequence[Segment]) -> None:
         if job.expires_at is None:
@@ -139,9 +165,16 @@ class Engine:
             if owned(origin) or (live.row is not None and not started):
                 continue
             self._forget(origin)
-            self._waste(live)
+            job = self._with_checkpoint(live)
+            if job.checkpoint is None:
+                self._waste(live)
             self._release(live)
-            self._hooks.dropped(live.job)
+            self._hooks.dropped(job)
+
+    def _with_checkpoint(self, live: _Live) -> Job:
+        if not self._checkpoints or live.row is None or live.row.steps_done == live.steps:
+            return live.job
+        return replace(live.job, checkpoint=dump(live.row, self._model.adapters.fingerprints(live.job.loras)))
 
     def _expire(self, now: float) -> None:
         for origin, live in [*self._live.items(), *self._to_decode.items()]:
@@ -183,7 +216,7 @@ class Engine:
                 return live.row
             if live.row is None:
                 with logs.within(logs.about(live.job)):
-                    live.row = self._model.prepare(live.job, now)
+                    live.row = self._model.prepare(live.job, now, live.checkpoint)
             # At once where there is no timestep above the cut, so that the base has no step at all.
             if live.row.sampler.over:
                 self._model.hand_over(live.row)

@@ -18,6 +18,7 @@ from cachetools import LRUCache
 from diffusers.utils.torch_utils import randn_tensor
 
 from worker.engine.adapters import Adapters
+from worker.engine.checkpoint import Checkpoint
 from worker.engine.cost import Group, Stage
 from worker.engine.decode import decode
 from worker.engine.offload import Offload
@@ -121,10 +122,21 @@ class SdxlModel:
         self.adapters.check(job.loras)
         return segments
 
-    def prepare(self, job: Job, now: float) -> Row:
+    def check(self, checkpoint: Checkpoint, job: Job) -> None:
+        """Whether `job`, for which `segments` were made, can go on from `checkpoint` here.
+
+        Raises:
+            ValueError: its latents are not the job's, or a LoRA's file is another now.
+        """
+        if not checkpoint.fits(self._latents_shape(job), self.base.unet.dtype):
+            raise ValueError("latents of another shape or precision")
+        if checkpoint.facts.lora_fingerprints != self.adapters.fingerprints(job.loras):
+            raise ValueError("a LoRA has changed")
+
+    def prepare(self, job: Job, now: float, checkpoint: Checkpoint | None = None) -> Row:
         """Encode the prompts and draw the first latents. The generator is the job's own, on the CPU.
 
-        The job's LoRAs are acquired, for the owner of the row to release.
+        The job's LoRAs are acquired, for the owner of the row to release. With `checkpoint` the row is as it was then.
 
         Raises:
             RequestRejected: `unknown_lora`: its file has gone or changed since `segments`.
@@ -132,7 +144,10 @@ class SdxlModel:
         self.bring(Stage.BASE)
         self.adapters.acquire(job.loras)
         try:
-            return self._prepare(job, now)
+            row = self._prepare(job, now)
+            if checkpoint is not None:
+                self._restore(row, checkpoint)
+            return row
         except BaseException:
             self.adapters.release(job.loras)
             raise
@@ -141,16 +156,22 @@ class SdxlModel:
         generator = torch.Generator("cpu").manual_seed(job.seed)
         conditioning = self._condition(job, Stage.BASE)
         sampler = self._sampler(job, Stage.BASE, generator)
-        factor = self.base.vae_scale_factor
-        shape = (
-            1,
-            self.base.unet.config.in_channels,
-            job.request.height // factor,
-            job.request.width // factor,
-        )
+        shape = self._latents_shape(job)
         latents = randn_tensor(shape, generator=generator, device=self.device, dtype=conditioning.prompt.dtype)
         latents = latents * sampler.scheduler.init_noise_sigma
         return Row(job, Stage.BASE, (latents, 0), sampler, conditioning, generator, started_at=now)
+
+    def _latents_shape(self, job: Job) -> tuple[int, int, int, int]:
+        factor = self.base.vae_scale_factor
+        return 1, self.base.unet.config.in_channels, job.request.height // factor, job.request.width // factor
+
+    def _restore(self, row: Row, checkpoint: Checkpoint) -> None:
+        done, base_steps = checkpoint.facts.steps_done, len(row.sampler.timesteps)
+        if done >= base_steps:
+            self.hand_over(row)
+            done -= base_steps
+        checkpoint.restore(row, done)
+        row.reproducible &= self.adapters.fingerprints(row.job.loras) == checkpoint.facts.lora_fingerprints
 
     def hand_over(self, row: Row) -> None:
         """Make `row` ready for the refiner; its latents go over as they are. All or nothing, when memory is short."""
