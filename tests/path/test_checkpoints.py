@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from typing import Any
 
 from tests.harness import Client, Site, WorkerProcess, log_lines
 
@@ -25,7 +26,7 @@ def pixels(site: Site, job_id: str) -> str:
 
 def test_the_next_worker_goes_on_from_the_step_that_was_reached(apache_site: Site) -> None:
     client = Client(apache_site)
-    wish = {"num_inference_steps": STEPS, "width": 128, "height": 128, "seed": 5, "guidance_scale": 5.0}
+    wish: dict[str, Any] = {"num_inference_steps": STEPS, "width": 128, "height": 128, "seed": 5, "guidance_scale": 5.0}
     with apache_site.worker("leaver", DRAIN_TIMEOUT_S="0", CHECKPOINT_JOBS="true") as leaver:
         client.request(job_id="moved", **wish)
         deadline = time.monotonic() + 60

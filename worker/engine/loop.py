@@ -215,8 +215,7 @@ class Engine:
             if live.row is not None and not live.row.sampler.over:
                 return live.row
             if live.row is None:
-                with logs.within(logs.about(live.job)):
-                    live.row = self._model.prepare(live.job, now, live.checkpoint)
+                live.row = self._begin(live, now)
             # At once where there is no timestep above the cut, so that the base has no step at all.
             if live.row.sampler.over:
                 self._model.hand_over(live.row)
@@ -229,6 +228,12 @@ class Engine:
         live.row.text_seconds = live.row.text_seconds or seconds
         metrics.PHASE.labels("encode_text").observe(seconds)
         return live.row
+
+    def _begin(self, live: _Live, now: float) -> Row:
+        with logs.within(logs.about(live.job)):
+            if live.checkpoint is None:
+                return self._model.prepare(live.job, now)
+            return self._model.resume(live.job, now, live.checkpoint)
 
     def _step(self, rows: list[Row]) -> float:
         before = self._clock()

@@ -133,10 +133,10 @@ class SdxlModel:
         if checkpoint.facts.lora_fingerprints != self.adapters.fingerprints(job.loras):
             raise ValueError("a LoRA has changed")
 
-    def prepare(self, job: Job, now: float, checkpoint: Checkpoint | None = None) -> Row:
+    def prepare(self, job: Job, now: float) -> Row:
         """Encode the prompts and draw the first latents. The generator is the job's own, on the CPU.
 
-        The job's LoRAs are acquired, for the owner of the row to release. With `checkpoint` the row is as it was then.
+        The job's LoRAs are acquired, for the owner of the row to release.
 
         Raises:
             RequestRejected: `unknown_lora`: its file has gone or changed since `segments`.
@@ -144,13 +144,20 @@ class SdxlModel:
         self.bring(Stage.BASE)
         self.adapters.acquire(job.loras)
         try:
-            row = self._prepare(job, now)
-            if checkpoint is not None:
-                self._restore(row, checkpoint)
-            return row
+            return self._prepare(job, now)
         except BaseException:
             self.adapters.release(job.loras)
             raise
+
+    def resume(self, job: Job, now: float, checkpoint: Checkpoint) -> Row:
+        """As `prepare`, but the row is as it was when `checkpoint` was made; `check` has passed it."""
+        row = self.prepare(job, now)
+        try:
+            self._restore(row, checkpoint)
+        except BaseException:
+            self.adapters.release(job.loras)
+            raise
+        return row
 
     def _prepare(self, job: Job, now: float) -> Row:
         generator = torch.Generator("cpu").manual_seed(job.seed)
