@@ -234,16 +234,21 @@ def _first_facts(settings: Settings) -> dict[str, Any]:
 
 
 class _Signals:
-    """The first SIGTERM or SIGINT asks for a drain, the second for the end."""
+    """The first SIGTERM or SIGINT asks for a drain, the second for the end.
+
+    The handler must not log: it runs between any two instructions of the main thread, and where that is in the middle
+    of a log line it holds the log's lock. Everything would stand still for good (the chaos run found it).
+    """
 
     def __init__(self) -> None:
         self.count = 0
+        self.number = 0
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self.count += 1
-        _log.warning("signal", number=number, count=self.count)
+        self.number = number
         if self.count > 1:
             # Whatever is not committed is repeated by the next owner; nothing is lost.
             signal.signal(number, signal.SIG_DFL)
@@ -269,6 +274,7 @@ def _serve(worker: Worker, signals: _Signals) -> int:
     try:
         while not signals.count:
             worker.poll()
+        _log.warning("signal", number=signals.number)
         worker.drain(worker.settings.drain_timeout_s, hurry=lambda: signals.count > 1)
     except Crashed:
         # What is not committed is repeated by the next owner; a close would commit on top of a broken state.

@@ -26,6 +26,8 @@ _log = structlog.get_logger()
 POLL_S = 0.02
 IDLE_S = 0.2
 JOIN_S = 10.0
+# For leaving the group: all is committed by then, and a member that does not say goodbye is only missed later.
+LEAVE_S = 20.0
 REPORT_S = 0.5
 
 
@@ -90,7 +92,7 @@ class Worker:
 
     def close(self) -> None:
         """Leave the group, with the loops still there for what the revoke has to commit, then end them."""
-        self.consumer.close()
+        self._leave()
         self.stop()
         self.publisher.close()
         self.cancellations.close()
@@ -98,8 +100,20 @@ class Worker:
     def stop(self) -> None:
         """End the loops."""
         self._stop.set()
+        deadline = time.monotonic() + JOIN_S
         for thread in self._threads:
-            thread.join(JOIN_S)
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _leave(self) -> None:
+        """Close the consumer; one that does not come back in time is left behind, as the process ends now.
+
+        librdkafka's close waits without a limit for a coordinator that goes away at that moment.
+        """
+        leaving = threading.Thread(target=self.consumer.close, name="leave", daemon=True)
+        leaving.start()
+        leaving.join(LEAVE_S)
+        if leaving.is_alive():
+            _log.warning("group_not_left", waited_s=LEAVE_S)
 
     def unfinished(self) -> int:
         """Records between delivery and commit."""

@@ -9,12 +9,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from worker.delivery.manifest import ModelInfo
     from worker.events.types import GenerationRequest
-    from worker.job import Job
-
-# Enough of a SHA-256 for the recipes of one job.
-_SHORT = 16
 
 # They say when and how soon a picture is wanted, not which one or whose.
 _NOT_IN_DIGEST = frozenset({"requested_at", "expires_at", "priority"})
@@ -28,17 +23,6 @@ def request_digest(request: GenerationRequest) -> str:
     """
     text = json.dumps(_digestible(request), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def pixels_digest(job: Job, model: ModelInfo) -> str:
-    """16 hex digits that are equal where job and worker give the same pixels, but for the files of its LoRAs."""
-    recipe = {
-        "request": request_digest(job.request),
-        "composed": [job.prompt, job.negative_prompt, job.seed, [list(lora) for lora in job.loras]],
-        "model": {field.name: getattr(model, field.name) for field in fields(model)},
-    }
-    text = json.dumps(recipe, sort_keys=True, separators=(",", ":"), default=dict)
-    return hashlib.sha256(text.encode()).hexdigest()[:_SHORT]
 
 
 def _digestible(value: object) -> object:
