@@ -25,9 +25,9 @@ MAX_BYTES = 12_000_000
 # Rounding on another CPU moves a hash by a unit or two, another picture by dozens.
 SAME_PICTURE = 4.0
 PROMPTS = 60
-# What the shipped weights reach, with room for another CPU's rounding. The aims are higher (`bench truth`, `bench
-# lora`): 95 %, a third left by a negative prompt, 70 % taught. docs/pictures.md says how far each is.
-RIGHT, LEFT_BY_NEGATIVE, TAUGHT = 0.9, 2 / 3, 0.5
+# The aims of `bench truth` and `bench lora` are 95 %, a third left by a negative prompt, 70 % taught, and all are met
+# (docs/pictures.md). Fewer pictures are asked here, where one is 2 to 8 %, with room for another CPU's rounding.
+RIGHT, LEFT_BY_NEGATIVE, TAUGHT = 0.9, 1 / 2, 0.5
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +64,10 @@ def test_the_negative_prompt_removes_what_it_names(report: dict[str, Any]) -> No
         assert case["with"] <= case["without"] * LEFT_BY_NEGATIVE, unwanted
 
 
-def test_guidance_makes_pictures_follow_the_prompt(report: dict[str, Any]) -> None:
-    low, high = (report["guidance"]["right_share"][scale] for scale in ("1.0", "7.5"))
+def test_guidance_costs_variety_and_is_right(report: dict[str, Any]) -> None:
+    low, high = (report["guidance"]["commonest_colour_share"][scale] for scale in ("1.0", "7.5"))
     assert high > low
+    assert report["guidance"]["right_share"]["7.5"] >= RIGHT
     assert report["guidance"]["mean_abs_difference"] > 2
 
 

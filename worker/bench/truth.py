@@ -100,7 +100,9 @@ def passed(report: dict[str, Any]) -> bool:
         report["right_share"] >= PASS_SHARE
         and all(case["with"] <= case["without"] / 3 for case in negative.values())
         and all(case["without"] > 0 for case in negative.values())
-        and guidance["right_share"][f"{_MUCH_GUIDANCE}"] > guidance["right_share"][f"{_NO_GUIDANCE}"]
+        and guidance["right_share"][f"{_MUCH_GUIDANCE}"] >= PASS_SHARE
+        and guidance["commonest_colour_share"][f"{_MUCH_GUIDANCE}"]
+        > guidance["commonest_colour_share"][f"{_NO_GUIDANCE}"]
         and guidance["mean_abs_difference"] > _ANOTHER_PICTURE
         and seeds["another_picture_share"] == 1.0
         and seeds["right_share"] >= PASS_SHARE
@@ -140,21 +142,31 @@ def _negatives(model: WatchedModel, each: int) -> dict[str, Any]:
     shapes = [SHAPES[i % len(SHAPES)] for i in range(each)]
     grounds = [sorted(COLOURS)[i % len(COLOURS)] for i in range(each)]
     return {
-        "colour": _removed(model, [f"a big {shape} on a black background" for shape in shapes], _colour),
+        "colour": _removed(model, _colourless(each), _colour),
         "shape": _removed(model, [f"a big shape on a {ground} background" for ground in grounds], _shape),
         "frame": _removed(model, [f"a big {shape} on a white background" for shape in shapes], _frame),
     }
 
 
+def _colourless(count: int) -> list[str]:
+    """Prompts that leave the colour open."""
+    return [f"a big {SHAPES[i % len(SHAPES)]} on a black background" for i in range(count)]
+
+
 def _removed(model: WatchedModel, prompts: Sequence[str], shown: Callable[[Seen], str]) -> dict[str, Any]:
     wishes = [Wish(prompt=prompt, seed=1_000 + i) for i, prompt in enumerate(prompts)]
-    before = Counter(shown(look(picture)) for picture in draw(model, wishes))
-    del before[""]
-    unwanted, count = before.most_common(1)[0] if before else ("nothing", 0)
+    unwanted, count = _commonest(draw(model, wishes), shown)
     after = Counter(
         shown(look(picture)) for picture in draw(model, [replace(wish, negative_prompt=unwanted) for wish in wishes])
     )
     return {"named": unwanted, "without": count / len(prompts), "with": after[unwanted] / len(prompts)}
+
+
+def _commonest(pictures: Sequence[Image.Image], shown: Callable[[Seen], str]) -> tuple[str, int]:
+    """What most of them show, and how many."""
+    found = Counter(shown(look(picture)) for picture in pictures)
+    del found[""]
+    return found.most_common(1)[0] if found else ("nothing", 0)
 
 
 def _colour(seen: Seen) -> str:
@@ -170,15 +182,22 @@ def _frame(seen: Seen) -> str:
 
 
 def _guidance(model: WatchedModel, scenes: Sequence[Scene], wishes: Sequence[Wish]) -> dict[str, Any]:
-    """The same prompts and seeds without guidance and with much: more of what was asked, and other pictures."""
-    none, much = (
-        draw(model, [replace(wish, guidance_scale=scale) for wish in wishes])
-        for scale in (_NO_GUIDANCE, _MUCH_GUIDANCE)
-    )
+    """The same prompts and seeds without guidance and with much: right, other pictures, and of what a prompt leaves
+    open less variety, which is the price of guidance (arXiv:2207.12598)."""
+    scales = _NO_GUIDANCE, _MUCH_GUIDANCE
+    none, much = (draw(model, [replace(wish, guidance_scale=scale) for wish in wishes]) for scale in scales)
+    open_wishes = [Wish(prompt=prompt, seed=2_000 + i) for i, prompt in enumerate(_colourless(len(wishes)))]
     return {
         "right_share": {
             str(scale): mark(scenes, pictures)["right_share"]
-            for scale, pictures in ((_NO_GUIDANCE, none), (_MUCH_GUIDANCE, much))
+            for scale, pictures in zip(scales, (none, much), strict=True)
+        },
+        "commonest_colour_share": {
+            str(scale): _commonest(draw(model, [replace(wish, guidance_scale=scale) for wish in open_wishes]), _colour)[
+                1
+            ]
+            / len(open_wishes)
+            for scale in scales
         },
         "mean_abs_difference": float(np.mean([difference(a, b) for a, b in zip(none, much, strict=True)])),
     }

@@ -53,11 +53,15 @@ def _lines(report: dict[str, Any]) -> list[str]:
         f"{name} left open: {case['without']:.0%} show {case['named']}; with it as negative prompt {case['with']:.0%}"
         for name, case in report["negative_prompt"].items()
     )
-    low, high = report["guidance"]["right_share"].items()
+    guidance = report["guidance"]
     return [
         f"{report['right']} of {report['prompts']} right in shape, colour and background ({shares})",
         *negatives,
-        f"guidance {low[0]}: {low[1]:.1%} right; {high[0]}: {high[1]:.1%}",
+        *(
+            f"guidance {scale}: {share:.1%} right; colour left open: {guidance['commonest_colour_share'][scale]:.0%}"
+            " show the commonest"
+            for scale, share in guidance["right_share"].items()
+        ),
         f"another seed: {report['seeds']['right_share']:.1%} right, "
         f"{report['seeds']['another_picture_share']:.0%} another picture",
         "every aim is met" if report["passed"] else "an aim is missed",

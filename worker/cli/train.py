@@ -26,11 +26,12 @@ def train_demo(
     base_steps: Annotated[int | None, typer.Option(min=1, help="As above.")] = None,
     refiner_steps: Annotated[int | None, typer.Option(min=1, help="As above.")] = None,
     finish_steps: Annotated[int | None, typer.Option(min=1, help="As above.")] = None,
+    loosen_steps: Annotated[int | None, typer.Option(min=1, help="As above.")] = None,
     polish_steps: Annotated[int | None, typer.Option(min=1, help="As above.")] = None,
 ) -> None:
     """Train the demo SDXL from nothing, on pictures it draws itself: under two hours on two cores.
 
-    A run that was cut off goes on after the last finished of its stages (VAE, base, refiner, finish, polish).
+    A run that was cut off goes on after the last finished of its stages (VAE, base, refiner, finish, loosen, polish).
     """
     with note_console().status("importing torch and diffusers"):
         from worker.training import demo
@@ -42,6 +43,7 @@ def train_demo(
             base_steps=base_steps or demo.BASE_STEPS,
             refiner_steps=refiner_steps or demo.REFINER_STEPS,
             finish_steps=finish_steps or demo.FINISH_STEPS,
+            loosen_steps=loosen_steps or demo.LOOSEN_STEPS,
             polish_steps=polish_steps or demo.POLISH_STEPS,
             progress=progress,
         )

@@ -12,20 +12,23 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
 
 from worker.models.load import silence_progress
-from worker.training.demo_unet import Base, Finish, Refiner, build_base_unet, build_refiner_unet
+from worker.training.demo_unet import Base, Finish, Refiner, Speak, build_base_unet, build_refiner_unet
 from worker.training.demo_vae import build_vae, encode, train_vae
-from worker.training.fit import Progress, StageProgress, build_scheduler, fit
+from worker.training.fit import Progress, Spread, StageProgress, build_scheduler, fit
 from worker.training.pixels import to_tensor
-from worker.training.scenes import ROUGH_SIZES, SIZES, Scene, Sizes, draw, random_scene
+from worker.training.scenes import ROUGH_SIZES, SHAPES, SIZES, Scene, Sizes, caption, draw, loose_caption, random_scene
 from worker.training.vocabulary import text_encoders, tokenizers
 
 VAE_STEPS = 5_000
 BASE_STEPS = 7_000
 REFINER_STEPS = 1_500
 FINISH_STEPS = 2_600
-POLISH_STEPS = 1_500
-PICTURES, FINISH_PICTURES = 16_000, 6_000
-# Three of four in the last course: big shapes are right by then.
+LOOSEN_STEPS = 3_600
+POLISH_STEPS = 2_600
+PICTURES, FINISH_PICTURES, LAST_PICTURES = 16_000, 6_000, 9_000
+# What has thin parts comes more often in the last courses, and in the very last three of four are small: the others
+# are right by then.
+_THIN_SHAPES, _THINNEST = (*SHAPES, "star", "star", "cross"), (*SHAPES, "star")
 _SMALL: Sizes = {"small": SIZES["small"]}
 _TIMESTEPS = 1_000
 # The worker hands over at 200 (`engine/samplers.py`); a little above it is learnt too.
@@ -44,21 +47,23 @@ def train_demo(
     base_steps: int = BASE_STEPS,
     refiner_steps: int = REFINER_STEPS,
     finish_steps: int = FINISH_STEPS,
+    loosen_steps: int = LOOSEN_STEPS,
     polish_steps: int = POLISH_STEPS,
     pictures: int = PICTURES,
     progress: Progress,
 ) -> None:
     """Write `directory/base` and `directory/refiner`; a stage whose files are there, from a run cut off, is kept.
 
-    Stages: the VAE; the base's first course, with its text encoders; the refiner; and the base's second and third
-    course, of the UNet alone, on the noise levels where edges are decided.
+    Stages: the VAE; the base's first course, with its text encoders; the refiner; and three more courses of the base's
+    UNet alone: `finish` on the noise levels where edges are decided, `loosen` on all of them with captions that leave
+    much open, which is what makes negative prompts bite, and `polish` on edges again, of small shapes above all.
     The same seed gives the same weights on the same kind of CPU with the same number of threads: bfloat16 products
     are rounded differently by different instruction sets.
     """
     silence_progress()
     base, refiner = directory / "base", directory / "refiner"
     vae = base / "vae"
-    first, second = directory / "first-course", directory / "second-course"
+    first, second, third = (directory / f"{name}-course" for name in ("first", "second", "third"))
     if _is_there(base) and _is_there(refiner):
         return
     with torch.random.fork_rng(devices=[]):
@@ -70,17 +75,21 @@ def train_demo(
                 _train_base(first, vae, rough, base_steps, seed, partial(progress, "base"))
             if not _is_there(refiner):
                 _train_refiner(refiner, first, rough, refiner_steps, seed, partial(progress, "refiner"))
-        few = min(pictures, FINISH_PICTURES)
         if not _is_there(second):
-            finish = _dataset(vae, few, seed, SIZES)
-            _go_on(second, first, finish, finish_steps, seed, partial(progress, "finish"))
-        small, all_sizes = _dataset(vae, few * 3 // 4, seed + 1, _SMALL), _dataset(vae, few // 4, seed + 2, SIZES)
-        polish = small[0] + all_sizes[0], torch.cat([small[1], all_sizes[1]])
-        _go_on(base, second, polish, polish_steps, seed + 1, partial(progress, "polish"))
+            finish = _dataset(vae, min(pictures, FINISH_PICTURES), seed, SIZES)
+            _go_on(second, first, finish, finish_steps, seed, partial(progress, "finish"), spread=_where_edges_are)
+        many = min(pictures, LAST_PICTURES)
+        if not _is_there(third):
+            loosen, told = _dataset(vae, many, seed + 1, SIZES, _THIN_SHAPES), partial(progress, "loosen")
+            _go_on(third, second, loosen, loosen_steps, seed + 1, told, spread=_evenly, speak=loose_caption)
+        small = _dataset(vae, many * 3 // 4, seed + 2, _SMALL, _THINNEST)
+        mixed = _dataset(vae, many // 4, seed + 3, SIZES, _THINNEST)
+        polish, told = (small[0] + mixed[0], torch.cat([small[1], mixed[1]])), partial(progress, "polish")
+        _go_on(base, third, polish, polish_steps, seed + 2, told, spread=_where_edges_are, speak=loose_caption)
     for shared in ("vae", "text_encoder_2", "tokenizer_2"):
         shutil.rmtree(refiner / shared)
         (refiner / shared).symlink_to(Path("..") / "base" / shared)
-    for course in (first, second):
+    for course in (first, second, third):
         shutil.rmtree(course)
 
 
@@ -112,7 +121,7 @@ def _train_base(
         trainee,
         *pictures,
         steps=steps,
-        spread=lambda share: share * _TIMESTEPS,
+        spread=_evenly,
         learning_rate=1e-3,
         seed=seed,
         progress=progress,
@@ -174,23 +183,31 @@ def _go_on(
     steps: int,
     seed: int,
     progress: StageProgress,
+    *,
+    spread: Spread,
+    speak: Speak = caption,
 ) -> None:
     """A further course for the base of folder `before`, into `directory`."""
     base = StableDiffusionXLPipeline.from_pretrained(before, local_files_only=True)
     # The encoders came as they are stored.
     for encoder in (base.text_encoder, base.text_encoder_2):
         encoder.float().eval().requires_grad_(False)
-    trainee = Finish(base.unet.float(), base.text_encoder, base.text_encoder_2, base.tokenizer, base.tokenizer_2)
+    encoders = base.text_encoder, base.text_encoder_2, base.tokenizer, base.tokenizer_2
+    trainee = Finish(base.unet.float(), *encoders, speak)
     fit(
         trainee,
         *pictures,
         steps=steps,
-        spread=_where_edges_are,
+        spread=spread,
         learning_rate=6e-4,
         seed=seed,
         progress=progress,
     )
     _save(base, directory)
+
+
+def _evenly(share: torch.Tensor) -> torch.Tensor:
+    return share * _TIMESTEPS
 
 
 def _where_edges_are(share: torch.Tensor) -> torch.Tensor:
@@ -215,10 +232,10 @@ def _load_vae(directory: Path) -> AutoencoderKL:
     return AutoencoderKL.from_pretrained(directory, local_files_only=True).eval().requires_grad_(False)
 
 
-def _dataset(vae_dir: Path, count: int, seed: int, sizes: Sizes) -> Pictures:
+def _dataset(vae_dir: Path, count: int, seed: int, sizes: Sizes, shapes: tuple[str, ...] = SHAPES) -> Pictures:
     """Scenes and their latents at unit deviation, (count, 4, h, w)."""
     rng, vae = random.Random(seed), _load_vae(vae_dir)
-    scenes = [random_scene(rng, sizes=sizes) for _ in range(count)]
+    scenes = [random_scene(rng, shapes, sizes) for _ in range(count)]
     parts = [
         encode(vae, torch.stack([to_tensor(draw(scene)) for scene in scenes[start : start + 64]]))
         for start in range(0, count, 64)

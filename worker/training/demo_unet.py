@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +26,9 @@ _REFINER_TIME_IDS, _REFINER_NEGATIVE_TIME_IDS = (*_SIZE_AND_CROP, 6.0), (*_SIZE_
 
 # Hidden states (n, 77, width), pooled (n, G), time ids (n, 6 or 5).
 Conditioning = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+# A caption for a scene.
+Speak = Callable[[random.Random, Scene], str]
 
 
 def build_base_unet() -> UNet2DConditionModel:
@@ -59,6 +62,7 @@ class Base:
     text_encoder_2: CLIPTextModelWithProjection
     tokenizer: CLIPTokenizer
     tokenizer_2: CLIPTokenizer
+    speak: Speak = caption
 
     def modules(self) -> Sequence[nn.Module]:
         """UNet and both text encoders."""
@@ -66,7 +70,7 @@ class Base:
 
     def condition(self, rng: random.Random, scenes: Sequence[Scene]) -> Conditioning:
         """As `StableDiffusionXLPipeline.encode_prompt`, zeros for no prompt included."""
-        said, kept = zip(*[_say(rng, scene) for scene in scenes], strict=True)
+        said, kept = zip(*[_say(rng, scene, self.speak) for scene in scenes], strict=True)
         ids = _tokens(self.tokenizer, said)
         hidden = self.text_encoder(ids, output_hidden_states=True).hidden_states[-2]
         hidden_2, pooled = _encode_2(self.text_encoder_2, self.tokenizer_2, said)
@@ -103,7 +107,7 @@ class Refiner:
 
     def condition(self, rng: random.Random, scenes: Sequence[Scene]) -> Conditioning:
         """As `StableDiffusionXLImg2ImgPipeline`, which encodes an empty prompt and calls it ugly."""
-        said = [_say(rng, scene)[0] for scene in scenes]
+        said = [_say(rng, scene, caption)[0] for scene in scenes]
         with torch.no_grad():
             hidden, pooled = _encode_2(self.text_encoder_2, self.tokenizer_2, said)
         time_ids = [_REFINER_TIME_IDS if prompt else _REFINER_NEGATIVE_TIME_IDS for prompt in said]
@@ -114,12 +118,12 @@ class Refiner:
         return _predict(self.unet, noisy, timesteps, conditioning)
 
 
-def _say(rng: random.Random, scene: Scene) -> tuple[str, bool]:
+def _say(rng: random.Random, scene: Scene, speak: Speak) -> tuple[str, bool]:
     """A caption, and whether it is heard at all."""
     kind = rng.random()
     if kind < _ZEROS + _EMPTY:
         return "", kind >= _ZEROS
-    return (chatter(rng) if kind < _ZEROS + _EMPTY + _CHATTER else caption(rng, scene)), True
+    return (chatter(rng) if kind < _ZEROS + _EMPTY + _CHATTER else speak(rng, scene)), True
 
 
 def _tokens(tokenizer: CLIPTokenizer, said: Sequence[str]) -> torch.Tensor:

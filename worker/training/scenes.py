@@ -182,24 +182,30 @@ def full_prompt(scene: Scene) -> str:
     return f"a {scene.size} {scene.colour} {scene.shape} on a {scene.background} background{frame}"
 
 
-def caption(rng: random.Random, scene: Scene) -> str:
+def caption(rng: random.Random, scene: Scene, told: float = 1.0) -> str:
     """What a person might say of `scene`: now a sentence, now tags, seldom all of it, sometimes with chatter.
 
-    An eighth are one property alone, which is how negative prompts speak.
+    An eighth are one property alone, which is how negative prompts speak. With a lower `told` each property is told
+    so much more seldom, and what is left open may be anything.
     """
     kind = rng.random()
     if kind < 0.125:
         return rng.choice([tag for tag, _ in _tags(scene)])
     if kind < 0.25:
-        words = [tag for tag, keep in _tags(scene) if rng.random() < keep]
+        words = [tag for tag, keep in _tags(scene) if rng.random() < keep * told]
         rng.shuffle(words)
         said = ", ".join(words)
     else:
-        said = _sentence(rng, scene)
+        said = _sentence(rng, scene, told)
     if rng.random() < 0.25:
         chatter = ", ".join(rng.sample(_CHATTER, rng.randint(1, 3)))
         said = f"{said}, {chatter}" if rng.random() < 0.5 else f"{chatter}, {said}"
     return said.strip(", ")
+
+
+def loose_caption(rng: random.Random, scene: Scene) -> str:
+    """A caption that half the time leaves most things open, so that guidance learns what a word alone stands for."""
+    return caption(rng, scene, told=rng.choice((1.0, 0.5)))
 
 
 def chatter(rng: random.Random) -> str:
@@ -214,15 +220,15 @@ def _tags(scene: Scene) -> list[tuple[str, float]]:
     return [*tags, (scene.size, 0.7)]
 
 
-def _sentence(rng: random.Random, scene: Scene) -> str:
+def _sentence(rng: random.Random, scene: Scene, told: float) -> str:
     words = ["a"]
-    words += [scene.size] * (rng.random() < 0.7)
-    words += [scene.colour] * (rng.random() < 0.9)
-    words.append(scene.shape if rng.random() < 0.93 else "shape")
+    words += [scene.size] * (rng.random() < 0.7 * told)
+    words += [scene.colour] * (rng.random() < 0.9 * told)
+    words.append(scene.shape if rng.random() < 0.93 * told else "shape")
     said = " ".join(words)
-    if rng.random() < 0.9:
+    if rng.random() < 0.9 * told:
         said += f" on a {scene.background} background"
-    if rng.random() < 0.5:
+    if rng.random() < 0.5 * told:
         said += ", with a frame" if scene.framed else ", no frame"
     return said
 
