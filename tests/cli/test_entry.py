@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -82,7 +83,15 @@ def test_a_cluster_that_is_not_there_is_one_line_and_exit_code_1(
     assert "Traceback" not in result.output
 
 
-@pytest.mark.usefixtures("kafka")
+@pytest.fixture
+def listening_to_ctrl_c() -> Iterator[None]:
+    """A shell's background jobs ignore SIGINT, and so would our child."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("kafka", "listening_to_ctrl_c")
 def test_ctrl_c_ends_with_130_and_no_traceback(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "worker", "watch", "--since", "beginning", "--status"]
