@@ -36,7 +36,7 @@ check: $(READY) ## format, lint, types, import arrows
 	$(RUN)python -m pytest -q tests/test_architecture.py
 
 services: $(READY) ## Kafka on 9092 and S3 on 8333 in the foreground; Ctrl-C stops both
-	$(RUN)python -m worker.local.services
+	$(RUN)python -m devtools.local.services
 
 bench: $(READY) ## the scheduling bench; writes out/bench/schedule.json
 	$(RUN)python -m worker bench schedule

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from worker.local.kafka import KafkaCluster
-from worker.local.kafka_jars import JavaMissingError, check_java
-from worker.local.seaweedfs import SeaweedFS
+from devtools.local.kafka import KafkaCluster
+from devtools.local.kafka_jars import JavaMissingError, check_java
+from devtools.local.seaweedfs import SeaweedFS
 from worker.topics import Topics
 
 BUCKET = "pictures"

@@ -15,11 +15,11 @@ from typing import Any
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from devtools.local.process import ChildProcess, free_port
+from devtools.local.seaweedfs import SeaweedFS
 from worker.events.headers import request_headers
 from worker.events.single_object import SingleObjectCodec
 from worker.events.types import Event, GenerationRequest, timestamp
-from worker.local.process import ChildProcess, free_port
-from worker.local.seaweedfs import SeaweedFS
 from worker.topics import Topics
 
 READY_TIMEOUT_S = 90.0

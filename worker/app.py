@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from confluent_kafka import Consumer, Producer
 
-from worker import __version__, clients, gpu, logs, metrics
-from worker.delivery.complete import Completer
+from worker import __version__, kafka_config
+from worker.delivery.finish import Completer
 from worker.delivery.manifest import ModelInfo
-from worker.delivery.outcome import Announcer
+from worker.delivery.messages import Announcer
 from worker.delivery.producer import TransactionalProducer
 from worker.delivery.publish import Callbacks, Publisher
+from worker.delivery.retry_queue import WorkQueue
 from worker.delivery.transport import (
     IDEMPOTENT_CONFIG,
     TRANSACTION_CONFIG,
@@ -26,24 +27,24 @@ from worker.delivery.transport import (
     Transport,
 )
 from worker.delivery.upload import PictureStore
-from worker.delivery.work import WorkQueue
 from worker.engine.safety import make_screen
 from worker.events.codec import make_codec
-from worker.flow import Flow
-from worker.health import Health, serve
 from worker.intake.cancellations import Cancellations
 from worker.intake.consume import Intake
-from worker.intake.errands import Errands
+from worker.intake.consumer_proxy import Errands
 from worker.intake.lag import LagGauge
 from worker.intake.ledger import Ledger
 from worker.job import Hooks
-from worker.journal import Journal
+from worker.lifecycle import Flow
 from worker.runtime import Crashed, Worker
 from worker.settings import Settings
+from worker.telemetry import gpu, logs, metrics
+from worker.telemetry.health import Health, serve
+from worker.telemetry.job_log import Journal
 from worker.topics import Topics
 
 if TYPE_CHECKING:
-    from worker.spans import Spans
+    from worker.telemetry.spans import Spans
 
 _log = structlog.get_logger()
 
@@ -67,8 +68,8 @@ def build(
     topics = Topics(settings.kafka_topic_prefix)
     ledger = Ledger()
     codec = make_codec(settings)
-    consumer = Consumer(clients.consumer_config(settings))
-    errands = Errands(consumer, Consumer(clients.outsider_config(settings)))
+    consumer = Consumer(kafka_config.consumer_config(settings))
+    errands = Errands(consumer, Consumer(kafka_config.outsider_config(settings)))
 
     def pause(seconds: float) -> None:
         # Only the poll thread waits, and the publisher may need it for the very thing that is waited for.
@@ -97,7 +98,7 @@ def build(
         Callbacks(flow.started, flow.finished, flow.discarded),
         flush_interval_s=settings.flush_interval_ms / 1000,
     )
-    reader = Consumer(clients.reader_config(settings))
+    reader = Consumer(kafka_config.reader_config(settings))
     cancellations = Cancellations(reader, topics.cancellations, codec, flow.cancel)
     flow.cancelled = cancellations.cover
     lag = LagGauge(consumer, ledger, settings.kafka_group_id, topics.requests)
@@ -131,9 +132,9 @@ def engine_maker(settings: Settings, model: Any) -> MakeEngine:
 
 def _transport(settings: Settings, group: Errands) -> Transport:
     if settings.delivery == "at-least-once":
-        return AtLeastOnce(Producer(clients.producer_config(settings, IDEMPOTENT_CONFIG)), group)
-    config = clients.producer_config(
-        settings, TRANSACTION_CONFIG | {"transactional.id": clients.transactional_id(settings)}
+        return AtLeastOnce(Producer(kafka_config.producer_config(settings, IDEMPOTENT_CONFIG)), group)
+    config = kafka_config.producer_config(
+        settings, TRANSACTION_CONFIG | {"transactional.id": kafka_config.transactional_id(settings)}
     )
     return ExactlyOnce(lambda: TransactionalProducer(config), group)
 
@@ -142,7 +143,7 @@ def make_spans(settings: Settings) -> Spans | None:
     """The tracer; None, and nothing imported, where no endpoint is configured."""
     if settings.traces_url is None:
         return None
-    from worker.spans import Spans
+    from worker.telemetry.spans import Spans
 
     return Spans.from_settings(settings)
 

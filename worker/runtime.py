@@ -12,14 +12,14 @@ import structlog
 from confluent_kafka import Consumer
 
 from worker.delivery.publish import Publisher
-from worker.delivery.work import WorkQueue
-from worker.flow import Flow
-from worker.health import Health
+from worker.delivery.retry_queue import WorkQueue
 from worker.intake.cancellations import Cancellations
 from worker.intake.consume import Intake
 from worker.intake.lag import LagGauge
 from worker.intake.ledger import Ledger
+from worker.lifecycle import Flow
 from worker.settings import Settings
+from worker.telemetry.health import Health
 
 _log = structlog.get_logger()
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from devtools.local.process import ChildProcess
 from tests.chaos.worker_main import EXIT_CANNOT_START
-from worker.local.process import ChildProcess
 
 # As Kubernetes would: a worker that ended by itself comes again.
 RESTART_PAUSE_S = 1.0

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from devtools.local.kafka import KafkaCluster
+from devtools.local.seaweedfs import SeaweedFS
 from tests.chaos.crew import Crew
 from tests.chaos.plan import Fault, Kind
-from worker.local.kafka import KafkaCluster
-from worker.local.seaweedfs import SeaweedFS
 
 Say = Callable[[str], None]
 

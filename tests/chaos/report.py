@@ -15,13 +15,13 @@ import confluent_kafka
 from rich.console import Console
 from rich.table import Table
 
+from devtools.local.kafka_jars import kafka_jars
 from tests.chaos.crew import Crew
 from tests.chaos.director import Director
 from tests.chaos.options import PARTITIONS, SESSION_TIMEOUT_S, Options
 from tests.chaos.stage import BROKERS
 from tests.chaos.verdict import Evidence, duplicates, lost
 from tests.chaos.worklog import Change, Made, percentile, repeated_share, takeovers
-from worker.local.kafka_jars import kafka_jars
 
 _SHOWN = (
     *("passed", "jobs", "kills", "stalls", "drains", "broker_bounces", "s3_outages", "lost", "duplicates"),

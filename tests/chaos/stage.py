@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+from devtools.local.kafka import KafkaCluster
+from devtools.local.process import ChildProcess
+from devtools.local.seaweedfs import SeaweedFS
 from tests.chaos.crew import Life
 from tests.chaos.options import BUCKET, PARTITIONS, SESSION_TIMEOUT_S, Options
-from worker.local.kafka import KafkaCluster
-from worker.local.process import ChildProcess
-from worker.local.seaweedfs import SeaweedFS
 from worker.topics import Topics, create_topics
 
 BROKERS = 3
@@ -88,7 +88,7 @@ def staged(options: Options) -> Iterator[Stage]:
     for part in ("logs", "work", "toy"):
         (folder / part).mkdir(parents=True)
     if options.toy:
-        from worker.models.tiny import write_tiny  # torch takes seconds and half a gigabyte
+        from devtools.models.tiny import write_tiny  # torch takes seconds and half a gigabyte
 
         write_tiny(folder / "toy")
     session_ms = str(int(SESSION_TIMEOUT_S * 1000))

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import pytest
 from confluent_kafka import Consumer
 
-from worker import clients
-from worker.local.kafka import KafkaCluster
+from devtools.local.kafka import KafkaCluster
+from worker import kafka_config
 from worker.settings import Settings
 from worker.topics import Topics, create_topics
 
@@ -24,7 +24,7 @@ Holding = dict[str, frozenset[int]]
 def members(settings: Settings, topics: Topics) -> Iterator[list[Consumer]]:
     """Consumers with the worker's own configuration, in one group."""
     consumers = [
-        Consumer(clients.consumer_config(settings.model_copy(update={"worker_id": f"member-{n}"})))
+        Consumer(kafka_config.consumer_config(settings.model_copy(update={"worker_id": f"member-{n}"})))
         for n in range(MEMBERS)
     ]
     try:

@@ -11,13 +11,13 @@ import pytest
 from confluent_kafka import Producer
 from typer.testing import CliRunner, Result
 
+from devtools.local.embedded import EmbeddedBroker
 from worker.cli import app
-from worker.cli.kafka import Record, connect
-from worker.cli.reader import Reader
+from worker.client.connection import Record, connect
+from worker.client.reader import Reader
 from worker.events.headers import result_headers
 from worker.events.single_object import SingleObjectCodec
 from worker.events.types import Event, GenerationCompleted, GenerationFailed, GenerationStatus, timestamp
-from worker.local.embedded import EmbeddedBroker
 from worker.topics import Topics
 
 CODEC = SingleObjectCodec()

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from devtools.local.process import free_port
 from tests.cli.conftest import sdxl
 from worker import __version__
 from worker.cli import Verbs
-from worker.local.process import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -76,7 +76,7 @@ def test_a_cluster_that_is_not_there_is_one_line_and_exit_code_1(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", f"127.0.0.1:{free_port()}")
-    monkeypatch.setattr("worker.cli.reader.REQUEST_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("worker.client.reader.REQUEST_TIMEOUT_S", 0.5)
     result = sdxl("watch")
     assert result.exit_code == 1
     assert "does not answer" in result.stderr

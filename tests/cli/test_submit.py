@@ -11,7 +11,7 @@ import pytest
 
 from tests.cli.conftest import Kafka, sdxl
 from tests.events.strategies import sample
-from worker.cli.kafka import Sender
+from worker.client.connection import Sender
 from worker.errors import ErrorCode
 from worker.events.headers import Input, header_text
 from worker.events.types import (
@@ -163,7 +163,7 @@ def test_wait_gives_up_after_the_timeout() -> None:
 
 
 def test_what_is_never_acknowledged_is_an_error(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.cli.kafka.ACK_TIMEOUT_MS", 1_000)
+    monkeypatch.setattr("worker.client.connection.ACK_TIMEOUT_MS", 1_000)
     down = threading.Timer(0, kafka.broker.take_down, [1])
     down.start()
     down.join()

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from tests.delivery.conftest import sample_picture, sample_request
-from worker.delivery.compare import flaws, picture_flaws, reasons
 from worker.delivery.encode import EncodedPicture
 from worker.delivery.manifest import ModelInfo, completed_event, dump_manifest, load_manifest
 from worker.events.types import GenerationCompleted, Priority
 from worker.job import AppliedProfile
+from worker.replay.compare import flaws, picture_flaws, reasons
 
 Make = Callable[..., tuple[EncodedPicture, dict[str, Any]]]
 JOB = sample_picture(sample_request()).job

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition, cimpl
 
+from devtools.local.embedded import EmbeddedBroker
 from worker.delivery.producer import TransactionalProducer
 from worker.delivery.transport import TRANSACTION_CONFIG, Encoded, ExactlyOnce, Offset, TryAgain
-from worker.local.embedded import EmbeddedBroker
 
 FIND_COORDINATOR = 10
 RECORD = Encoded("letters", b"key", b"value", [])

@@ -10,16 +10,16 @@ from typing import Any, cast
 import pytest
 
 from tests.delivery.conftest import sample_picture, sample_request
-from worker.cli.replay_plan import Item, Standing
-from worker.cli.replay_verify import Verdict, Verifier
-from worker.delivery.complete import Completer
 from worker.delivery.encode import EncodedPicture
+from worker.delivery.finish import Completer
 from worker.delivery.keys import Keys
 from worker.delivery.manifest import ModelInfo, dump_manifest, load_manifest
 from worker.engine.safety import Screen
 from worker.errors import ErrorCode, RequestRejected
-from worker.intake.replay import Requested
 from worker.job import Lane, Origin, Picture
+from worker.replay.plan import Item, Standing
+from worker.replay.selection import Requested
+from worker.replay.verify import Verdict, Verifier
 from worker.settings import Settings
 
 SETTINGS = Settings(_env_file=None)

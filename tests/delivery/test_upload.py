@@ -16,13 +16,13 @@ from botocore.exceptions import (
     ResponseStreamingError,
 )
 
+from devtools.local.seaweedfs import SeaweedFS
 from worker.delivery import upload
 from worker.delivery.encode import EncodedPicture
 from worker.delivery.keys import Keys, object_keys
 from worker.delivery.upload import CACHE_CONTROL, PictureStore
 from worker.errors import BucketError, StoreUnavailable
 from worker.events.types import OutputFormat
-from worker.local.seaweedfs import SeaweedFS
 from worker.settings import Settings
 
 if TYPE_CHECKING:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from worker import gpu
 from worker.__main__ import main
+from worker.telemetry import gpu
 
 
 class StandInNvml:
-    """What `worker.gpu` asks of pynvml, with made-up answers."""
+    """What `worker.telemetry.gpu` asks of pynvml, with made-up answers."""
 
     NVMLError = RuntimeError
 

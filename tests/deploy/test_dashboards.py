@@ -23,14 +23,14 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from devtools.local.embedded import EmbeddedBroker
+from devtools.local.process import ChildProcess, free_port
+from devtools.local.seaweedfs import SeaweedFS
+from devtools.models.tiny import write_tiny
 from tests.deploy.test_prometheus import ALERTS, rules
 from tests.deploy.tools import ROOT, program
 from tests.harness import Broker, Client, Site, WorkerProcess
 from worker.errors import ErrorCode
-from worker.local.embedded import EmbeddedBroker
-from worker.local.process import ChildProcess, free_port
-from worker.local.seaweedfs import SeaweedFS
-from worker.models.tiny import write_tiny
 from worker.topics import Topics
 
 GRAFANA = ROOT / "deploy/grafana"

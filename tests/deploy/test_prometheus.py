@@ -13,10 +13,10 @@ import pytest
 from prometheus_client import REGISTRY, generate_latest
 
 from tests.deploy.tools import ROOT, load, program, run
-from worker import metrics
 from worker.errors import ErrorCode
 from worker.job import Lane
 from worker.settings import Settings
+from worker.telemetry import metrics
 
 PROMETHEUS = ROOT / "deploy/prometheus"
 ALERTS = PROMETHEUS / "alerts.yml"

@@ -38,7 +38,7 @@ class FakeAllocator:
         for name in vars(diffusers.schedulers):
             if name in schedulers:
                 self._wrap(getattr(diffusers, name), "step", name)
-        self._wrap(sys.modules["worker.engine.adapters"], "placed", "lora")
+        self._wrap(sys.modules["worker.engine.lora.cache"], "placed", "lora")
         self._wrap(sys.modules["worker.engine.pipeline"], "randn_tensor", "noise")
         for name in ("cat", "stack"):
             self._wrap(torch, name, f"torch.{name}", of_engine_only=True)

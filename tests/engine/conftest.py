@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from worker.engine.adapters import Adapters
+from devtools.models.tiny import write_tiny
+from worker.engine.lora.cache import Adapters
 from worker.models.load import load_base
-from worker.models.tiny import write_tiny
 
 
 @pytest.fixture(scope="session")

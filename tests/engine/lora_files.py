@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from worker.engine.adapters import Adapters, Loras
+from worker.engine.lora.cache import Adapters, Loras
 from worker.errors import ErrorCode, RequestRejected
 
 # One of each kind of layer that LoRAs change: attention, feed-forward, projection, time embedding, convolutions

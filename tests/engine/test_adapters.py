@@ -21,7 +21,7 @@ from tests.engine.lora_files import (
     write_kohya,
     write_peft,
 )
-from worker.engine.adapters import Adapters, Loras
+from worker.engine.lora.cache import Adapters, Loras
 from worker.models.load import load_base
 
 # PEFT, of every second adapter.

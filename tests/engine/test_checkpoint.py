@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load, save
 from structlog.testing import capture_logs
 
+from devtools.bench.equality.draw import load_toy
+from devtools.bench.equality.jobs import LORAS, fewest_jobs, random_jobs, write_loras
 from tests.engine.scenario import Stage, make_job, stage
-from worker.bench.equality_draw import load_toy
-from worker.bench.equality_jobs import LORAS, fewest_jobs, random_jobs, write_loras
 from worker.engine.pipeline import SdxlModel
 from worker.job import SCHEDULERS, Job
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from worker.bench.equality import (
+from devtools.bench.equality.compare import (
     against_diffusers,
     by_diffusers,
     differing_latents,
@@ -19,8 +19,8 @@ from worker.bench.equality import (
     max_abs_diff,
     run,
 )
-from worker.bench.equality_draw import Drawing, WatchedModel, alone, draw, load_toy
-from worker.bench.equality_jobs import LORAS, random_jobs
+from devtools.bench.equality.draw import Drawing, WatchedModel, alone, draw, load_toy
+from devtools.bench.equality.jobs import LORAS, random_jobs
 from worker.job import SCHEDULERS, Job
 
 # numpy 2 on diffusers' KDPM2 schedulers.

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from devtools.bench.equality.jobs import write_loras
 from tests.engine.scenario import SLOTS, Stage, make_job, stage
-from worker.bench.equality_jobs import write_loras
 from worker.engine.cost import Group
 from worker.engine.cost import Stage as ModelStage
 from worker.engine.denoise import Denoiser

@@ -12,7 +12,7 @@ from tests.engine.lora_files import (
     refused,
     write_peft,
 )
-from worker.engine.adapters import Adapters
+from worker.engine.lora.cache import Adapters
 from worker.errors import RequestRejected
 from worker.models.load import fingerprint
 

@@ -17,10 +17,10 @@ from tests.engine.lora_files import (
     write_kohya,
     write_peft,
 )
-from worker.engine.adapters import Loras
 from worker.engine.cost import Stage
 from worker.engine.denoise import Denoiser
 from worker.engine.loop import Engine
+from worker.engine.lora.cache import Loras
 from worker.engine.pipeline import SdxlModel
 from worker.engine.row import Row
 from worker.engine.schedule import Policy, StepScheduler

@@ -16,7 +16,7 @@ from tests.engine.lora_files import (
     write_kohya,
     write_peft,
 )
-from worker.engine.adapters import Adapters
+from worker.engine.lora.cache import Adapters
 
 
 def test_a_pickle_is_not_opened(folder: Path, adapters: Adapters, tmp_path: Path) -> None:

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import torch
 
+from devtools.bench.equality.jobs import write_loras
 from tests.engine.allocator import OUT_OF_MEMORY, FakeAllocator
 from tests.engine.scenario import Stage, make_job, stage
-from worker import metrics
-from worker.bench.equality_jobs import write_loras
 from worker.engine import gauges, memory
 from worker.engine.memory import Rung
 from worker.engine.pipeline import SdxlModel
 from worker.errors import ErrorCode
 from worker.job import Lane, Picture
 from worker.models.load import load_base, load_refiner
+from worker.telemetry import metrics
 
 SLOTS = 2
 OWN_NOISE = ("EulerAncestralDiscreteScheduler", "DDPMScheduler")

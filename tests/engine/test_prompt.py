@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from devtools.bench.equality.compare import differing_latents, in_company
+from devtools.bench.equality.draw import WatchedModel, alone, draw, load_toy
+from devtools.bench.equality.jobs import LORAS, random_jobs
 from tests.engine.scenario import make_job, stage
-from worker.bench.equality import differing_latents, in_company
-from worker.bench.equality_draw import WatchedModel, alone, draw, load_toy
-from worker.bench.equality_jobs import LORAS, random_jobs
 from worker.engine.cost import Group
 from worker.engine.prompt import MAX_CHUNKS, chunks_needed, encode
 from worker.engine.samplers import make_scheduler

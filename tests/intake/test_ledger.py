@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from worker.errors import ProtocolError
-from worker.intake.completion import MAX_BYTES, encode
 from worker.intake.ledger import Commit, Ledger, TopicPartition
+from worker.intake.offset_metadata import MAX_BYTES, encode
 from worker.job import Origin
 
 KEYS: list[TopicPartition] = [("urgent", 0), ("normal", 0), ("normal", 1)]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.models.tiny import write_tiny
+from devtools.models.tiny import write_tiny
 
 
 @pytest.fixture(scope="session")

@@ -14,10 +14,10 @@ from diffusers import StableDiffusionXLPipeline
 from huggingface_hub import DryRunFileInfo
 from huggingface_hub.errors import DryRunError, GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
+from devtools.models.single_file import write_single_file
 from worker.errors import ModelLoadError, SettingsError
 from worker.models.load import fingerprint, load_base, load_refiner, resolve_device, resolve_dtype
 from worker.models.pull import locate, pull, select_files
-from worker.models.single_file import write_single_file
 
 FP32 = torch.float32
 WEIGHTS = ("unet", "vae", "text_encoder", "text_encoder_2")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from devtools.local.embedded import EmbeddedBroker
+from devtools.local.kafka import KafkaCluster
+from devtools.local.seaweedfs import SeaweedFS
+from devtools.models.tiny import write_tiny
 from tests.harness import Broker, Client, Site, WorkerProcess
-from worker.local.embedded import EmbeddedBroker
-from worker.local.kafka import KafkaCluster
-from worker.local.seaweedfs import SeaweedFS
-from worker.models.tiny import write_tiny
 from worker.topics import Topics, create_topics
 
 PARTITIONS = 4

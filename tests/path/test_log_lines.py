@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from devtools.local.seaweedfs import SeaweedFS
 from tests.engine.lora_files import write_peft
 from tests.harness import Broker, Client, Site, log_lines, small_request
 from worker.events.types import Lora
-from worker.local.seaweedfs import SeaweedFS
 from worker.models.load import load_base
 from worker.topics import Topics
 

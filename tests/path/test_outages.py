@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from devtools.local.kafka import KafkaCluster
+from devtools.local.seaweedfs import SeaweedFS
 from tests.harness import Broker, Client, Site, WorkerProcess
 from tests.path.conftest import PARTITIONS
 from tests.path.test_contract import metric
 from worker.events.types import GenerationCompleted
-from worker.local.kafka import KafkaCluster
-from worker.local.seaweedfs import SeaweedFS
 from worker.topics import create_topics
 
 JOBS = 12

@@ -15,17 +15,17 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from devtools.local.kafka import KafkaCluster
+from devtools.local.seaweedfs import SeaweedFS
+from devtools.models.tiny import write_tiny
 from tests.harness import Broker, Client, Result, Site
 from worker.app import build, load_engine
 from worker.cli import app
 from worker.delivery.upload import PictureStore
 from worker.events.types import GenerationRequest
-from worker.health import Health
-from worker.local.kafka import KafkaCluster
-from worker.local.seaweedfs import SeaweedFS
-from worker.models.tiny import write_tiny
 from worker.runtime import Worker
 from worker.settings import load_settings
+from worker.telemetry.health import Health
 from worker.topics import Topics, create_topics
 
 LANES = ("urgent", "high", "normal")
@@ -147,7 +147,7 @@ def sdxl(answered: Answered, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     """Run `replay … --json` with the worker's settings, changed by keyword arguments."""
     monkeypatch.chdir(tmp_path)
     # It would bind the log to a stream that CliRunner closes.
-    monkeypatch.setattr("worker.logs.configure", lambda *_: None)
+    monkeypatch.setattr("worker.telemetry.logs.configure", lambda *_: None)
 
     def run(*arguments: str, **settings: str) -> Outcome:
         environment = {**answered.settings, "WORKER_ID": "replayer", **settings}

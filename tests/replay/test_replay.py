@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
+from devtools.models.tiny import write_tiny
 from tests.harness import Result
 from tests.replay.conftest import JOBS, PARTITIONS, Answered, Outcome
-from worker.cli.replay_state import State
 from worker.delivery.transport import ExactlyOnce, TryAgain
 from worker.events.types import GenerationCompleted, GenerationFailed
-from worker.models.tiny import write_tiny
+from worker.replay.state import State
 
 Sdxl = Callable[..., Outcome]
 Results = Callable[[str], list[Result]]
@@ -149,7 +149,7 @@ class TestVerify:
         assert (found.code, found.of(request.job_id)["result"]) == (1, "tampered")
 
     def test_a_difference_that_nothing_explains_is_an_error(self, sdxl: Sdxl, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("worker.cli.replay_verify.pixel_digest", lambda _: "1" * 64)
+        monkeypatch.setattr("worker.replay.verify.pixel_digest", lambda _: "1" * 64)
         found = sdxl("--job-id", "good-2", "--verify", JPEG_QUALITY="50")
         # A PNG has no quality: good-2 is one, and re-encodes to the stored bytes.
         assert found.of("good-2")["result"] == "tampered"
@@ -185,7 +185,7 @@ class TestPublish:
         self, sdxl: Sdxl, answered: Answered, results: Results, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         replay_id = new_id()
-        monkeypatch.setattr("worker.cli.replay_publish.FLUSH_RESULTS", 3)
+        monkeypatch.setattr("worker.replay.publish.FLUSH_RESULTS", 3)
         flags = ("--since", "1h", "--publish", "--replay-id", replay_id)
         # Published and not noted: the file has four lines when six results are in Kafka.
         with monkeypatch.context() as patch:

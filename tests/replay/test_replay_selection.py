@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.cli.replay_options import make_selection, parse_offsets, parse_replay_id, same_but_for_the_window
+from worker.cli.replay.options import make_selection, parse_offsets, parse_replay_id, same_but_for_the_window
 from worker.errors import ErrorCode
 from worker.events.types import GenerationCompleted, GenerationFailed, GenerationRequest, timestamp
-from worker.intake.replay import History, Requested, Selection, admit_again, by_job
 from worker.job import Lane, Origin
+from worker.replay.selection import History, Requested, Selection, admit_again, by_job
 from worker.settings import Settings
 from worker.topics import Topics
 

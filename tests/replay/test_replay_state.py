@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from worker.cli.errors import CommandError
-from worker.cli.replay_state import Done, State
-from worker.intake.replay import Selection
+from worker.client.errors import CommandError
+from worker.replay.selection import Selection
+from worker.replay.state import Done, State
 
 SELECTION = Selection(since_ms=1, until_ms=2)
 

@@ -10,7 +10,7 @@ from tests.sim.requests import CODEC, TOPICS, Kind, Request, number_of
 from tests.sim.store import Bucket
 from worker.delivery.keys import object_keys
 from worker.events.types import GenerationCompleted, GenerationFailed, GenerationStatus
-from worker.intake.completion import CompletionMap, decode, encode
+from worker.intake.offset_metadata import CompletionMap, decode, encode
 from worker.job import Job
 
 OUTCOME_TOPICS = (TOPICS.completed, TOPICS.failed, TOPICS.dead_letter)

@@ -15,9 +15,9 @@ from tests.sim.scenarios import random_scenario
 from tests.sim.world import Scenario, World, quiet
 from worker.delivery.publish import Publisher
 from worker.delivery.transport import Encoded, ExactlyOnce, Offset
-from worker.flow import Flow
 from worker.intake.ledger import Commit, Ledger, TopicPartition
 from worker.job import Job, Origin, Picture
+from worker.lifecycle import Flow
 
 FEW = 60
 

@@ -17,18 +17,18 @@ from tests.sim.faults import Faults, Port
 from tests.sim.kernel import Kernel, Process
 from tests.sim.requests import CODEC, TOPICS
 from tests.sim.store import Bucket, FakeStore
-from worker import clients
-from worker.delivery.complete import Completer
+from worker import kafka_config
+from worker.delivery.finish import Completer
 from worker.delivery.manifest import ModelInfo
-from worker.delivery.outcome import Announcer
+from worker.delivery.messages import Announcer
 from worker.delivery.publish import Callbacks, Publisher
+from worker.delivery.retry_queue import WorkQueue
 from worker.delivery.transport import TRANSACTION_CONFIG, ExactlyOnce
-from worker.delivery.work import WorkQueue
-from worker.flow import Flow
 from worker.intake.consume import Intake
-from worker.intake.errands import ANSWER_TIMEOUT_S, Errands
+from worker.intake.consumer_proxy import ANSWER_TIMEOUT_S, Errands
 from worker.intake.ledger import Ledger
 from worker.job import Job
+from worker.lifecycle import Flow
 from worker.settings import Settings
 
 SETTINGS = Settings(
@@ -127,7 +127,7 @@ class SimWorker(Process):
             dropped=self.flow.dropped,
         )
         self.flow.engine = self.engine
-        config = TRANSACTION_CONFIG | {"transactional.id": clients.transactional_id(settings)}
+        config = TRANSACTION_CONFIG | {"transactional.id": kafka_config.transactional_id(settings)}
         self.publisher = self.flow.publisher = Publisher(
             ExactlyOnce(lambda: cast("Any", FakeProducer(broker, port, config)), self.errands),
             self.ledger,

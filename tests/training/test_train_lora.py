@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from worker.bench.lora import LESSONS, write_dataset
+from devtools.bench.quality.lora import LESSONS, write_dataset
+from devtools.models.tiny import write_tiny
 from worker.cli import app
-from worker.engine.adapters import Adapters
+from worker.engine.lora.cache import Adapters
 from worker.models.load import load_base
-from worker.models.tiny import write_tiny
 from worker.training.dataset import TrainingError
 from worker.training.lora import Recipe, train_lora
 

@@ -19,13 +19,15 @@ class Verbs(VerbGroup):
         "status": ("worker.cli.status:status", "Tell the latest status of a job."),
         "watch": ("worker.cli.watch:watch", "Follow the results as they come."),
         "cancel": ("worker.cli.cancel:cancel", "Ask every worker to stop a job."),
-        "replay": ("worker.cli.replay:replay", "Look at old requests again: count, verify or publish them."),
+        "replay": ("worker.cli.replay.command:replay", "Look at old requests again: count, verify or publish them."),
         "decode": ("worker.cli.decode:decode", "Turn the output of kcat -f '%R%s' into JSON lines."),
         "topics": ("worker.cli.topics:app", "Create or describe the topics."),
-        "models": ("worker.cli.models:app", "Fetch the configured models, write toy ones, or train."),
+        "models": ("worker.cli.models:app", "Fetch the configured models, or train a LoRA."),
         "profiles": ("worker.cli.profiles:app", "Check profiles, or see what one makes of a request."),
-        "bench": ("worker.cli.bench:app", "Measure scheduling and equality, and mark the pictures."),
-        "demo": ("worker.cli.demo:demo", "Make twelve pictures here, without Kafka, GPU or download."),
+    }
+    developer_verbs = {  # noqa: RUF012
+        "bench": ("devtools.cli.bench:app", "Measure scheduling and equality, and mark the pictures."),
+        "demo": ("devtools.cli.demo:demo", "Make twelve pictures here, without Kafka, GPU or download."),
     }
 
 

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from worker.cli.kafka import SOURCE, Sender, connect
 from worker.cli.output import print_json
 from worker.cli.requests import utc_now
+from worker.client.connection import SOURCE, Sender, connect
 from worker.events.types import GenerationCancellation
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
-from worker.cli.kafka import Connection
 from worker.cli.output import note_console
 from worker.cli.progress import JobView
-from worker.cli.reader import Reader
 from worker.cli.results import ENDED, Final
+from worker.client.connection import Connection
+from worker.client.reader import Reader
 from worker.errors import UndecodableError
 from worker.events.headers import job_status
 from worker.events.types import Event, GenerationCompleted, GenerationFailed, GenerationStatus

@@ -1,43 +1,39 @@
-"""`models`: fetch them, or make them."""
+"""`models`: fetch them, or train a LoRA; in a checkout also toy models and the demo model."""
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import structlog
 import typer
 
-from worker.cli.output import note_console, print_json
-from worker.cli.train import train_demo, train_lora
+from worker.cli.lazy import VerbGroup
+from worker.cli.output import print_json
 from worker.settings import Settings, load_settings
 
-app = typer.Typer(no_args_is_help=True, help="Fetch the configured models, write toy ones, or train.")
-app.command()(train_demo)
-app.command()(train_lora)
+
+class ModelVerbs(VerbGroup):
+    """The verbs of `models`: where each is, and its line in the list."""
+
+    verbs = {  # noqa: RUF012 - a table, never changed
+        "pull": ("worker.cli.models:pull", "Fetch SDXL_MODEL_ID and SDXL_REFINER_ID ahead of time, with progress."),
+        "train-lora": ("worker.cli.train:train_lora", "Train a LoRA on captioned pictures."),
+    }
+    developer_verbs = {  # noqa: RUF012
+        "tiny": ("devtools.cli.models:tiny", "Write a toy SDXL: the real classes, random weights, a few MB."),
+        "train-demo": ("devtools.cli.models:train_demo", "Train the demo SDXL from nothing."),
+    }
 
 
-@app.command()
-def tiny(
-    directory: Annotated[Path, typer.Argument(help="Gets the folders base and refiner.")],
-    seed: Annotated[int, typer.Option(help="The same seed gives the same weights.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
-) -> None:
-    """Write a toy SDXL: the real classes, random weights, a few MB, no download."""
-    with note_console().status("importing torch and diffusers") as note:
-        from worker.models.tiny import write_tiny
-
-        note.update("writing the toy models")
-        write_tiny(directory, seed=seed)
-    base, refiner = directory / "base", directory / "refiner"
-    if as_json:
-        print_json({"SDXL_MODEL_ID": str(base), "SDXL_REFINER_ID": str(refiner)})
-    else:
-        print(f"export SDXL_MODEL_ID={base}\nexport SDXL_REFINER_ID={refiner}")
+app = typer.Typer(cls=ModelVerbs, no_args_is_help=True, add_completion=False)
 
 
-@app.command()
+@app.callback()
+def top() -> None:
+    """Fetch the configured models, or make some."""
+
+
 def pull(
     full: Annotated[bool, typer.Option("--full", help="Full precision, whatever DTYPE and DEVICE say.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per model.")] = False,

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from worker.cli.errors import CommandError
 from worker.cli.output import print_json
+from worker.client.errors import CommandError
 from worker.content.fold import fold
 from worker.content.rules import points_at_minor
 from worker.errors import RequestRejected
@@ -20,7 +20,9 @@ from worker.job import Job, Lane, Origin
 from worker.profiles import Profile, Profiles
 from worker.settings import Settings, load_settings
 
-app = typer.Typer(no_args_is_help=True, help="Check profiles, or see what one makes of a request.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Check profiles, or see what one makes of a request."
+)
 
 
 @app.command()

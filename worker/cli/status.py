@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from worker.cli.errors import CommandError
-from worker.cli.kafka import Connection, Record, connect
 from worker.cli.output import note_console, print_json, print_line, state_text
-from worker.cli.reader import Reader
 from worker.cli.results import status_object
+from worker.client.connection import Connection, Record, connect
+from worker.client.errors import CommandError
+from worker.client.reader import Reader
 from worker.errors import UndecodableError
 from worker.events.types import GenerationStatus
 

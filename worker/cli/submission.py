@@ -12,12 +12,12 @@ from confluent_kafka import Message
 from rich.text import Text
 
 from worker.cli.follow import follow, result_reader
-from worker.cli.kafka import Connection, Sender
 from worker.cli.output import json_line, note_console, print_line, result_line
 from worker.cli.progress import JobView, job_view
-from worker.cli.reader import Reader
 from worker.cli.requests import request_from_line, request_topic, utc_now
 from worker.cli.results import Final, one_line, status_object
+from worker.client.connection import Connection, Sender
+from worker.client.reader import Reader
 from worker.events.headers import Input, job_status
 from worker.events.types import GenerationCompleted, GenerationRequest
 

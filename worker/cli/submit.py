@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from worker.cli.kafka import connect
 from worker.cli.requests import parse_lora, parse_size, request_from_record, utc_now
 from worker.cli.submission import Submission, numbered_requests
+from worker.client.connection import connect
 
 _NEEDED = ("girl_id", "user_id", "prompt")
 _IDS, _PICTURE, _HOW = "Whose", "The picture", "How"

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from worker.cli.errors import CommandError
-from worker.cli.kafka import connect
 from worker.cli.output import print_json, result_console
+from worker.client.connection import connect
+from worker.client.errors import CommandError
 from worker.topics import (
     DEFAULT_PARTITIONS,
     TopicDescription,
@@ -20,7 +20,7 @@ from worker.topics import (
 
 DAY_MS = 86_400_000
 
-app = typer.Typer(no_args_is_help=True, help="Create or describe the topics.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Create or describe the topics.")
 
 
 @app.command()

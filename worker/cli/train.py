@@ -1,4 +1,4 @@
-"""`models train-demo` and `models train-lora`."""
+"""`models train-lora`."""
 
 from __future__ import annotations
 
@@ -11,43 +11,12 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from worker.cli.errors import CommandError
 from worker.cli.output import note_console, print_json
+from worker.client.errors import CommandError
 
 # A terminal gets a bar; a log gets a line now and then.
 _LINE_EVERY_STEPS = 100
 _SMOOTHING = 0.98
-
-
-def train_demo(
-    directory: Annotated[Path, typer.Argument(help="Gets the folders base and refiner.")],
-    seed: Annotated[int, typer.Option(help="The same seed gives the same weights on the same kind of CPU.")] = 0,
-    vae_steps: Annotated[int | None, typer.Option(min=1, help="Shorter than the recipe, to try it.")] = None,
-    base_steps: Annotated[int | None, typer.Option(min=1, help="As above.")] = None,
-    refiner_steps: Annotated[int | None, typer.Option(min=1, help="As above.")] = None,
-    finish_steps: Annotated[int | None, typer.Option(min=1, help="As above.")] = None,
-    loosen_steps: Annotated[int | None, typer.Option(min=1, help="As above.")] = None,
-    polish_steps: Annotated[int | None, typer.Option(min=1, help="As above.")] = None,
-) -> None:
-    """Train the demo SDXL from nothing, on pictures it draws itself: under two hours on two cores.
-
-    A run that was cut off goes on after the last finished of its stages (VAE, base, refiner, finish, loosen, polish).
-    """
-    with note_console().status("importing torch and diffusers"):
-        from worker.training import demo
-    with training_progress() as progress:
-        demo.train_demo(
-            directory,
-            seed=seed,
-            vae_steps=vae_steps or demo.VAE_STEPS,
-            base_steps=base_steps or demo.BASE_STEPS,
-            refiner_steps=refiner_steps or demo.REFINER_STEPS,
-            finish_steps=finish_steps or demo.FINISH_STEPS,
-            loosen_steps=loosen_steps or demo.LOOSEN_STEPS,
-            polish_steps=polish_steps or demo.POLISH_STEPS,
-            progress=progress,
-        )
-    print(f"export SDXL_MODEL_ID={directory / 'base'}\nexport SDXL_REFINER_ID={directory / 'refiner'}")
 
 
 def train_lora(

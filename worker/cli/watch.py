@@ -12,10 +12,10 @@ from typing import Annotated
 import typer
 
 from worker.cli.decode import to_json
-from worker.cli.kafka import Connection, Record, connect
 from worker.cli.output import note_console, print_json, print_line, result_line
-from worker.cli.reader import Reader
 from worker.cli.results import one_line
+from worker.client.connection import Connection, Record, connect
+from worker.client.reader import Reader
 from worker.errors import UndecodableError
 from worker.events.headers import job_status
 from worker.events.types import GenerationCompleted, GenerationFailed, GenerationStatus

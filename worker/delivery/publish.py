@@ -14,11 +14,11 @@ from typing import Any, Protocol
 
 import structlog
 
-from worker import logs, metrics
 from worker.delivery.transport import Encoded, Offset, Transport, TryAgain
 from worker.errors import RegistryUnavailable
 from worker.events.codec import EventCodec
 from worker.job import Job, Message, Notice, Origin, Outcome
+from worker.telemetry import logs, metrics
 
 _log = structlog.get_logger()
 

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
-from worker import metrics
 from worker.errors import WorkerError
+from worker.telemetry import metrics
 
 _log = structlog.get_logger()
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from worker.engine.adapters import Adapters
-from worker.engine.mix import Mix
+from worker.engine.batched_sampler import Update
+from worker.engine.lora.batch import Mix
+from worker.engine.lora.cache import Adapters
 from worker.engine.row import Row
-from worker.engine.update import Update
 
 
 @dataclass(slots=True)

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import torch
 
-from worker import metrics
 from worker.engine.memory import Rung
 from worker.engine.schedule import State
 from worker.job import Lane
+from worker.telemetry import metrics
 
 
 def set_queue(depth: Mapping[tuple[Lane, State], int], oldest: Mapping[Lane, float], now: float) -> None:

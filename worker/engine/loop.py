@@ -11,7 +11,6 @@ from typing import cast
 import structlog
 import torch
 
-from worker import logs, metrics
 from worker.engine import gauges
 from worker.engine.checkpoint import Checkpoint, dump
 from worker.engine.cost import Stage
@@ -22,6 +21,7 @@ from worker.engine.row import Row
 from worker.engine.schedule import Segment, StepScheduler
 from worker.errors import ErrorCode, RequestRejected
 from worker.job import Failure, Hooks, Job, Lane, Origin, Picture, Timing
+from worker.telemetry import logs, metrics
 
 # Progress is told at the start and after each of these parts of the steps.
 _PROGRESS_PARTS = 4

@@ -17,10 +17,10 @@ import torch
 from cachetools import LRUCache
 from diffusers.utils.torch_utils import randn_tensor
 
-from worker.engine.adapters import Adapters
 from worker.engine.checkpoint import Checkpoint
 from worker.engine.cost import Group, Stage
 from worker.engine.decode import decode
+from worker.engine.lora.cache import Adapters
 from worker.engine.offload import Offload
 from worker.engine.prompt import Encoded, chunks_needed, encode
 from worker.engine.row import Conditioning, Row

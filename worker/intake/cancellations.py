@@ -10,11 +10,11 @@ from cachetools import TTLCache
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
 from confluent_kafka import Message as Record
 
-from worker import logs
 from worker.errors import RegistryUnavailable, UndecodableError
 from worker.events.codec import EventCodec
 from worker.events.types import GenerationCancellation
 from worker.job import Job, Origin
+from worker.telemetry import logs
 
 _log = structlog.get_logger()
 

@@ -16,18 +16,18 @@ import structlog
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka import Message as Record
 
-from worker import logs, metrics
 from worker.errors import RegistryUnavailable, RequestRejected, UndecodableError
 from worker.events.codec import EventCodec
 from worker.events.headers import passed_through
 from worker.events.single_object import Headers
 from worker.events.types import GenerationRequest
 from worker.intake.admit import Arrival, admit
-from worker.intake.errands import Errands
+from worker.intake.consumer_proxy import Errands
 from worker.intake.ledger import Ledger
 from worker.intake.ledger import TopicPartition as Key
 from worker.job import Failure, Job, Lane, Origin, Original
 from worker.settings import Settings
+from worker.telemetry import logs, metrics
 
 _log = structlog.get_logger()
 

@@ -13,8 +13,8 @@ from typing import Protocol
 
 from confluent_kafka import Consumer, TopicPartition
 
-from worker import metrics
 from worker.intake.ledger import TopicPartition as Key
+from worker.telemetry import metrics
 
 INTERVAL_S = 1.0
 

@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from worker.errors import ProtocolError
-from worker.intake import completion
-from worker.intake.completion import CompletionMap
+from worker.intake import offset_metadata
+from worker.intake.offset_metadata import CompletionMap
 from worker.job import Origin
 
 TopicPartition = tuple[str, int]
@@ -56,7 +56,7 @@ class Ledger:
     def assign(self, topic: str, partition: int, committed: int | None, metadata: str | None) -> int:
         """Open a partition at its committed offset; returns the epoch of this assignment."""
         self._epoch += 1
-        restored = CompletionMap() if committed is None else completion.decode(committed, metadata)
+        restored = CompletionMap() if committed is None else offset_metadata.decode(committed, metadata)
         book = _Partition(self._epoch, restored, committed, committed, starts=dict(restored.starts))
         self._partitions[topic, partition] = book
         return self._epoch
@@ -161,7 +161,7 @@ class Ledger:
     def is_crowded(self, key: TopicPartition) -> bool:
         """Whether the partition's completion map nears the broker's limit."""
         book = self._partitions.get(key)
-        return book is not None and book.metadata_bytes > completion.PAUSE_BYTES
+        return book is not None and book.metadata_bytes > offset_metadata.PAUSE_BYTES
 
     def partitions(self) -> list[TopicPartition]:
         """The open partitions."""
@@ -189,10 +189,10 @@ class Ledger:
         walk = [(offset, done or offset in ending) for offset, done in book.delivered.items()]
         # No flush may come for what the restored map knows to be finished, so a commit passes it before it is read.
         base = next((offset for offset, done in walk if not done), book.restored.past(book.position))
-        runs = completion.runs_of((offset, done) for offset, done in walk if offset > base)
+        runs = offset_metadata.runs_of((offset, done) for offset, done in walk if offset > base)
         runs += [(max(a, book.position), b) for a, b in book.restored.finished if b > max(base, book.position)]
         starts = {o: n for o, n in book.starts.items() if o >= base and o not in ending}
-        metadata = completion.encode(base, runs, starts)
+        metadata = offset_metadata.encode(base, runs, starts)
         book.metadata_bytes = len(metadata)
         return Commit(*key, base, metadata)
 

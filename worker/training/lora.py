@@ -28,8 +28,8 @@ except ImportError as error:  # pragma: no cover
 
 from worker.models.load import load_base, resolve_device
 from worker.training.dataset import Example, TrainingError, read_dataset
-from worker.training.fit import StageProgress
 from worker.training.pixels import to_tensor
+from worker.training.progress import StageProgress
 
 __all__ = ["Recipe", "TrainingError", "train_lora"]
 

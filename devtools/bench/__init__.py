@@ -1,0 +1,1 @@
+"""Benches of the engine: scheduling, equality of pictures, quality of pictures."""

@@ -1,0 +1,120 @@
+"""The toy model through the real engine: alone, and in random company."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from devtools.bench.equality.jobs import write_loras
+from devtools.models.tiny import write_tiny
+from worker.engine.cost import CostModel
+from worker.engine.loop import Engine
+from worker.engine.pipeline import SdxlModel
+from worker.engine.row import Row
+from worker.engine.schedule import Counts, Policy, StepScheduler
+from worker.errors import ErrorCode
+from worker.job import Failure, Hooks, Job, Picture
+from worker.models.load import load_base, load_refiner
+
+SLOTS = 4
+_ARRIVALS_PER_STEP = 0.4
+# Each look at the clock takes this long, so that waiting classes run over their bounds now and then.
+_TICK_S = 0.01
+
+
+@dataclass(slots=True)
+class Drawn:
+    """One picture as it came out: pixels, and the latents that they were decoded from."""
+
+    pixels: npt.NDArray[np.uint8]
+    latents: torch.Tensor
+
+
+@dataclass(slots=True)
+class Drawing:
+    """What became of some jobs, by job id; `refused` holds those whose schedule cannot be made."""
+
+    drawn: dict[str, Drawn] = field(default_factory=dict)
+    refused: set[str] = field(default_factory=set)
+    counts: Counts = field(default_factory=Counts)
+
+
+@dataclass(slots=True)
+class WatchedModel(SdxlModel):
+    """Keeps the latents of every picture that it decodes, by job id."""
+
+    seen: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def decode(self, row: Row) -> npt.NDArray[np.uint8]:
+        """As the model that it is."""
+        self.seen[row.job.job_id] = row.latents.clone()
+        return SdxlModel.decode(self, row)
+
+
+def load_toy(folder: Path, dtype: torch.dtype = torch.float32) -> WatchedModel:
+    """Write the toy SDXL and its LoRAs below `folder`, and load them."""
+    write_tiny(folder)
+    base = load_base(str(folder / "base"), dtype=dtype, device="cpu")
+    refiner = load_refiner(str(folder / "refiner"), dtype=dtype, device="cpu", share=base)
+    loras = folder / "loras"
+    loras.mkdir(exist_ok=True)
+    write_loras(loras, base)
+    return WatchedModel(base, refiner, lora_dir=loras)
+
+
+def draw(model: WatchedModel, jobs: Sequence[Job], *, deterministic: bool, rng: random.Random | None = None) -> Drawing:
+    """Put `jobs` through an engine of their own: all at once, or with `rng` arriving at random, in random order."""
+    drawing = Drawing()
+
+    def end(result: Picture | Failure) -> None:
+        if isinstance(result, Picture):
+            job_id = result.job.job_id
+            drawing.drawn[job_id] = Drawn(result.pixels, model.seen.pop(job_id))
+        else:
+            # Any other failure is a finding, not a schedule that cannot be made.
+            assert result.code is ErrorCode.INVALID_REQUEST, result
+            drawing.refused.add(result.request.job_id)
+
+    scheduler = StepScheduler(Policy(slots=SLOTS), CostModel(SLOTS if deterministic else None))
+    clock = count(0.0, _TICK_S).__next__
+    hooks = Hooks(end, lambda *_: None, lambda _: None)
+    engine = Engine(model, scheduler, hooks, clock, deterministic=deterministic)
+    arrivals = _arrivals(jobs, rng)
+    while True:
+        arrived = next(arrivals, None)
+        for job in arrived or ():
+            engine.submit(job)
+        if not engine.tick() and arrived is None:
+            break
+    drawing.counts = scheduler.counts
+    return drawing
+
+
+def _arrivals(jobs: Sequence[Job], rng: random.Random | None) -> Iterator[list[Job]]:
+    """The jobs that arrive before each tick."""
+    if rng is None:
+        yield list(jobs)
+        return
+    waiting = rng.sample(jobs, len(jobs))
+    while waiting:
+        some = []
+        while waiting and rng.random() < _ARRIVALS_PER_STEP:
+            some.append(waiting.pop())
+        yield some
+
+
+def alone(model: WatchedModel, jobs: Sequence[Job], *, deterministic: bool) -> Drawing:
+    """Every job in an engine of its own."""
+    whole = Drawing()
+    for job in jobs:
+        one = draw(model, [job], deterministic=deterministic)
+        whole.drawn |= one.drawn
+        whole.refused |= one.refused
+    return whole

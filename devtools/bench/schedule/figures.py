@@ -1,0 +1,64 @@
+"""From what happened to figures. Pure; times in UNet steps, since a toy's seconds mean nothing elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import ceil
+from typing import Any
+
+from devtools.bench.schedule.policies import FIFO, OURS
+from devtools.bench.schedule.simulate import Simulation, Visit
+from worker.job import Lane
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """By nearest rank: the smallest value that so many percent do not exceed. Of few values, p99 is the largest."""
+    return sorted(values)[max(0, ceil(len(values) * percent / 100) - 1)]
+
+
+def summary(simulation: Simulation, step_s: float) -> dict[str, Any]:
+    """One policy on one trace. Waits end with the first UNet call's beginning, completions with the pixels."""
+    visits, tally = simulation.visits, simulation.tally
+    slots = simulation.slots
+    return {
+        "classes": {lane.label: _of_class([v for v in visits if v.lane is lane], step_s) for lane in Lane},
+        "pictures_per_1000_steps": 1000 * len(visits) * step_s / simulation.seconds,
+        # Where fewer jobs than slots are there, no policy could fill them.
+        "useful_slot_share": tally.busy_row_steps / (slots * tally.busy_steps) if tally.busy_steps else 1.0,
+        "used_slot_share": tally.row_steps / (slots * tally.steps),
+        "unet_steps": tally.steps,
+        "busy_steps": tally.busy_steps,
+        "real_seconds_in_ticks": simulation.real_seconds,
+    }
+
+
+def _of_class(visits: Sequence[Visit], step_s: float) -> dict[str, Any]:
+    times = {
+        "wait": [v.started - v.arrived for v in visits if v.started is not None],
+        "completion": [v.ended - v.arrived for v in visits if v.ended is not None],
+    }
+    assert all(len(some) == len(visits) for some in times.values()), "a job was not finished"
+    ranks = {"p50": 50.0, "p99": 99.0, "max": 100.0}
+    steps = {
+        f"{rank}_{name}_steps": percentile(some, percent) / step_s if some else None
+        for name, some in times.items()
+        for rank, percent in ranks.items()
+    }
+    return {"jobs": len(visits)} | steps
+
+
+def headline(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Ours beside FIFO batches, by the keys that the aims are told in."""
+    ours, fifo = summaries[OURS], summaries[FIFO]
+
+    def over_fifo(lane: Lane, key: str) -> float:
+        ratio: float = ours["classes"][lane.label][key] / fifo["classes"][lane.label][key]
+        return ratio
+
+    return {
+        "urgent_p99_wait_over_fifo": over_fifo(Lane.URGENT, "p99_wait_steps"),
+        "urgent_p99_wait_steps": ours["classes"][Lane.URGENT.label]["p99_wait_steps"],
+        "throughput_over_fifo": ours["pictures_per_1000_steps"] / fifo["pictures_per_1000_steps"],
+        "normal_p99_completion_over_fifo": over_fifo(Lane.NORMAL, "p99_completion_steps"),
+        "useful_slot_share": ours["useful_slot_share"],
+    }

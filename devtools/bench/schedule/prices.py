@@ -1,0 +1,72 @@
+"""What the virtual clock charges: medians of real work, taken on this machine in this run, each kind in turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any, TypeVar
+
+import torch
+
+from devtools.bench.schedule.model import Prices
+from devtools.bench.schedule.simulate import STEPS, bench_job
+from devtools.bench.schedule.traffic import Arrival
+from worker.engine.cost import CostModel
+from worker.engine.loop import Engine
+from worker.engine.pipeline import SdxlModel
+from worker.engine.schedule import Policy, StepScheduler
+from worker.job import Hooks, Lane
+
+# A UNet call of four guided 1024² rows on an H100: 2.26 pictures of 20 steps per second (MLPerf v5.1) are 88 ms,
+# rounded up for the rest of the step. The bounds of the policy are scaled by the toy's step over this one.
+REAL_STEP_S = 0.1
+REAL_BOUNDS_S = (1.0, 2.0, 5.0)
+
+_T = TypeVar("_T")
+
+
+def measure_prices(base: Any, *, slots: int, rounds: int) -> Prices:
+    """A step is a whole tick of the engine with all slots taken; `rounds` times the steps of one picture."""
+    model = SdxlModel(base)
+    seconds: dict[str, list[float]] = {"accept": [], "prepare": [], "step": [], "decode": []}
+
+    def timed(kind: str, work: Callable[[], _T]) -> _T:
+        began = time.perf_counter()
+        result = work()
+        seconds[kind].append(time.perf_counter() - began)
+        return result
+
+    a_job = bench_job(0, Arrival(0.0, Lane.NORMAL))
+    for _ in range(rounds):
+        engine = _filled(model, slots)
+        for _ in range(STEPS - 2):
+            timed("step", engine.tick)
+            timed("accept", lambda: model.segments(a_job))
+            with torch.inference_mode():
+                row = timed("prepare", lambda: model.prepare(a_job, 0.0))
+                timed("decode", lambda row=row: model.decode(row))  # type: ignore[misc]
+    return Prices(**{kind: median(some) for kind, some in seconds.items()})
+
+
+def bounds(step_s: float) -> tuple[float, float, float]:
+    """The default bounds on waiting, in proportion to the step."""
+    urgent, high, normal = (bound * step_s / REAL_STEP_S for bound in REAL_BOUNDS_S)
+    return urgent, high, normal
+
+
+def jobs_per_second(prices: Prices, slots: int) -> float:
+    """The most that the device can do: load 1."""
+    alone = prices.accept + prices.prepare + prices.decode
+    return slots / (STEPS * prices.step + slots * alone)
+
+
+def _filled(model: SdxlModel, slots: int) -> Engine:
+    scheduler = StepScheduler(Policy(slots=slots), CostModel(padded_to=slots))
+    engine = Engine(
+        model, scheduler, Hooks(lambda _: None, lambda *_: None, lambda _: None), time.time, deterministic=True
+    )
+    for index in range(slots):
+        engine.submit(bench_job(index, Arrival(time.time(), Lane.NORMAL)))
+    engine.tick()  # it prepares the rows
+    return engine

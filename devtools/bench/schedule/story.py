@@ -1,0 +1,72 @@
+"""`bench trace`: an urgent job comes to a full batch of normal ones. Step by step, with the jobs of every step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from devtools.bench.schedule.model import Prices
+from devtools.bench.schedule.policies import OURS, make
+from devtools.bench.schedule.prices import bounds
+from devtools.bench.schedule.simulate import Simulation, Step
+from devtools.bench.schedule.traffic import Arrival
+from worker.job import Lane
+
+NORMALS = 5
+# Within the tenth step, so that the next one is the first that it can have.
+_COMES_AT_STEPS = 9.4
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """All steps, in order, and when the urgent job came and had its first step; all times in steps."""
+
+    steps: list[Step]
+    came: float
+    started: float
+    step_s: float
+
+    @property
+    def steps_between(self) -> int:
+        """Steps that began without it after it had come."""
+        return sum(self.came < step.at / self.step_s < self.started for step in self.steps)
+
+
+def tell(base: Any, prices: Prices, slots: int) -> Story:
+    """Real engine, real UNet, our policy, virtual time."""
+    normals = [Arrival(0.0, Lane.NORMAL)] * NORMALS
+    start = NORMALS * prices.accept + slots * prices.prepare
+    came = start + _COMES_AT_STEPS * prices.step
+    scheduler = make(OURS, slots, bounds(prices.step))
+    run = Simulation(base, scheduler, prices, [*normals, Arrival(came, Lane.URGENT)], real=True).run()
+    urgent = next(visit for visit in run.visits if visit.lane is Lane.URGENT)
+    assert urgent.started is not None
+    return Story(run.steps, came / prices.step, urgent.started / prices.step, prices.step)
+
+
+def lines(story: Story) -> list[str]:
+    """The story as text; steps with the same jobs as the one before are left out."""
+    told = []
+    previous: tuple[str, ...] = ()
+    arrived = False
+    for index, step in enumerate(story.steps, start=1):
+        at = step.at / story.step_s
+        if not arrived and at > story.came:
+            told.append(f"t={story.came:7.2f}  the urgent job arrives, in the middle of step {index - 1}")
+            arrived = True
+        if step.names != previous:
+            told.append(f"t={at:7.2f}  step {index:3}  {_change(step.names, previous)}")
+        previous = step.names
+    wait = story.started - story.came
+    told.append(
+        f"The urgent job had its first step {wait:.2f} step times after it came;"
+        f" {story.steps_between} steps were begun without it in between"
+    )
+    return told
+
+
+def _change(names: tuple[str, ...], previous: tuple[str, ...]) -> str:
+    """The jobs of a step: `+` has joined, and who has left, parked or done, after it."""
+    joined = [name if name in previous or not previous else f"+{name}" for name in names]
+    left = [f"-{name}" for name in previous if name not in names]
+    return "  ".join([*joined, *([f"({' '.join(left)})"] if left else [])])

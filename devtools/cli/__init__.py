@@ -1,0 +1,1 @@
+"""The developer's verbs; `worker.cli` lists them where this package is present."""

@@ -1,0 +1,105 @@
+"""`bench`: what the engine is worth, and whether its pictures are right."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from devtools.cli.bench_equality import equality
+from devtools.cli.bench_lora import lora
+from devtools.cli.bench_truth import truth
+from worker.cli.output import note_console, print_json, result_console
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Measure the engine on a toy model.")
+app.command()(equality)
+app.command()(truth)
+app.command()(lora)
+
+REPORT = Path("out/bench/schedule.json")
+SLOTS = 4
+
+
+@app.command()
+def schedule(
+    out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = REPORT,
+    plot: Annotated[Path | None, typer.Option(help="A PNG of the waits; needs matplotlib.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the arrivals.")] = 0,
+    jobs: Annotated[int, typer.Option(min=1, help="At load 0.8, with every UNet and VAE call.")] = 200,
+    long_jobs: Annotated[int, typer.Option(min=1, help="At every load, without them.")] = 1500,
+    rounds: Annotated[int, typer.Option(min=1, help="Of the overhead per step.")] = 6,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report instead of tables.")] = False,
+) -> None:
+    """Four policies on the same arrivals, through the real engine, and the overhead per step beside diffusers."""
+    with note_console().status("importing torch and diffusers") as note:
+        from devtools.bench.schedule import compare, show
+        from devtools.bench.schedule import plot as plots
+
+        plan = compare.Plan(seed=seed, jobs=jobs, long_jobs=long_jobs, rounds=rounds, slots=SLOTS)
+        with _toy() as base:
+            try:
+                result = compare.compare(base, plan, note.update)
+            except ValueError as error:
+                raise typer.BadParameter(str(error)) from None
+            result.report["trace"] = _story(base, result.report["conditions"]["prices_s"], plan.slots)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result.report, indent=1) + "\n")
+    if plot is not None:
+        plots.draw(result.waits, f"Waits at load {compare.HEADLINE_LOAD}; dots: 99th percentile", plot)
+    if as_json:
+        print_json(result.report)
+        return
+    console = result_console()
+    if not console.is_terminal:
+        console.width = show.WIDTH
+    for table in show.tables(result.report):
+        console.print(table, "")
+    console.print(show.FINE_PRINT, style="dim")
+
+
+@app.command()
+def trace(
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+) -> None:
+    """An urgent job comes to a full batch of normal ones: which jobs are in which step."""
+    with note_console().status("importing torch and diffusers"):
+        from devtools.bench.schedule.prices import measure_prices
+
+        with _toy() as base:
+            prices = measure_prices(base, slots=SLOTS, rounds=1)
+            told = _story(base, asdict(prices), SLOTS)
+    if as_json:
+        print_json(told)
+    else:
+        print("\n".join(told["lines"]))
+
+
+def _story(base: Any, prices: dict[str, float], slots: int) -> dict[str, Any]:
+    from devtools.bench.schedule.model import Prices
+    from devtools.bench.schedule.story import lines, tell
+
+    story = tell(base, Prices(**prices), slots)
+    return {
+        "lines": lines(story),
+        "steps": [{"at": step.at / story.step_s, "jobs": step.names} for step in story.steps],
+        "urgent_wait_steps": story.started - story.came,
+        "steps_begun_without_it": story.steps_between,
+    }
+
+
+@contextmanager
+def _toy() -> Iterator[Any]:
+    import torch
+
+    from devtools.models.tiny import write_tiny
+    from worker.models.load import load_base
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_tiny(Path(folder))
+        yield load_base(f"{folder}/base", dtype=torch.float32, device="cpu")

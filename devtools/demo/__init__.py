@@ -1,0 +1,1 @@
+"""The parts of `sdxl-worker demo`: servers, requests, verdict, files and page."""

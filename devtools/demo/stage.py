@@ -1,0 +1,110 @@
+"""The demo's stage: Kafka, S3 and one worker process with the shipped SDXL, all of them gone at the end."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+
+from devtools.local.embedded import EmbeddedBroker, EmbeddedBrokerError
+from devtools.local.process import LOOPBACK, ChildProcess, ProcessError, free_port
+from devtools.local.seaweedfs import SeaweedFS, SeaweedMissingError
+from devtools.models.shipped import DEMO_BASE, DEMO_LORAS, DEMO_REFINER
+from worker.client.errors import CommandError
+from worker.topics import Topics
+
+BUCKET = "demo-pictures"
+PARTITIONS = 4
+READY_TIMEOUT_S = 90.0
+STOP_GRACE_S = 20.0
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What runs during the demo."""
+
+    broker: EmbeddedBroker
+    store: SeaweedFS
+    worker: ChildProcess
+
+
+def forget_real_services() -> None:
+    """Drop every setting of this process that could lead its worker to a real cluster or bucket."""
+    for name in list(os.environ):
+        if name.startswith(("KAFKA_", "AWS_", "SCHEMA_REGISTRY_", "SDXL_")) or name == "CLOUDFRONT_URL":
+            del os.environ[name]
+
+
+@contextmanager
+def stage(out: Path, topics: Topics, say: Say) -> Iterator[Stage]:
+    """Start everything; the worker is ready when this yields.
+
+    Raises:
+        CommandError: something did not start; the message holds the end of its log.
+    """
+    try:
+        with ExitStack() as stack:
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sdxl-demo-")))
+            say("starting the embedded Kafka broker and SeaweedFS")
+            broker = stack.enter_context(EmbeddedBroker())
+            broker.create_topics(topics, PARTITIONS)
+            store = stack.enter_context(SeaweedFS(scratch / "s3", BUCKET))
+            say("starting the worker: it loads the demo SDXL that comes with it")
+            port = free_port()
+            environment = _environment(broker, store, port)
+            command = [sys.executable, "-m", "worker", "run"]
+            worker = ChildProcess("the worker", command, out / "worker.log", environment)
+            worker.start()
+            stack.callback(worker.stop, STOP_GRACE_S)
+            worker.wait_until(lambda: _answers(f"http://127.0.0.1:{port}/ready"), READY_TIMEOUT_S)
+            yield Stage(broker, store, worker)
+    except (ProcessError, SeaweedMissingError, EmbeddedBrokerError) as error:
+        raise CommandError(str(error)) from error
+
+
+def end_worker(worker: ChildProcess) -> int | None:
+    """SIGTERM, as Kubernetes sends it: the exit code, or None when the grace period was not enough."""
+    worker.terminate()
+    with suppress(ProcessError):  # "ended": what is waited for
+        worker.wait_until(lambda: False, STOP_GRACE_S)
+    return worker.exit_code
+
+
+def _environment(broker: EmbeddedBroker, store: SeaweedFS, port: int) -> dict[str, str]:
+    """The worker's settings; those of a .env that could lead elsewhere are overridden too."""
+    return {
+        "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers,
+        "KAFKA_PROPERTIES": '{"fetch.wait.max.ms": "10"}',  # the embedded broker lets every fetch wait
+        "KAFKA_GROUP_PROTOCOL": "classic",
+        "SCHEMA_REGISTRY_URL": "none",
+        "DELIVERY": "at-least-once",
+        "SDXL_MODEL_ID": str(DEMO_BASE),
+        "SDXL_REFINER_ID": str(DEMO_REFINER),
+        "SDXL_LORA_PATH": str(DEMO_LORAS),
+        **store.environment,
+        "CLOUDFRONT_URL": "none",
+        "WORKER_ID": "demo-worker",
+        "HTTP_HOST": LOOPBACK,
+        "HTTP_PORT": str(port),
+        "DEVICE": "cpu",
+        "DTYPE": "float32",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def _answers(url: str) -> bool:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(url, timeout=2) as response:
+            return bool(response.status == HTTPStatus.OK)
+    except (urllib.error.URLError, OSError):
+        return False

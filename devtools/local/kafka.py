@@ -1,0 +1,260 @@
+"""Apache Kafka itself on this machine: KRaft brokers in child processes."""
+
+from __future__ import annotations
+
+import base64
+import uuid
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from devtools.local.kafka_jars import check_java, kafka_jars, run_to_end
+from devtools.local.process import LOOPBACK, ChildProcess, ProcessError, free_ports
+
+START_TIMEOUT_S = 60.0
+STOP_GRACE_S = 10.0
+FORMAT_TIMEOUT_S = 60.0
+METADATA_TIMEOUT_S = 2.0
+
+# A start on a laptop is mostly class loading, which C2 and a parallel collector only slow down.
+JVM_OPTIONS = ("-Xms128m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+
+LOG4J_PROPERTIES = """\
+rootLogger.level = info
+rootLogger.appenderRef.out.ref = out
+appender.out.type = Console
+appender.out.name = out
+appender.out.layout.type = PatternLayout
+appender.out.layout.pattern = %d{ISO8601} %p %m (%c)%n
+"""
+
+
+class KafkaCluster:
+    """One broker, or a KRaft quorum of several combined controllers and brokers, on loopback ports.
+
+    Brokers are numbered from 1, and keep their ports and data through stop, kill and start. With three,
+    internal topics, and others that ask for nothing else, have three replicas and `min.insync.replicas` 2, so
+    the cluster survives the loss of any one. A `directory` that holds a stopped cluster's data continues it.
+    """
+
+    def __init__(
+        self,
+        brokers: int = 1,
+        directory: Path | str = ".local/kafka",
+        ports: Sequence[int] | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        """Describe a cluster: its data's folder, its client ports, server properties that win over ours."""
+        if ports is not None and len(ports) != brokers:
+            raise ValueError(f"{brokers} brokers need as many ports, not {len(ports)}")
+        free = free_ports(2 * brokers)
+        self.directory = Path(directory).absolute()
+        self._ports = list(ports) if ports is not None else free[:brokers]
+        self._controller_ports = free[brokers:]
+        self._settings = dict(settings or {})
+        self._processes: dict[int, ChildProcess] = {}
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """The brokers' addresses, as `bootstrap.servers` wants them."""
+        return ",".join(f"{LOOPBACK}:{port}" for port in self._ports)
+
+    @property
+    def broker_ids(self) -> range:
+        """The brokers' ids, from 1."""
+        return range(1, len(self._ports) + 1)
+
+    def start(self) -> None:
+        """Start every broker and return once all of them answer."""
+        check_java()
+        jars = kafka_jars()
+        self._prepare(jars)
+        for broker in self.broker_ids:
+            self._processes[broker] = self._process(broker, jars)
+        try:
+            for process in self._processes.values():
+                process.start()
+            for broker in self.broker_ids:
+                self._await(broker)
+        except BaseException:
+            self.kill_all()
+            raise
+
+    def stop(self) -> None:
+        """Stop every broker: in order where it can be done within seconds, else by SIGKILL."""
+        for process in self._processes.values():
+            process.terminate()
+        # The last of several combined nodes waits for a quorum that has already gone: its grace is short.
+        grace_s = STOP_GRACE_S if len(self._processes) == 1 else STOP_GRACE_S / 4
+        for process in self._processes.values():
+            process.stop(grace_s)
+
+    def kill_all(self) -> None:
+        """SIGKILL every broker."""
+        for process in self._processes.values():
+            process.kill()
+
+    def start_broker(self, broker: int) -> None:
+        """Start a stopped or killed broker again, on its old port, and return once it answers."""
+        self._running(broker).start()
+        self._await(broker)
+
+    def stop_broker(self, broker: int) -> None:
+        """Stop one broker in order (SIGTERM; SIGKILL after a grace period)."""
+        self._running(broker).stop(STOP_GRACE_S)
+
+    def kill(self, broker: int) -> None:
+        """SIGKILL one broker."""
+        self._running(broker).kill()
+
+    def suspend(self, broker: int) -> None:
+        """Freeze one broker (SIGSTOP): its connections stay open and nothing answers."""
+        self._running(broker).suspend()
+
+    def resume(self, broker: int) -> None:
+        """Let a suspended broker go on (SIGCONT)."""
+        self._running(broker).resume()
+
+    def pid(self, broker: int) -> int:
+        """One broker's process id."""
+        return self._running(broker).pid
+
+    def log_path(self, broker: int) -> Path:
+        """The file that one broker logs to."""
+        return self._home(broker) / "server.log"
+
+    def running(self, broker: int) -> bool:
+        """Whether one broker's process is there; a suspended one counts."""
+        return broker in self._processes and self._processes[broker].running
+
+    def __enter__(self) -> Self:
+        """Start the cluster."""
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the cluster."""
+        self.stop()
+
+    def _running(self, broker: int) -> ChildProcess:
+        if broker not in self._processes:
+            raise ProcessError(f"broker {broker} was not started; there are {list(self.broker_ids)}")
+        return self._processes[broker]
+
+    def _home(self, broker: int) -> Path:
+        return self.directory / f"broker-{broker}"
+
+    def _process(self, broker: int, jars: Path) -> ChildProcess:
+        command = _java(jars, "kafka.Kafka", str(self._home(broker) / "server.properties"), log4j=self._log4j)
+        return ChildProcess(f"Kafka broker {broker}", command, self.log_path(broker))
+
+    @property
+    def _log4j(self) -> Path:
+        return self.directory / "log4j2.properties"
+
+    def _prepare(self, jars: Path) -> None:
+        """Write every broker's properties and format the storage of those that have none."""
+        for broker in self.broker_ids:
+            self._home(broker).mkdir(parents=True, exist_ok=True)
+            lines = [f"{key}={value}" for key, value in self._properties(broker).items()]
+            (self._home(broker) / "server.properties").write_text("\n".join(lines) + "\n")
+        self._log4j.write_text(LOG4J_PROPERTIES)
+        fresh = [i for i in self.broker_ids if not (self._home(i) / "data" / "meta.properties").exists()]
+        if not fresh:
+            return
+        cluster_id = base64.urlsafe_b64encode(b"\x01" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
+        with ThreadPoolExecutor(max_workers=len(fresh)) as pool:
+            list(pool.map(lambda broker: self._format(broker, cluster_id, jars), fresh))
+
+    def _format(self, broker: int, cluster_id: str, jars: Path) -> None:
+        config = str(self._home(broker) / "server.properties")
+        tool = ("kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", config)
+        command = _java(jars, *tool, log4j=self._log4j)
+        run_to_end(command, FORMAT_TIMEOUT_S, f"the storage of Kafka broker {broker} could not be formatted")
+
+    def _properties(self, broker: int) -> dict[str, str]:
+        controllers = zip(self.broker_ids, self._controller_ports, strict=True)
+        voters = ",".join(f"{i}@{LOOPBACK}:{port}" for i, port in controllers)
+        client, controller = self._ports[broker - 1], self._controller_ports[broker - 1]
+        replicas = min(3, len(self._ports))
+        return {
+            "process.roles": "broker,controller",
+            "node.id": str(broker),
+            "controller.quorum.voters": voters,
+            "controller.listener.names": "CONTROLLER",
+            "listeners": f"PLAINTEXT://{LOOPBACK}:{client},CONTROLLER://{LOOPBACK}:{controller}",
+            "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{client}",
+            "log.dirs": str(self._home(broker) / "data"),
+            **_replication(replicas),
+            **LAPTOP_PROPERTIES,
+            **self._settings,
+        }
+
+    def _await(self, broker: int) -> None:
+        """Wait until the broker itself answers and has joined the cluster."""
+        admin = AdminClient(
+            {
+                "bootstrap.servers": f"{LOOPBACK}:{self._ports[broker - 1]}",
+                "reconnect.backoff.max.ms": 100,
+                "log_level": 0,
+            }
+        )
+
+        def ready() -> bool:
+            try:
+                return broker in admin.list_topics(timeout=METADATA_TIMEOUT_S).brokers
+            except KafkaException:
+                return False
+
+        self._running(broker).wait_until(ready, START_TIMEOUT_S)
+
+
+def _java(jars: Path, *arguments: str, log4j: Path) -> list[str]:
+    return ["java", *JVM_OPTIONS, f"-Dlog4j2.configurationFile={log4j}", "-cp", f"{jars}/*", *arguments]
+
+
+def _replication(replicas: int) -> dict[str, str]:
+    in_sync = str(max(1, replicas - 1))
+    factor = str(replicas)
+    return {
+        "default.replication.factor": factor,
+        "min.insync.replicas": in_sync,
+        "offsets.topic.replication.factor": factor,
+        "transaction.state.log.replication.factor": factor,
+        "transaction.state.log.min.isr": in_sync,
+        "share.coordinator.state.topic.replication.factor": factor,
+        "share.coordinator.state.topic.min.isr": in_sync,
+    }
+
+
+LAPTOP_PROPERTIES: Mapping[str, str] = {
+    "auto.create.topics.enable": "false",
+    # Small: few threads, few internal partitions, nothing preallocated in megabytes.
+    "num.network.threads": "2",
+    "num.io.threads": "4",
+    "background.threads": "2",
+    "offsets.topic.num.partitions": "8",
+    "transaction.state.log.num.partitions": "8",
+    "share.coordinator.state.topic.num.partitions": "2",
+    "log.index.size.max.bytes": "1048576",
+    "log.cleaner.dedupe.buffer.size": "16777216",
+    # Quick: a killed broker may register again only when its old session has expired.
+    "broker.session.timeout.ms": "3000",
+    "broker.heartbeat.interval.ms": "500",
+    "group.initial.rebalance.delay.ms": "0",
+    "controlled.shutdown.max.retries": "1",
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
+    # Members that die are noticed in seconds. Under KIP-848 the broker alone decides that, so it is set here.
+    "group.min.session.timeout.ms": "1000",
+    "group.consumer.min.session.timeout.ms": "1000",
+    "group.consumer.session.timeout.ms": "10000",
+    "group.consumer.min.heartbeat.interval.ms": "500",
+    "group.consumer.heartbeat.interval.ms": "1000",
+}

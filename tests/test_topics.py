@@ -1,0 +1,83 @@
+"""The topics on real Kafka: created as the contract says, once, and co-partitioned or not at all."""
+
+from __future__ import annotations
+
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from devtools.local.kafka import KafkaCluster
+from worker.topics import DAY_MS, TopicMismatchError, Topics, TopicsError, create_topics, describe_topics
+
+
+def test_names_carry_the_prefix() -> None:
+    assert Topics().urgent == "generation.requests.urgent"
+    topics = Topics("stage.")
+    assert topics.requests == (
+        "stage.generation.requests.urgent",
+        "stage.generation.requests.high",
+        "stage.generation.requests.normal",
+    )
+    assert topics.dead_letter == "stage.generation.dead-letter"
+    assert len(set(topics.all)) == 8
+
+
+def test_topics_are_created_with_retention_and_cleanup_of_the_contract(kafka: KafkaCluster, topics: Topics) -> None:
+    assert set(create_topics(kafka.bootstrap_servers, topics, partitions=3)) == set(topics.all)
+    described = {topic.name: topic for topic in describe_topics(kafka.bootstrap_servers, topics)}
+    assert list(described) == list(topics.all)
+    days = {name: int(topic.config["retention.ms"]) // DAY_MS for name, topic in described.items()}
+    rare = {topics.cancellations: 1, topics.dead_letter: 30}
+    assert days == {name: rare.get(name, 7) for name in topics.all}
+    policies = {name: topic.config["cleanup.policy"] for name, topic in described.items()}
+    assert policies == dict.fromkeys(topics.all, "delete") | {topics.status: "compact,delete"}
+    assert [described[name].partition_count for name in topics.requests] == [3, 3, 3]
+    assert described[topics.urgent].replication_factor == 1
+    assert described[topics.urgent].partitions[0].leader == 1
+    larger = int(described[topics.dead_letter].config["max.message.bytes"])
+    assert larger > int(described[topics.urgent].config["max.message.bytes"])
+
+
+def test_creating_again_changes_nothing(kafka: KafkaCluster, topics: Topics) -> None:
+    create_topics({"bootstrap.servers": kafka.bootstrap_servers}, topics, partitions=2)
+    assert create_topics({"bootstrap.servers": kafka.bootstrap_servers}, topics, partitions=2) == ()
+
+
+def test_only_what_is_missing_is_created(kafka: KafkaCluster, topics: Topics) -> None:
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+    admin.create_topics([NewTopic(topics.high, 2, 1)])[topics.high].result(30)
+    assert set(create_topics(kafka.bootstrap_servers, topics, partitions=2)) == set(topics.all) - {topics.high}
+
+
+def test_request_topics_with_another_partition_count_are_refused(kafka: KafkaCluster, topics: Topics) -> None:
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+    admin.create_topics([NewTopic(topics.normal, 4, 1)])[topics.normal].result(30)
+    with pytest.raises(TopicMismatchError, match=rf"3 here, but {topics.normal} has 4"):
+        create_topics(kafka.bootstrap_servers, topics, partitions=3)
+    assert [topic.name for topic in describe_topics(kafka.bootstrap_servers, topics)] == [topics.normal]
+
+
+def test_a_replication_factor_beyond_the_brokers_is_refused(kafka: KafkaCluster, topics: Topics) -> None:
+    with pytest.raises(TopicsError, match="could not be created"):
+        create_topics(kafka.bootstrap_servers, topics, partitions=1, replication_factor=3)
+
+
+def test_watermarks_tell_what_the_partitions_hold(kafka: KafkaCluster, topics: Topics) -> None:
+    create_topics(kafka.bootstrap_servers, topics, partitions=2)
+    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers})
+    for _ in range(3):
+        producer.produce(topics.urgent, b"x", key=b"job", partition=1)
+    assert producer.flush(30) == 0
+    urgent = describe_topics(kafka.bootstrap_servers, topics)[0]
+    assert [(part.partition, part.low, part.high) for part in urgent.partitions] == [(0, 0, 0), (1, 0, 3)]
+
+
+def test_nothing_is_described_where_nothing_exists(kafka: KafkaCluster, topics: Topics) -> None:
+    assert describe_topics(kafka.bootstrap_servers, topics) == ()
+
+
+def test_a_cluster_that_does_not_answer_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.topics.ADMIN_TIMEOUT_S", 0.5)
+    with pytest.raises(TopicsError, match="did not answer"):
+        describe_topics({"bootstrap.servers": "127.0.0.1:1", "log_level": 0})

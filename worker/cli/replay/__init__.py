@@ -1,0 +1,1 @@
+"""The `replay` verb: options, progress, run."""

@@ -1,0 +1,213 @@
+"""The three ways of a replay: count, verify, publish."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from worker import app
+from worker.cli.output import json_line, note_console, print_json, result_console
+from worker.cli.replay.options import same_but_for_the_window
+from worker.cli.replay.progress import ReplayProgress
+from worker.client.connection import Connection
+from worker.client.errors import CommandError
+from worker.delivery.finish import Completer
+from worker.delivery.messages import Announcer
+from worker.delivery.upload import PictureStore
+from worker.engine.safety import make_screen
+from worker.errors import StoreUnavailable
+from worker.job import Lane
+from worker.replay.plan import Item, Plan, items, read_history, read_plan
+from worker.replay.publish import Batch, Remaker, Results, Sent, needs_model
+from worker.replay.selection import Selection
+from worker.replay.state import Done, State
+from worker.replay.verify import BAD, Verdict, Verifier
+from worker.telemetry import logs
+
+VERIFY, PUBLISH = "verify", "publish"
+EXIT_INTERRUPTED = 130
+# Clocks of brokers and of this machine may differ so much.
+_SKEW_MS = 60_000
+
+_STYLES = {
+    Verdict.SAME: "green",
+    Verdict.DIFFERS: "yellow",
+    Verdict.SKIPPED: "dim",
+    Sent.REPUBLISHED: "green",
+    Sent.MADE: "green",
+    Sent.FAILED: "yellow",
+}
+# Not worth a line for each of thousands.
+_SILENT = frozenset({Verdict.SAME, Verdict.SKIPPED, Sent.REPUBLISHED, Sent.MADE})
+
+
+def count(connection: Connection, selection: Selection, *, as_json: bool) -> None:
+    """The dry run: how many jobs, by lane and standing."""
+    store = _store(connection)
+    plan = _read(connection, selection, None)
+    with ThreadPoolExecutor(connection.settings.upload_threads) as pool:
+        counts = Counter(
+            (item.requested.lane, item.label) for item in _guarded(items(plan, store, connection.settings, pool))
+        )
+    if as_json:
+        by_lane = {lane.label: {label: n for (at, label), n in sorted(counts.items()) if at is lane} for lane in Lane}
+        print_json({"jobs": len(plan.jobs), "by_lane": by_lane} | _left_out(plan))
+        return
+    result_console().print(_table(counts))
+    rest = "".join(f", {n} {name}" for name, n in _left_out(plan).items() if n)
+    print(f"{len(plan.jobs)} jobs{rest}; nothing was made or published: --verify or --publish")
+
+
+class Replay:
+    """One replay that does something; its state file says how far it has come."""
+
+    def __init__(self, connection: Connection, mode: str, replay_id: str, path: Path, *, as_json: bool) -> None:
+        self._connection = connection
+        self._settings = connection.settings
+        self._mode = mode
+        self._id = replay_id
+        self._path = path
+        self._as_json = as_json
+        self._notes = note_console()
+
+    def run(self, given: Selection | None) -> int:
+        """Carry it out; the exit code.
+
+        Raises:
+            CommandError: it cannot go on now. StartupError: model or bucket are not usable.
+        """
+        logs.configure("warning", self._settings.log_format)
+        self._say(f"replay {self._id}, state in {self._path}")
+        store = _store(self._connection)
+        with ExitStack() as stack:
+            state = stack.enter_context(State(self._path, self._id, self._mode, given or Selection()))
+            if given is not None and not same_but_for_the_window(given, state.selection):
+                raise CommandError(f"replay {self._id} was begun with another selection: leave those flags out")
+            pool = ThreadPoolExecutor(self._settings.upload_threads)
+            stack.callback(pool.shutdown, cancel_futures=True)
+            try:
+                (self._verify if self._mode == VERIFY else self._publish)(state, store, pool)
+            except KeyboardInterrupt:
+                self._say(f"interrupted after {len(state.done)}; --{self._mode} --replay-id {self._id} goes on")
+                return EXIT_INTERRUPTED
+            except StoreUnavailable as error:
+                raise CommandError(f"{error}; --{self._mode} --replay-id {self._id} goes on") from error
+            return self._conclude(state)
+
+    def _verify(self, state: State, store: PictureStore, pool: ThreadPoolExecutor) -> None:
+        plan = self._plan(state)
+        if not plan.jobs:
+            return
+        make_engine, info, _ = app.load_engine(self._settings)
+        verifier = Verifier(make_engine, info, store, self._settings, pool)
+        with self._progress(state, plan) as progress:
+            for done in verifier.verify(items(plan, store, self._settings, pool)):
+                self._finished(state, progress, done)
+
+    def _publish(self, state: State, store: PictureStore, pool: ThreadPoolExecutor) -> None:
+        started_ms = int(time.time() * 1000) - _SKEW_MS
+
+        def answered() -> set[str]:
+            return read_history(self._connection, state.selection, self._id, since_ms=started_ms).answered
+
+        results = Results(self._connection, self._id, answered)
+        results.open()
+        plan = self._plan(state)
+        todo = list(items(plan, store, self._settings, pool))
+        announcer = Announcer(self._connection.topics, self._settings.worker_id)
+        remaker = Remaker(store, announcer, self._settings, pool, self._id)
+        if needs_model(todo):
+            make_engine, info, _ = app.load_engine(self._settings)
+            completer = Completer(store, info, self._settings, screen=make_screen(self._settings))
+            remaker = replace(remaker, make_engine=make_engine, completer=completer)
+        with self._progress(state, plan) as progress:
+            batch = Batch(results, lambda done: self._finished(state, progress, done))
+            for ready in remaker.results(iter(todo)):
+                batch.add(ready)
+            batch.flush()
+
+    def _plan(self, state: State) -> Plan:
+        """What is left to do."""
+        plan = _read(self._connection, state.selection, self._id)
+        for job_id in plan.history.answered - state.done.keys():
+            # The earlier run was interrupted after this was published and before it was noted.
+            state.add(Done(job_id, Sent.REPUBLISHED.value, ("published before an interruption",)))
+        plan.jobs = [records for records in plan.jobs if records[0].job_id not in state.done]
+        if state.done:
+            self._say(f"{len(state.done)} are done already")
+        return plan
+
+    def _progress(self, state: State, plan: Plan) -> ReplayProgress:
+        done = len(state.done)
+        return ReplayProgress(self._notes, self._mode, done + len(plan.jobs), done)
+
+    def _finished(self, state: State, progress: ReplayProgress, done: Done) -> None:
+        state.add(done)
+        progress.advance()
+        if self._as_json:
+            progress.print_line(json_line(asdict(done)))
+        elif done.result not in _SILENT:
+            progress.print_line(_line(done))
+
+    def _conclude(self, state: State) -> int:
+        kinds = Verdict if self._mode == VERIFY else Sent
+        results = Counter(done.result for done in state.done.values())
+        counts = {kind.value: results[kind.value] for kind in kinds}
+        if self._as_json:
+            print_json({"replay_id": self._id, "jobs": len(state.done)} | counts)
+        else:
+            told = ", ".join(f"{n} {name}" for name, n in counts.items())
+            print(f"{len(state.done)} jobs: {told}")
+        return int(any(results[kind] for kind in (*BAD, Sent.REFUSED)))
+
+    def _say(self, text: str) -> None:
+        self._notes.print(text, markup=False, soft_wrap=True)
+
+
+def _store(connection: Connection) -> PictureStore:
+    store = PictureStore.from_settings(connection.settings)
+    store.check()
+    return store
+
+
+def _read(connection: Connection, selection: Selection, replay_id: str | None) -> Plan:
+    with note_console().status("reading requests and results"):
+        return read_plan(connection, selection, replay_id)
+
+
+def _guarded(found: Iterator[Item]) -> Iterator[Item]:
+    try:
+        yield from found
+    except StoreUnavailable as error:
+        raise CommandError(str(error)) from error
+
+
+def _left_out(plan: Plan) -> dict[str, int]:
+    return {"repeats": plan.repeats, "undecodable": plan.undecodable}
+
+
+def _table(counts: Counter[tuple[Lane, str]]) -> Table:
+    labels = sorted({label for _, label in counts})
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("standing")
+    for lane in Lane:
+        table.add_column(lane.label, justify="right")
+    for label in labels:
+        table.add_row(label, *(str(counts[lane, label]) for lane in Lane))
+    return table
+
+
+def _line(done: Done) -> Text:
+    return Text.assemble(
+        (f"{done.result:<12}", _STYLES.get(done.result, "red")),  # type: ignore[call-overload]
+        (done.job_id, "bold"),
+        *((" ", "; ".join(done.why)) if done.why else ()),
+    )

@@ -1,0 +1,1 @@
+"""Kafka connections for the command line: produce, read, and report errors."""

@@ -1,0 +1,170 @@
+"""Reading topics for the verbs, as a member of no group."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Self
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+
+from worker.client.connection import Connection, Record
+from worker.client.errors import CommandError
+
+REQUEST_TIMEOUT_S = 15.0
+FETCH_WAIT_MS = 50  # librdkafka's embedded broker makes every fetch wait this long
+
+
+class Reader:
+    """A consumer of whole topics; its position is its own, and it commits nothing.
+
+    Records of aborted transactions do not appear: librdkafka's default is read_committed.
+    """
+
+    def __init__(self, connection: Connection, topics: Sequence[str]) -> None:
+        own = {"fetch.wait.max.ms": FETCH_WAIT_MS}
+        fixed = {
+            "group.id": "sdxl-worker-cli",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            # For an offset that is no longer, or not yet, there.
+            "auto.offset.reset": "earliest",
+            "allow.auto.create.topics": False,
+        }
+        self._consumer = Consumer(own | connection.config() | fixed)
+        self._ended: set[tuple[str, int]] = set()
+        try:
+            self._places = self._partitions(topics, connection.settings.kafka_bootstrap_servers)
+        except BaseException:
+            self._consumer.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._consumer.close()
+
+    def from_beginning(self) -> None:
+        """Read all that the topics hold."""
+        self._assign(dict.fromkeys(self._places, OFFSET_BEGINNING))
+
+    def from_end(self) -> None:
+        """Read what comes from now on; the position is fixed when this returns."""
+        self._assign(self._offsets(OFFSET_END))
+
+    def since(self, timestamp_ms: int) -> None:
+        """Read what came at or after a time (milliseconds since the epoch)."""
+        ends = self._offsets(OFFSET_END)
+        found = self._offsets(timestamp_ms)
+        self._assign({p: offset if offset >= 0 else ends[p] for p, offset in found.items()})
+
+    def only(self, partition: int, first: int | None = None) -> None:
+        """Read one partition of the topics, from an offset or from its beginning.
+
+        Raises:
+            CommandError: a topic has no such partition.
+        """
+        topics = {topic for topic, _ in self._places}
+        places = [place for place in self._places if place[1] == partition]
+        if len(places) < len(topics):
+            raise CommandError(f"no partition {partition} in {', '.join(sorted(topics))}")
+        self._places = places
+        self._assign(dict.fromkeys(places, OFFSET_BEGINNING if first is None else first))
+
+    def poll(self, timeout_s: float) -> Record | None:
+        """The next record, or None; raises KafkaException where reading cannot go on."""
+        message = self._consumer.poll(timeout_s)
+        if message is None:
+            return None
+        error = message.error()
+        if error is None:
+            return _record(message)
+        if error.code() == KafkaError._PARTITION_EOF:
+            self._ended.add((str(message.topic()), message.partition() or 0))
+        elif not error.retriable() and error.code() not in _PASSING:
+            raise KafkaException(error)
+        return None
+
+    def read_all(self, patience_s: float = REQUEST_TIMEOUT_S) -> Iterator[Record]:
+        """Everything from the beginning to the end; raises as `to_end`."""
+        self.from_beginning()
+        yield from self.to_end(patience_s)
+
+    def to_end(self, patience_s: float = REQUEST_TIMEOUT_S) -> Iterator[Record]:
+        """Everything from the position that was set, to the end.
+
+        Raises:
+            CommandError: nothing came for `patience_s`.
+        """
+        deadline = time.monotonic() + patience_s
+        while len(self._ended) < len(self._places):
+            ended = len(self._ended)
+            record = self.poll(0.1)
+            if record is not None:
+                yield record
+            if record is not None or len(self._ended) > ended:
+                deadline = time.monotonic() + patience_s
+            elif time.monotonic() > deadline:
+                raise CommandError(f"Kafka sent nothing for {patience_s:g} s")
+
+    @property
+    def partition_count(self) -> int:
+        """Partitions of all the topics."""
+        return len(self._places)
+
+    @property
+    def ended_count(self) -> int:
+        """Partitions that were read to their end."""
+        return len(self._ended)
+
+    def _partitions(self, topics: Sequence[str], servers: str) -> list[tuple[str, int]]:
+        try:
+            known = self._consumer.list_topics(timeout=REQUEST_TIMEOUT_S).topics
+        except KafkaException as error:
+            raise CommandError(f"Kafka at {servers} does not answer: {error.args[0].str()}") from error
+        missing = [topic for topic in topics if topic not in known]
+        if missing:
+            raise CommandError(f"no topic {missing[0]} on {servers}: `sdxl-worker topics create` makes it")
+        return [(topic, partition) for topic in topics for partition in sorted(known[topic].partitions)]
+
+    def _offsets(self, timestamp_ms: int) -> dict[tuple[str, int], int]:
+        asked = [TopicPartition(topic, partition, timestamp_ms) for topic, partition in self._places]
+        answers = self._consumer.offsets_for_times(asked, timeout=REQUEST_TIMEOUT_S)
+        for answer in answers:
+            if answer.error is not None:
+                raise KafkaException(answer.error)
+        return {(answer.topic, answer.partition): answer.offset for answer in answers}
+
+    def _assign(self, offsets: dict[tuple[str, int], int]) -> None:
+        self._ended.clear()
+        self._consumer.assign([TopicPartition(*place, offset) for place, offset in offsets.items()])
+
+
+# Told by librdkafka while it reconnects by itself.
+_PASSING = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE})
+
+
+def _record(message: Message) -> Record:
+    kind, timestamp = message.timestamp()
+    headers = message.headers()
+    return Record(
+        topic=str(message.topic()),
+        partition=message.partition() or 0,
+        offset=message.offset() or 0,
+        key=message.key(),
+        value=message.value(),
+        headers=list(headers.items()) if isinstance(headers, dict) else headers,
+        timestamp_ms=timestamp if kind else None,
+    )

@@ -1,0 +1,134 @@
+"""From pixels to a durable picture and its completed event; and the stored one of a repeated request."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from worker.delivery.digest import request_digest
+from worker.delivery.encode import check_pixels, encode_picture
+from worker.delivery.keys import checkpoint_key, object_keys
+from worker.delivery.manifest import ModelInfo, build_manifest, completed_event
+from worker.delivery.upload import PictureStore
+from worker.errors import ErrorCode, RequestRejected
+from worker.events.types import GenerationCompleted, Priority, timestamp
+from worker.job import Job, Origin, Picture
+from worker.settings import Settings
+from worker.telemetry import metrics
+
+# Enough of a SHA-256 for the recipes of one job.
+_DIGEST_DIGITS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Completer:
+    """Encodes, uploads and describes pictures; every method may raise StoreUnavailable and be called again."""
+
+    store: PictureStore
+    model: ModelInfo
+    settings: Settings
+    # Told of what took how long: whose job, what, and from when to when in epoch seconds.
+    phase: Callable[[Origin, str, float, float], None] = lambda *_: None
+    # Scores a picture, and refuses or blurs it.
+    screen: Callable[[Picture], Picture] = lambda picture: picture
+
+    def complete(self, picture: Picture, now: float) -> GenerationCompleted:
+        """Make the picture durable, manifest last.
+
+        Raises:
+            RequestRejected: `model_error`, when the picture is flat; as `screen`.
+        """
+        job, settings = picture.job, self.settings
+        flaw = check_pixels(picture.pixels)
+        if flaw is not None:
+            raise RequestRejected(ErrorCode.MODEL_ERROR, flaw)
+        picture = self.screen(picture)
+        before = time.perf_counter()
+        encoded = encode_picture(
+            picture.pixels,
+            output_format=job.request.output_format,
+            jpeg_quality=settings.jpeg_quality,
+            thumbnail_px=settings.thumbnail_px,
+            job_id=job.job_id,
+        )
+        between = time.perf_counter()
+        manifest = build_manifest(
+            picture,
+            encoded,
+            self.model,
+            lora_fingerprints=picture.lora_fingerprints,
+            worker_id=settings.worker_id,
+            created_at=timestamp(now),
+            gpu_hourly_usd=settings.gpu_hourly_usd,
+        )
+        keys = object_keys(job.request.girl_id, job.job_id, job.request.output_format)
+        self.store.put_picture(keys, encoded, manifest)
+        encoding, upload = between - before, time.perf_counter() - between
+        metrics.PHASE.labels("encode").observe(encoding)
+        metrics.PHASE.labels("upload").observe(upload)
+        self.phase(job.origin, "encode", now, now + encoding)
+        self.phase(job.origin, "upload", now + encoding, now + encoding + upload)
+        metrics.UPLOADS.labels("stored").inc()
+        event = stored_event(manifest, job, self.store, self.settings, now)
+        if event.cost_usd is not None:
+            metrics.COST.inc(event.cost_usd)
+        return event
+
+    def keep(self, job: Job) -> None:
+        """Store the job's checkpoint, for whoever gets the job next."""
+        assert job.checkpoint is not None
+        self.store.put_checkpoint(self._checkpoint_key(job), job.checkpoint)
+
+    def resumed(self, job: Job) -> Job:
+        """The job with the checkpoint that another worker left of it, if there is one and they are wanted."""
+        if not self.settings.checkpoint_jobs:
+            return job
+        return replace(job, checkpoint=self.store.fetch(self._checkpoint_key(job)))
+
+    def _checkpoint_key(self, job: Job) -> str:
+        return checkpoint_key(job.request.girl_id, job.job_id, _pixels_digest(job, self.model))
+
+    def stored(self, job: Job, now: float) -> GenerationCompleted | None:
+        """The completed event of a picture that is in S3 already; None where there is none.
+
+        Raises:
+            RequestRejected: `invalid_request`, when the id was used for a different request.
+        """
+        manifest = self.store.fetch_manifest(job.request.girl_id, job.job_id)
+        if manifest is None:
+            return None
+        if manifest["request_digest"] != request_digest(job.request):
+            raise RequestRejected(
+                ErrorCode.INVALID_REQUEST, "job_id was used before for a different request; ids must be unique"
+            )
+        return stored_event(manifest, job, self.store, self.settings, now)
+
+
+def _pixels_digest(job: Job, model: ModelInfo) -> str:
+    """16 hex digits that are equal where job and worker give the same pixels, but for the files of its LoRAs."""
+    recipe = {
+        "request": request_digest(job.request),
+        "composed": [job.prompt, job.negative_prompt, job.seed, [list(lora) for lora in job.loras]],
+        "model": {field.name: getattr(model, field.name) for field in fields(model)},
+    }
+    text = json.dumps(recipe, sort_keys=True, separators=(",", ":"), default=dict)
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_DIGITS]
+
+
+def stored_event(
+    manifest: Mapping[str, Any], job: Job, store: PictureStore, settings: Settings, now: float
+) -> GenerationCompleted:
+    """What is told of a stored picture when `job` is answered with it now."""
+    return completed_event(
+        manifest,
+        url=store.url,
+        priority=Priority(job.lane.label),
+        worker_id=settings.worker_id,
+        attempt=job.attempt,
+        replay_id=job.replay_id,
+        completed_at=timestamp(now),
+    )

@@ -1,0 +1,107 @@
+"""The LoRAs of one batch as forward hooks: `base(x) + Σ_k w_k[row] · (α_k / r_k) · B_k(A_k x)`.
+
+Why a row's bits do not depend on its company: each adapter runs over the whole padded batch, so its shapes are always
+the same, and none is too narrow; sums go by name, whoever else is there; and a sample without an adapter is passed
+through by selection, not by adding zero times something, so that even an overflow in another row cannot reach it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from worker.engine.lora.file import Layer
+
+# Ranks are filled up with zeros to a multiple of this. Below it, matrix products on a CPU take kernels in which a
+# sample's bits depend on its place in the batch (tried: MKL, rank 2 and 3); and tensor cores want it so.
+_RANK_MULTIPLE = 8
+
+# Inputs of the layers are (samples, C), (samples, tokens, C) or (samples, C, h, w).
+_INPUT_DIMS = (2, 3, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """One number per sample, by the number of dimensions of what it scales; `having` is None where all have one."""
+
+    factor: dict[int, torch.Tensor]
+    having: dict[int, torch.Tensor] | None
+
+
+class Mix:
+    """Adapters, and the weight that each sample of one batch gives them, as hooks on the modules that they change.
+
+    The hooks stay between two uses, for installing 700 of them is slow, and do nothing outside `applied`.
+    """
+
+    def __init__(self, parts: Mapping[torch.nn.Module, list[tuple[Layer, Weights]]]) -> None:
+        self._parts = parts
+        self._handles: list[Any] = []
+        self._on = False
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Change what the modules give."""
+        if not self._handles:
+            self._handles = [m.register_forward_hook(self._hook(parts)) for m, parts in self._parts.items()]
+        self._on = True
+        try:
+            yield
+        finally:
+            self._on = False
+
+    def detach(self) -> None:
+        """Remove the hooks."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def _hook(self, parts: list[tuple[Layer, Weights]]) -> Callable[..., torch.Tensor | None]:
+        def hook(module: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor | None:
+            if not self._on:
+                return None
+            for layer, weights in parts:
+                output = _add(module, layer, weights, inputs[0], output)
+            return output
+
+        return hook
+
+
+def placed(layer: Layer, device: torch.device, dtype: torch.dtype) -> Layer:
+    """`layer` as `Mix` wants it: on the device, in the model's dtype, its rank filled up."""
+    missing = -layer.down.shape[0] % _RANK_MULTIPLE
+    others = [0, 0] * (layer.down.ndim - 2)
+    return Layer(
+        functional.pad(layer.down.to(device, dtype), [*others, 0, 0, 0, missing]),
+        functional.pad(layer.up.to(device, dtype), [*others, 0, missing, 0, 0]),
+        layer.scale,
+    )
+
+
+def weigh(weights: Sequence[float], layer: Layer) -> Weights:
+    """`weights`, one per sample, for a placed layer and all others of the same scale."""
+    like = layer.down
+    factor = torch.tensor([weight * layer.scale for weight in weights], dtype=like.dtype, device=like.device)
+    having = None if all(weights) else torch.tensor([bool(w) for w in weights], device=like.device)
+    return Weights(_views(factor), None if having is None else _views(having))
+
+
+def _views(vector: torch.Tensor) -> dict[int, torch.Tensor]:
+    return {dims: vector.view(-1, *[1] * (dims - 1)) for dims in _INPUT_DIMS}
+
+
+def _add(module: Any, layer: Layer, weights: Weights, inputs: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    """`output` plus one adapter's part. The weights meet the narrow tensor between A and B, where it is cheapest."""
+    dims = inputs.ndim
+    if isinstance(module, torch.nn.Conv2d):
+        narrow = functional.conv2d(inputs, layer.down, None, module.stride, module.padding, module.dilation)
+        added = output + functional.conv2d(narrow * weights.factor[dims], layer.up)
+    else:
+        narrow = functional.linear(inputs, layer.down)
+        added = output + functional.linear(narrow * weights.factor[dims], layer.up)
+    return added if weights.having is None else torch.where(weights.having[dims], added, output)

@@ -1,0 +1,225 @@
+"""LoRAs with a weight per row, so that rows with different LoRA sets share one UNet call.
+
+LoRAs are made for the base model. They are applied to the base's UNet and text encoders, never to the refiner.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+import torch
+
+from worker.engine.lora.batch import Mix, Weights, placed, weigh
+from worker.engine.lora.file import COMPONENTS, TEXT_ENCODERS, UNET, Layer, LoraFile, Stamp, locate, read
+from worker.telemetry import metrics
+
+Loras = Sequence[tuple[str, float]]
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Adapter:
+    """A LoRA in the cache; `users` counts the rows that need it."""
+
+    file: LoraFile
+    stamp: Stamp
+    users: int = 0
+    placed: bool = False
+
+
+class Adapters:
+    """The LoRAs of one base pipeline: a bounded cache, and their use in a batch. One thread uses it.
+
+    Args:
+        pipeline: a `StableDiffusionXLPipeline`; its modules get hooks while LoRAs are in use.
+        folder: where `NAME.safetensors` is looked up; None: every LoRA is refused.
+        capacity: LoRAs kept loaded. More are kept only while started rows need them all.
+    """
+
+    def __init__(self, pipeline: Any, folder: Path | None, capacity: int) -> None:
+        self._pipeline = pipeline
+        self._folder = folder
+        self._capacity = capacity
+        self._cache: OrderedDict[str, _Adapter] = OrderedDict()
+        self._fitting: dict[str, tuple[Stamp, str]] = {}
+        self._modules = {component: dict(getattr(pipeline, component).named_modules()) for component in COMPONENTS}
+        self._attached: Mix | None = None
+        self._warned = False
+
+    @property
+    def loaded(self) -> int:
+        """LoRAs in the cache."""
+        return len(self._cache)
+
+    def check(self, loras: Loras) -> None:
+        """Refuse a LoRA that is missing or does not fit; one that was not read yet is, on the host.
+
+        Raises:
+            RequestRejected: `unknown_lora`, with the reason.
+        """
+        for name, _ in loras:
+            if self._used(name) is None:
+                path, stamp = locate(self._folder, name)
+                if self._fitting.get(name, (None,))[0] != stamp:
+                    self._load(name, path, stamp)
+
+    def acquire(self, loras: Loras) -> None:
+        """Keep these loaded, on the device, and as they are now until `release`.
+
+        Raises:
+            RequestRejected: as `check`.
+            torch.OutOfMemoryError: nothing is kept then.
+        """
+        with ExitStack() as undo:
+            for name, _ in loras:
+                adapter = self._get(name)
+                adapter.users += 1
+                undo.callback(self.release, [(name, 0.0)])
+                self._place(adapter)
+            undo.pop_all()
+
+    def release(self, loras: Loras) -> None:
+        """The counterpart of `acquire`."""
+        for name, _ in loras:
+            adapter = self._cache[name]
+            adapter.users -= 1
+            assert adapter.users >= 0, f"LoRA {name} was released more often than acquired"
+        self._shrink(self._capacity)
+
+    def free(self) -> None:
+        """Drop every LoRA that no row needs."""
+        self._attach(None)
+        self._shrink(0)
+
+    def mix(self, per_sample: Sequence[Loras]) -> Mix | None:
+        """What `batch` needs for a UNet call; the LoRAs are acquired. None where no sample has one.
+
+        Args:
+            per_sample: (name, weight) pairs for each sample of the UNet's batch, padding included.
+        """
+        weights: dict[str, list[float]] = {}
+        for index, loras in enumerate(per_sample):
+            for name, weight in _effective(loras):
+                weights.setdefault(name, [0.0] * len(per_sample))[index] = weight
+        return self._mix(UNET, weights)
+
+    @contextmanager
+    def batch(self, mix: Mix | None) -> Iterator[None]:
+        """Apply `mix` to UNet calls in this block; without one, no hook is installed."""
+        if mix is not self._attached:
+            self._attach(mix)
+        if mix is None:
+            yield
+            return
+        with mix.applied():
+            yield
+
+    @contextmanager
+    def text(self, loras: Loras) -> Iterator[None]:
+        """Apply acquired LoRAs to both text encoders in this block; all that is encoded gets the same weights."""
+        weights = {name: [weight] for name, weight in _effective(loras)}
+        with ExitStack() as stack:
+            for component in TEXT_ENCODERS:
+                mix = self._mix(component, weights)
+                if mix is not None:
+                    stack.callback(mix.detach)
+                    stack.enter_context(mix.applied())
+            yield
+
+    def text_key(self, loras: Loras) -> Hashable:
+        """Equal for sets of acquired LoRAs that give every prompt the same embeddings; empty for those of the UNet."""
+        return tuple(
+            (name, self._cache[name].file.fingerprint, weight)
+            for name, weight in sorted(_effective(loras))
+            if any(self._cache[name].file.layers[component] for component in TEXT_ENCODERS)
+        )
+
+    def fingerprints(self, loras: Loras) -> dict[str, str]:
+        """16 hex digits of each file's SHA-256: of the file that was loaded, where it is in the cache.
+
+        Raises:
+            RequestRejected: as `check`.
+        """
+        found = {}
+        for name, weight in loras:
+            if name not in self._cache:
+                self.check([(name, weight)])
+            adapter = self._cache.get(name)
+            found[name] = self._fitting[name][1] if adapter is None else adapter.file.fingerprint
+        return found
+
+    def _used(self, name: str) -> _Adapter | None:
+        """A cached adapter that rows use, which stays as it is even when its file changes."""
+        adapter = self._cache.get(name)
+        return adapter if adapter is not None and adapter.users else None
+
+    def _get(self, name: str) -> _Adapter:
+        adapter = self._used(name)
+        if adapter is None:
+            path, stamp = locate(self._folder, name)
+            adapter = self._cache.get(name)
+            if adapter is None or adapter.stamp != stamp:
+                adapter = self._load(name, path, stamp)
+        self._cache.move_to_end(name)
+        return adapter
+
+    def _load(self, name: str, path: Path, stamp: Stamp) -> _Adapter:
+        self._cache.pop(name, None)
+        self._fitting.pop(name, None)
+        file = read(name, path, self._pipeline)
+        metrics.LORA_LOADS.inc()
+        self._fitting[name] = stamp, file.fingerprint
+        adapter = self._cache[name] = _Adapter(file, stamp)
+        self._shrink(self._capacity, keep=name)
+        return adapter
+
+    def _shrink(self, size: int, keep: str | None = None) -> None:
+        """Let go of unused adapters, the least recently used first, down to `size`."""
+        for name in [name for name, adapter in self._cache.items() if not adapter.users and name != keep]:
+            if len(self._cache) <= size:
+                break
+            del self._cache[name]
+        over = len(self._cache) > self._capacity
+        if over and not self._warned:
+            _log.warning("loras_over_capacity", loaded=len(self._cache), capacity=self._capacity)
+        self._warned = over
+
+    def _place(self, adapter: _Adapter) -> None:
+        if adapter.placed:
+            return
+        layers = {}
+        for component in COMPONENTS:
+            model = getattr(self._pipeline, component)
+            layers[component] = {
+                name: placed(layer, model.device, model.dtype) for name, layer in adapter.file.layers[component].items()
+            }
+        adapter.file, adapter.placed = LoraFile(adapter.file.fingerprint, layers), True
+
+    def _mix(self, component: str, weights: Mapping[str, list[float]]) -> Mix | None:
+        modules = self._modules[component]
+        parts: dict[torch.nn.Module, list[tuple[Layer, Weights]]] = {}
+        for name in sorted(weights):
+            adapter = self._used(name)
+            assert adapter is not None, f"LoRA {name} is used but not acquired"
+            scaled: dict[float, Weights] = {}
+            for module, layer in adapter.file.layers[component].items():
+                if layer.scale not in scaled:
+                    scaled[layer.scale] = weigh(weights[name], layer)
+                parts.setdefault(modules[module], []).append((layer, scaled[layer.scale]))
+        return Mix(parts) if parts else None
+
+    def _attach(self, mix: Mix | None) -> None:
+        if self._attached is not None:
+            self._attached.detach()
+        self._attached = mix
+
+
+def _effective(loras: Loras) -> list[tuple[str, float]]:
+    return [(name, weight) for name, weight in loras if weight]

@@ -1,0 +1,1 @@
+"""Replay of past requests: selection, plan, verification, publication."""

@@ -1,0 +1,198 @@
+"""What a replay would take, and how each of its jobs stands: Kafka and S3 are read, nothing is written."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from worker.client.connection import Connection, Record
+from worker.client.reader import Reader
+from worker.delivery.digest import request_digest
+from worker.delivery.keys import object_keys
+from worker.delivery.manifest import load_manifest
+from worker.delivery.upload import PictureStore
+from worker.errors import ErrorCode, RequestRejected, UndecodableError
+from worker.events.headers import passed_through
+from worker.events.types import GenerationCompleted, GenerationFailed, GenerationRequest
+from worker.job import Job, Lane, Origin
+from worker.replay.compare import flaws
+from worker.replay.pool import ahead, patiently
+from worker.replay.selection import History, Requested, Selection, admit_again, by_job
+from worker.settings import Settings
+
+# No assignment of a group, so no epoch of one.
+_NO_EPOCH = 0
+
+
+class Standing(StrEnum):
+    """How a job stands before the replay."""
+
+    COMPLETED = "completed"
+    TAMPERED = "tampered"
+    MISSING = "missing"
+    FAILED = "failed"
+    OPEN = "open"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A job to replay. `code` is of a failed one; `flaws` are of a tampered one."""
+
+    requested: Requested
+    standing: Standing
+    manifest: dict[str, Any] | None = None
+    code: ErrorCode | None = None
+    flaws: tuple[str, ...] = ()
+
+    @property
+    def job_id(self) -> str:
+        return self.requested.job_id
+
+    @property
+    def label(self) -> str:
+        """The standing, with the code of a failed one."""
+        return self.standing.value if self.code is None else f"{self.standing.value}: {self.code.value}"
+
+
+@dataclass(slots=True)
+class Plan:
+    """Request records, grouped by job, and what the result topics say of them."""
+
+    jobs: list[list[Requested]]
+    history: History
+    repeats: int = 0
+    undecodable: int = 0
+    counts: Counter[tuple[Lane, str]] = field(default_factory=Counter)
+
+
+def read_plan(connection: Connection, selection: Selection, replay_id: str | None) -> Plan:
+    """Read the result topics, then the request topics."""
+    history = read_history(connection, selection, replay_id)
+    plan = Plan([], history)
+    plan.jobs = by_job(_requests(connection, selection, plan))
+    plan.repeats = sum(len(records) - 1 for records in plan.jobs)
+    return plan
+
+
+def read_history(
+    connection: Connection, selection: Selection, replay_id: str | None, since_ms: int | None = None
+) -> History:
+    """All results from the selection's first moment, or from `since_ms`, to now."""
+    history = History(selection, replay_id)
+    topics = connection.topics
+    with Reader(connection, (topics.completed, topics.failed)) as reader:
+        since_ms = selection.since_ms if since_ms is None else since_ms
+        for record in _since(reader, since_ms):
+            try:
+                event = connection.decode(record)
+            except UndecodableError:
+                continue
+            if isinstance(event, GenerationCompleted | GenerationFailed):
+                history.note(event, record.timestamp_ms)
+    return history
+
+
+def _requests(connection: Connection, selection: Selection, plan: Plan) -> Iterator[Requested]:
+    lanes = {connection.topics.requests[lane]: lane for lane in selection.lanes}
+    with Reader(connection, tuple(lanes)) as reader:
+        for record in _records(reader, selection):
+            if not selection.covers(record.partition, record.offset, record.timestamp_ms):
+                continue
+            try:
+                request = connection.codec.decode(
+                    record.value, topic=record.topic, headers=record.headers, expected=GenerationRequest
+                )
+            except UndecodableError:
+                plan.undecodable += 1
+                continue
+            if selection.takes(request.job_id, plan.history):
+                yield _requested(record, request, lanes[record.topic])
+
+
+def _records(reader: Reader, selection: Selection) -> Iterator[Record]:
+    if selection.partition is None:
+        # A failed event's window says nothing about when its request came.
+        yield from _since(reader, None if selection.failed else selection.since_ms)
+        return
+    first, last = selection.offsets or (None, None)
+    reader.only(selection.partition, first)
+    for record in reader.to_end():
+        if last is not None and record.offset > last:
+            return
+        yield record
+
+
+def _since(reader: Reader, since_ms: int | None) -> Iterator[Record]:
+    if since_ms is None:
+        reader.from_beginning()
+    else:
+        reader.since(since_ms)
+    return reader.to_end()
+
+
+def _requested(record: Record, request: GenerationRequest, lane: Lane) -> Requested:
+    origin = Origin(record.topic, record.partition, record.offset, _NO_EPOCH)
+    recorded_at = time.time() if record.timestamp_ms is None else record.timestamp_ms / 1000
+    return Requested(request, lane, origin, recorded_at, passed_through(record.headers))
+
+
+def items(plan: Plan, store: PictureStore, settings: Settings, pool: ThreadPoolExecutor) -> Iterator[Item]:
+    """Each job with its manifest, in order; a few are looked up ahead.
+
+    Raises:
+        StoreUnavailable: S3 has not answered for a while.
+    """
+    return ahead(pool, lambda records: _item(records, plan.history, store, settings), plan.jobs)
+
+
+def _item(records: list[Requested], history: History, store: PictureStore, settings: Settings) -> Item:
+    # Of several requests under one id, the picture's own counts; where there is no picture, the last word.
+    requested, manifest, unreadable = records[-1], None, ""
+    for candidate in records:
+        found, problem = _manifest(candidate.request, store)
+        if found is not None and found["request_digest"] == request_digest(candidate.request):
+            requested, manifest, unreadable = candidate, found, ""
+            break
+        if candidate is requested:
+            manifest, unreadable = found, problem
+    code = history.failed.get(requested.job_id)
+    announced = history.completed.get(requested.job_id, [])
+    if unreadable:
+        return Item(requested, Standing.TAMPERED, flaws=(unreadable,))
+    if manifest is None:
+        if announced:
+            return Item(requested, Standing.MISSING)
+        return Item(requested, Standing.OPEN if code is None else Standing.FAILED, code=code)
+    if code is not None and not announced and manifest["request_digest"] != request_digest(requested.request):
+        # Refused as invalid_request, for its id was another's: that one's picture is no business of this record.
+        return Item(requested, Standing.FAILED, code=code)
+    found_flaws = flaws(manifest, requested.request, _admitted(requested, settings), announced)
+    standing = Standing.TAMPERED if found_flaws else Standing.COMPLETED
+    return Item(requested, standing, manifest, flaws=tuple(found_flaws))
+
+
+def _manifest(request: GenerationRequest, store: PictureStore) -> tuple[dict[str, Any] | None, str]:
+    """The stored manifest, or why there is none to be used; "" where there is simply none."""
+    try:
+        key = object_keys(request.girl_id, request.job_id, request.output_format.value).manifest
+    except ValueError:
+        return None, ""
+    data = patiently(lambda: store.fetch(key))
+    if data is None:
+        return None, ""
+    try:
+        return load_manifest(data), ""
+    except ValueError as error:
+        return None, str(error)
+
+
+def _admitted(requested: Requested, settings: Settings) -> Job | None:
+    try:
+        return admit_again(requested, settings, time.time())
+    except RequestRejected:
+        return None

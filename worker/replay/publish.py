@@ -1,0 +1,241 @@
+"""`replay --publish`: results anew, each once, however often the replay is interrupted.
+
+A result is published before the state file says so; an interruption between the two is found by reading the result
+topics for the replay's id, once the transaction of the interrupted run is known to have ended.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from confluent_kafka import Producer
+
+from worker.client.connection import Connection
+from worker.client.errors import CommandError
+from worker.delivery.finish import Completer, stored_event
+from worker.delivery.messages import Announcer
+from worker.delivery.publish import encoded
+from worker.delivery.transport import (
+    IDEMPOTENT_CONFIG,
+    TRANSACTION_CONFIG,
+    AtLeastOnce,
+    ExactlyOnce,
+    Transport,
+    TryAgain,
+)
+from worker.delivery.upload import PictureStore
+from worker.errors import RequestRejected
+from worker.events.types import GenerationCompleted
+from worker.job import Failure, Hooks, Job, Outcome, Picture
+from worker.replay.engine_driver import job_of_manifest, make
+from worker.replay.plan import Item, Standing
+from worker.replay.pool import ahead, ended, patiently
+from worker.replay.selection import admit_again
+from worker.replay.state import Done
+from worker.settings import Settings
+from worker.topics import DEAD_LETTER_MAX_BYTES
+
+FLUSH_RESULTS = 50
+FLUSH_AFTER_S = 1.0
+_TRIES = 5
+_RETRY_PAUSE_S = 1.0
+
+
+class Sent(StrEnum):
+    """What a publishing replay did with one job."""
+
+    REPUBLISHED = "republished"
+    MADE = "made"
+    FAILED = "failed"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A result to publish; without an outcome there is nothing to say but `done`."""
+
+    done: Done
+    outcome: Outcome | None = None
+
+
+class Results:
+    """Sends outcomes with a producer of its own; no offset is committed.
+
+    Args:
+        answered: jobs whose result of this replay is in Kafka; asked after a failure that left it in doubt.
+    """
+
+    def __init__(self, connection: Connection, replay_id: str, answered: Callable[[], set[str]]) -> None:
+        self._connection = connection
+        self._replay_id = replay_id
+        self._answered = answered
+        self._transport: Transport | None = None
+
+    def open(self) -> None:
+        """End what an earlier run left open: from here on, what it published can be seen."""
+        settings = self._connection.settings
+        limits = {"message.max.bytes": DEAD_LETTER_MAX_BYTES}
+        # Not the operator's transactional.id: that is the worker's, which would be fenced off.
+        own = self._connection.config()
+        no_group: Any = None
+        if settings.delivery == "at-least-once":
+            self._transport = AtLeastOnce(Producer(limits | IDEMPOTENT_CONFIG | own), no_group)
+            return
+        name = f"{settings.kafka_group_id}-{settings.kafka_topic_prefix}replay-{self._replay_id}"
+        config = limits | TRANSACTION_CONFIG | own | {"transactional.id": name}
+        transport = ExactlyOnce(lambda: Producer(config), no_group)
+        try:
+            transport.open()
+        except TryAgain as error:
+            raise CommandError(f"no transaction could be opened: {error}") from error
+        self._transport = transport
+
+    def send(self, outcomes: dict[str, Outcome]) -> None:
+        """Return when the outcomes, by job id, are durable.
+
+        Raises:
+            CommandError: they are not, after several tries.
+        """
+        left, problem = outcomes, ""
+        for _ in range(_TRIES):
+            if not left:
+                return
+            assert self._transport is not None
+            messages = [message for outcome in left.values() for message in outcome.messages]
+            records = [encoded(self._connection.codec, message) for message in messages]
+            try:
+                # Without offsets there is no membership to show, and each try is a new producer's first.
+                self._transport.send(records, (), None, again=False)
+            except TryAgain as error:
+                problem = str(error)
+            else:
+                return
+            time.sleep(_RETRY_PAUSE_S)
+            self.open()
+            there = self._answered()
+            left = {job_id: outcome for job_id, outcome in left.items() if job_id not in there}
+        if left:
+            raise CommandError(f"{len(left)} results were not published: {problem}")
+
+
+@dataclass(slots=True)
+class Batch:
+    """Results that wait for company, as every transaction costs."""
+
+    results: Results
+    finished: Callable[[Done], None]
+    _ready: list[Ready] = field(default_factory=list)
+    _since: float = 0.0
+
+    def add(self, ready: Ready) -> None:
+        """Take one more, and flush when they are many or have waited."""
+        if not self._ready:
+            self._since = time.monotonic()
+        self._ready.append(ready)
+        if len(self._ready) >= FLUSH_RESULTS or time.monotonic() - self._since > FLUSH_AFTER_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Publish, then tell: `finished` is never told of what is not durable."""
+        self.results.send({r.done.job_id: r.outcome for r in self._ready if r.outcome is not None})
+        ready, self._ready = self._ready, []
+        for one in ready:
+            self.finished(one.done)
+
+
+@dataclass(frozen=True, slots=True)
+class Remaker:
+    """Turns items into results: from the store where the picture is there, else by making it.
+
+    `make_engine` and `completer` may be left out where no item needs to be made (`needs_model`).
+    """
+
+    store: PictureStore
+    announcer: Announcer
+    settings: Settings
+    pool: ThreadPoolExecutor
+    replay_id: str
+    make_engine: Callable[[Hooks], Any] | None = None
+    completer: Completer | None = None
+
+    def results(self, items: Iterator[Item]) -> Iterator[Ready]:
+        """The result of each item, in the order in which they are found. Raises StoreUnavailable."""
+        uploads: set[Future[Ready]] = set()
+        entries = ahead(self.pool, self._look, items)
+        for result in make(self._engine, entries, 4 * self.settings.slots):
+            match result:
+                case Ready():
+                    yield result
+                case Picture() | Failure():
+                    uploads.add(self.pool.submit(self._finish, result))
+            yield from ended(uploads, at_most=2 * self.settings.slots)
+        yield from ended(uploads, at_most=0)
+
+    def _look(self, item: Item) -> Ready | Job:
+        """The stored result, or the job to make it, as the worker itself does with a repeated id."""
+        if item.standing is Standing.TAMPERED:
+            return Ready(Done(item.job_id, Sent.REFUSED.value, item.flaws))
+        now = time.time()
+        if item.standing is Standing.COMPLETED:
+            assert item.manifest is not None
+            job = job_of_manifest(item, now, self.replay_id)
+            return self._republished(job, stored_event(item.manifest, job, self.store, self.settings, now), now)
+        try:
+            job = admit_again(item.requested, self.settings, now, self.replay_id)
+        except RequestRejected as error:
+            return self._failed(_refused(item, error, now, self.replay_id), now)
+        assert self.completer is not None
+        completer = self.completer
+        try:
+            # It may have been made since the plan was.
+            event = patiently(lambda: completer.stored(job, now))
+        except RequestRejected as error:
+            return self._failed(Failure.of(job, error.code, error.message), now)
+        return job if event is None else self._republished(job, event, now)
+
+    def _engine(self, hooks: Hooks) -> Any:
+        assert self.make_engine is not None
+        return self.make_engine(hooks)
+
+    def _finish(self, result: Picture | Failure) -> Ready:
+        now = time.time()
+        if isinstance(result, Failure):
+            return self._failed(result, now)
+        job, completer = result.job, self.completer
+        assert completer is not None
+        try:
+            event = patiently(lambda: completer.complete(result, now))
+        except RequestRejected as error:
+            return self._failed(Failure.of(job, error.code, error.message), now)
+        return Ready(Done(job.job_id, Sent.MADE.value), self.announcer.completed(job, event, now))
+
+    def _republished(self, job: Job, event: GenerationCompleted, now: float) -> Ready:
+        return Ready(Done(job.job_id, Sent.REPUBLISHED.value), self.announcer.completed(job, event, now))
+
+    def _failed(self, failure: Failure, now: float) -> Ready:
+        done = Done(failure.request.job_id, Sent.FAILED.value, (f"{failure.code.value}: {failure.message}",))
+        return Ready(done, self.announcer.failed(failure, now))
+
+
+def needs_model(items: Iterable[Item]) -> bool:
+    """Whether a picture may have to be made."""
+    return any(item.standing not in (Standing.COMPLETED, Standing.TAMPERED) for item in items)
+
+
+def _refused(item: Item, error: RequestRejected, now: float, replay_id: str) -> Failure:
+    requested = item.requested
+    return Failure(
+        request=requested.request,
+        lane=requested.lane,
+        origin=requested.origin,
+        code=error.code,
+        message=error.message,
+        requested_at=now,
+        headers=requested.headers,
+        replay_id=replay_id,
+    )

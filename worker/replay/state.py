@@ -1,0 +1,91 @@
+"""How far a replay has come: one line per finished job, in a file that an interrupted one goes on from."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from worker.client.errors import CommandError
+from worker.replay.selection import Selection
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What became of a job, and in words why."""
+
+    job_id: str
+    result: str
+    why: Sequence[str] = ()
+
+
+class State:
+    """One replay's file: `selection` and `done` are those of an earlier run, where there was one.
+
+    It is locked while it is open, so that a replay runs once at a time.
+    """
+
+    def __init__(self, path: Path, replay_id: str, mode: str, selection: Selection) -> None:
+        self.path = path
+        self.replay_id = replay_id
+        self.mode = mode
+        self.selection = selection
+        self.done: dict[str, Done] = {}
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> Self:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.path.open("a+", encoding="utf-8")
+        try:
+            self._begin(self._file)
+        except BaseException:
+            self._file.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def add(self, done: Done) -> None:
+        """A job is finished; on the disk's side of this process when this returns."""
+        self.done[done.job_id] = done
+        self._write(asdict(done))
+
+    def _begin(self, file: IO[str]) -> None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise CommandError(f"replay {self.replay_id} is running: {self.path} is locked") from None
+        file.seek(0)
+        lines = file.read().split("\n")
+        if lines.pop():
+            # The end of a line that a kill cut short.
+            file.truncate(sum(len(line.encode()) + 1 for line in lines))
+        if lines:
+            self._resume(lines)
+        else:
+            self._write({"replay_id": self.replay_id, "mode": self.mode, "selection": self.selection.to_json()})
+
+    def _write(self, record: dict[str, Any]) -> None:
+        assert self._file is not None
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+    def _resume(self, lines: list[str]) -> None:
+        try:
+            head, *rest = [json.loads(line) for line in lines]
+            same = (head["replay_id"], head["mode"]) == (self.replay_id, self.mode)
+            selection = Selection.from_json(head["selection"])
+            self.done = {record["job_id"]: Done(**record) for record in rest}
+        except (ValueError, KeyError, TypeError) as error:
+            raise CommandError(f"{self.path} is no state of a replay: {error}") from None
+        if not same:
+            raise CommandError(f"{self.path} is the state of replay {head['replay_id']}, begun with --{head['mode']}")
+        self.selection = selection

@@ -1,0 +1,121 @@
+"""`replay --verify`: the stored pictures made again, and their pixels compared. Nothing is stored or published."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+from worker.delivery.encode import encode_picture, pixel_digest
+from worker.delivery.keys import object_keys
+from worker.delivery.manifest import ModelInfo
+from worker.delivery.upload import PictureStore
+from worker.engine.safety import blurred
+from worker.errors import ErrorCode
+from worker.job import Failure, Hooks, Job, Origin, Picture
+from worker.replay.compare import picture_flaws, reasons
+from worker.replay.engine_driver import job_of_manifest, make
+from worker.replay.plan import Item, Standing
+from worker.replay.pool import ahead, patiently
+from worker.replay.state import Done
+from worker.settings import Settings
+
+_UNKNOWN = "the pixels differ, and nothing that the manifest records does"
+
+
+class Verdict(StrEnum):
+    """What a verification says of one job; `differs` is an explained difference."""
+
+    SAME = "same"
+    DIFFERS = "differs"
+    UNEXPLAINED = "unexplained"
+    TAMPERED = "tampered"
+    MISSING = "missing"
+    SKIPPED = "skipped"
+
+
+# What ends the verb with exit code 1.
+BAD = frozenset({Verdict.UNEXPLAINED, Verdict.TAMPERED, Verdict.MISSING})
+
+
+@dataclass(frozen=True, slots=True)
+class Verifier:
+    """What a verification needs; `info` describes the model that `make_engine` makes pictures with."""
+
+    make_engine: Callable[[Hooks], Any]
+    info: ModelInfo
+    store: PictureStore
+    settings: Settings
+    pool: ThreadPoolExecutor
+
+    def verify(self, items: Iterator[Item]) -> Iterator[Done]:
+        """The verdict on each job, in the order in which they are found. Raises StoreUnavailable."""
+        waiting: dict[Origin, Item] = {}
+
+        def entries() -> Iterator[Job | Done]:
+            for item, done in ahead(self.pool, self._look, items):
+                if done is None:
+                    waiting[item.requested.origin] = item
+                    yield job_of_manifest(item, time.time())
+                else:
+                    yield done
+
+        for result in make(self.make_engine, entries(), 4 * self.settings.slots):
+            match result:
+                case Done():
+                    yield result
+                case Picture():
+                    yield self._compare(waiting.pop(result.job.origin), result)
+                case Failure():
+                    yield self._explain(waiting.pop(result.origin), result)
+
+    def _look(self, item: Item) -> tuple[Item, Done | None]:
+        """The verdict that needs no GPU, where there is one."""
+        match item.standing:
+            case Standing.TAMPERED:
+                return item, _done(item, Verdict.TAMPERED, *item.flaws)
+            case Standing.MISSING:
+                return item, _done(item, Verdict.MISSING, "it was announced as completed, and its manifest is gone")
+            case Standing.FAILED | Standing.OPEN:
+                return item, _done(item, Verdict.SKIPPED, f"{item.label}: there is no picture")
+        request = item.requested.request
+        keys = object_keys(request.girl_id, request.job_id, request.output_format.value)
+        assert item.manifest is not None
+        found = picture_flaws(item.manifest, patiently(lambda: self.store.fetch(keys.image)))
+        return item, _done(item, Verdict.TAMPERED, *found) if found else None
+
+    def _compare(self, item: Item, made: Picture) -> Done:
+        assert item.manifest is not None
+        if item.manifest["picture"].get("blurred") is True:
+            made = replace(made, pixels=blurred(made.pixels), blurred=True)
+        if pixel_digest(made.pixels) == item.manifest["picture"]["pixel_sha256"]:
+            return _done(item, Verdict.SAME)
+        if self._encodes_to_the_stored(item.manifest, made):
+            return _done(item, Verdict.TAMPERED, "picture.pixel_sha256 is not that of the stored image")
+        why = reasons(item.manifest, self.info, made.lora_fingerprints, reproducible=made.reproducible)
+        return _done(item, Verdict.DIFFERS, *why) if why else _done(item, Verdict.UNEXPLAINED, _UNKNOWN)
+
+    def _encodes_to_the_stored(self, manifest: dict[str, Any], made: Picture) -> bool:
+        """Whether the picture came out the same, so that it is the manifest's digest that is wrong."""
+        encoded = encode_picture(
+            made.pixels,
+            output_format=manifest["picture"]["output_format"],
+            jpeg_quality=self.settings.jpeg_quality,
+            thumbnail_px=self.settings.thumbnail_px,
+            job_id=manifest["job_id"],
+        )
+        return bool(encoded.sha256 == manifest["picture"]["sha256"])
+
+    def _explain(self, item: Item, failure: Failure) -> Done:
+        """A picture that could be made once and cannot be now."""
+        no_refiner = item.requested.request.high_quality and self.info.refiner_fingerprint is None
+        if failure.code is ErrorCode.UNKNOWN_LORA or no_refiner:
+            return _done(item, Verdict.DIFFERS, f"{'refiner' if no_refiner else 'lora'}: {failure.message}")
+        return _done(item, Verdict.UNEXPLAINED, f"not made, {failure.code.value}: {failure.message}")
+
+
+def _done(item: Item, verdict: Verdict, *why: str) -> Done:
+    return Done(item.job_id, verdict.value, why)

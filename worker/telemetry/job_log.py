@@ -1,0 +1,104 @@
+"""What a job leaves behind on its way: lines in the log, and spans where tracing is on.
+
+The flow tells of every turn. Nothing here waits, and no span is made while a job is on the GPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import structlog
+
+from worker.errors import ErrorCode
+from worker.job import Failure, Job, Origin, Picture
+from worker.telemetry import logs
+
+if TYPE_CHECKING:
+    from worker.telemetry.spans import Spans
+
+_log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Entry:
+    """An unfinished job: what its lines begin with, and how it ended once it has."""
+
+    about: logs.About
+    taken_at: float
+    outcome: dict[str, object] = field(default_factory=dict)
+
+
+class Journal:
+    """Any thread may call it, since a job is with one thread at a time. It holds no more than the unfinished jobs."""
+
+    def __init__(self, spans: Spans | None = None) -> None:
+        self._spans = spans
+        self._entries: dict[Origin, _Entry] = {}
+
+    def taken(self, job: Job) -> Job:
+        """A request was admitted. With tracing on, what is told of it from here on belongs to its span."""
+        if self._spans is not None:
+            job = replace(job, headers=job.headers | self._spans.begin(job, job.received_at))
+        self._entries[job.origin] = entry = _Entry(logs.about(job), job.received_at)
+        _log.info("job_taken", **entry.about)
+        return job
+
+    def started(self, job: Job) -> None:
+        """Its start is durable."""
+        _log.info("job_started", **logs.about(job), attempt=job.attempt)
+
+    def drawn(self, picture: Picture) -> None:
+        """It left the GPU as pixels."""
+        timing, origin = picture.timing, picture.job.origin
+        begin, end = timing.started_at, timing.started_at + timing.generation
+        self.phase(origin, "encode_text", begin, begin + timing.encode_text)
+        self.phase(origin, "denoise", begin + timing.encode_text, end - timing.decode)
+        self.phase(origin, "decode", end - timing.decode, end)
+
+    def phase(self, origin: Origin, name: str, begin: float, end: float) -> None:
+        """A part of its way, in epoch seconds."""
+        if self._spans is not None:
+            self._spans.phase(origin, name, begin, end)
+
+    def completed(self, job: Job, now: float) -> Job:
+        """Its picture is in S3. The job that comes back has the headers of the result."""
+        self._entry(job, now).outcome |= {"status": "completed", "attempt": job.attempt}
+        if self._spans is None:
+            return job
+        return replace(job, headers=job.headers | self._spans.send(job, job.attempt, None, now))
+
+    def failed(self, failure: Failure, now: float) -> Failure:
+        """It ended without a picture, perhaps before it was admitted. What comes back has the headers of the result."""
+        known = failure.origin in self._entries
+        if self._spans is not None:
+            begun = {} if known else self._spans.begin(failure, now)
+            sent = self._spans.send(failure, failure.attempt, failure.code, now)
+            failure = replace(failure, headers=failure.headers | begun | sent)
+        status = "cancelled" if failure.code is ErrorCode.CANCELLED else "failed"
+        self._entry(failure, now).outcome |= {
+            "status": status,
+            "attempt": failure.attempt,
+            "error_code": failure.code.value,
+            "reason": failure.message,
+        }
+        return failure
+
+    def committed(self, origin: Origin, now: float) -> None:
+        """Its outcome is durable."""
+        entry = self._entries.pop(origin, None)
+        if entry is not None:
+            _log.info("job_ended", **entry.about, **entry.outcome, seconds=round(now - entry.taken_at, 3))
+        if self._spans is not None:
+            self._spans.end(origin, now)
+
+    def lost(self, origin: Origin, now: float) -> None:
+        """It is handed back, or somebody else's by now: another worker does it again."""
+        entry = self._entries.pop(origin, None)
+        if entry is not None:
+            _log.info("job_handed_back", **entry.about)
+        if self._spans is not None:
+            self._spans.lose(origin, now)
+
+    def _entry(self, job: Job | Failure, now: float) -> _Entry:
+        return self._entries.setdefault(job.origin, _Entry(logs.about(job), now))
