@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from worker import runtime
 from worker.app import _Signals
 from worker.runtime import Worker
+from worker.threads import Loop, SystemThreads
 
 
 @pytest.fixture
@@ -46,10 +47,8 @@ class HangingConsumer:
 
 
 def make_worker(consumer: Any) -> Worker:
-    parts = [cast("Any", SimpleNamespace(close=lambda: None)) for _ in range(11)]
-    worker = Worker(*parts)
-    worker.consumer = consumer
-    return worker
+    part = cast("Any", SimpleNamespace(close=lambda: None, publisher=SimpleNamespace(close=lambda: None)))
+    return Worker(part, SystemThreads(), part, part, part, part, part, consumer, part, part)
 
 
 def test_a_close_that_does_not_come_back_does_not_keep_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,14 +60,28 @@ def test_a_close_that_does_not_come_back_does_not_keep_the_process(monkeypatch: 
     assert [line["event"] for line in lines] == ["group_not_left"]
 
 
-def test_loops_that_hang_have_one_deadline_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "JOIN_S", 0.2)
-    worker, released = make_worker(SimpleNamespace(close=lambda: None)), threading.Event()
-    worker._threads = [threading.Thread(target=released.wait, args=(60,), daemon=True) for _ in range(10)]
-    for thread in worker._threads:
-        thread.start()
+def test_loops_that_hang_have_one_deadline_together() -> None:
+    threads, released = SystemThreads(), threading.Event()
+
+    def hang() -> bool:
+        return released.wait(60)
+
+    for number in range(10):
+        threads.start(Loop(f"loop-{number}", hang, lambda _: None), lambda _: None, lambda *_: None)
     before = time.monotonic()
-    worker.stop()
+    threads.stop(0.2)
     waited = time.monotonic() - before
     released.set()
     assert waited < 1.5, "ten times the deadline is 2 s"
+
+
+def test_a_loop_that_dies_is_reported_by_name() -> None:
+    died: list[tuple[str, BaseException]] = []
+    threads, problem = SystemThreads(), ValueError("a bug")
+
+    def fail() -> bool:
+        raise problem
+
+    threads.start(Loop("engine", fail, lambda _: None), lambda _: None, lambda *what: died.append(what))
+    threads.stop(5.0)
+    assert died == [("engine", problem)]

@@ -185,7 +185,7 @@ def test_a_clean_tree_has_no_problem() -> None:
         ("worker.engine.loop", "def f():\n    from worker.delivery.upload import U", "rooms meet only"),
         ("worker.delivery.upload", "from ..intake import consume", "rooms meet only"),
         ("worker.delivery.upload", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n"
-         "    from worker.engine.loop import Engine", "rooms meet only"),
+         "    from worker.engine.loop import StepEngine", "rooms meet only"),
         ("worker.models.load", "from devtools.models.small import unet", "the wheel does not hold it"),
         ("worker.telemetry.metrics", "import worker.engine.loop\nimport worker.delivery.upload", "know several rooms"),
         ("worker.events.types", "from worker.intake.ledger import Ledger", "events know no room"),

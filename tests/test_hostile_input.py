@@ -13,7 +13,7 @@ from worker.errors import RequestRejected, UndecodableError
 from worker.events.headers import result_headers
 from worker.events.single_object import SingleObjectCodec
 from worker.events.types import GenerationFailed, GenerationRequest, Lora, OutputFormat, timestamp
-from worker.intake.admit import Arrival, admit
+from worker.intake.admit import AdmissionRules, Arrival, admit
 from worker.job import Job, Lane, Origin
 from worker.settings import Settings
 
@@ -89,7 +89,7 @@ def outcome(codec: SingleObjectCodec, settings: Settings, data: bytes) -> str:
         return "dead-letter"
     arrival = Arrival(Origin("t", 0, 0, 1), Lane.NORMAL, 1_800_000_000.0, {})
     try:
-        job = admit(request, arrival, settings, 1_800_000_000.0)
+        job = admit(request, arrival, AdmissionRules(settings), 1_800_000_000.0)
     except RequestRejected as error:
         check_rejection(request, error)
         return "failed"

@@ -18,6 +18,7 @@ from worker.events.types import GenerationRequest, Lora
 from worker.intake.admit import Arrival, admit
 from worker.job import AppliedProfile, Job, Lane, Origin
 from worker.profiles import load_profiles
+from worker.rule_files import read_rules
 from worker.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -60,7 +61,7 @@ def job_of(folder: Path, girl_id: str = "mia", settings: dict[str, Any] | None =
     fields: dict[str, Any] = {"job_id": "j", "girl_id": girl_id, "user_id": 1, "prompt": "reading"}
     request = GenerationRequest(**(fields | values))
     arrival = Arrival(Origin("t", 0, 0, 0), Lane.NORMAL, 1.0, {})
-    return admit(request, arrival, Settings(_env_file=None, profiles_path=folder, **(settings or {})), 1.0)
+    return admit(request, arrival, read_rules(Settings(_env_file=None, profiles_path=folder, **(settings or {}))), 1.0)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,7 @@ def test_a_wrong_file_is_told_by_file_and_key(tmp_path: Path, text: str, key: st
 def test_a_file_that_is_no_profile_stops_the_start_too(tmp_path: Path) -> None:
     (tmp_path / "mia.toml").write_bytes(b"prompt = '\xff'")
     with pytest.raises(SettingsError, match=r"mia\.toml"):
-        Settings(_env_file=None, profiles_path=tmp_path).read_files()
+        read_rules(Settings(_env_file=None, profiles_path=tmp_path))
     (tmp_path / "mia.toml").rename(tmp_path / "mi a.toml")
     with pytest.raises(SettingsError, match=r"mi a\.toml: its name"):
         load_profiles(tmp_path, 8, 5.0)

@@ -1,4 +1,4 @@
-"""Composition root: settings in, objects wired, threads and signals, exit code out."""
+"""Composition root: settings in, objects wired, signals, exit code out."""
 
 from __future__ import annotations
 
@@ -6,110 +6,113 @@ import importlib.metadata
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from confluent_kafka import Consumer, Producer
 
-from worker import __version__, kafka_config
-from worker.delivery.finish import Completer
+from worker import __version__
+from worker.connections import Connections, RealConnections
+from worker.delivery.finish import Finisher
 from worker.delivery.manifest import ModelInfo
-from worker.delivery.messages import Announcer
-from worker.delivery.producer import TransactionalProducer
-from worker.delivery.publish import Callbacks, Publisher
-from worker.delivery.retry_queue import WorkQueue
-from worker.delivery.transport import (
-    IDEMPOTENT_CONFIG,
-    TRANSACTION_CONFIG,
-    AtLeastOnce,
-    ExactlyOnce,
-    Transport,
-)
+from worker.delivery.messages import MessageWriter
+from worker.delivery.publish import Publisher
+from worker.delivery.retry_queue import RetryQueue
 from worker.delivery.upload import PictureStore
 from worker.engine.safety import make_screen
 from worker.events.codec import make_codec
-from worker.intake.cancellations import Cancellations
+from worker.intake.admit import AdmissionRules
+from worker.intake.cancellations import CancellationReader, CancelledJobs
 from worker.intake.consume import Intake
-from worker.intake.consumer_proxy import Errands
+from worker.intake.consumer_proxy import ConsumerProxy
 from worker.intake.lag import LagGauge
 from worker.intake.ledger import Ledger
-from worker.job import Hooks
-from worker.lifecycle import Flow
+from worker.job import MakeEngine
+from worker.lifecycle import Lifecycle
+from worker.rule_files import read_rules
 from worker.runtime import Crashed, Worker
 from worker.settings import Settings
 from worker.telemetry import gpu, logs, metrics
 from worker.telemetry.health import Health, serve
-from worker.telemetry.job_log import Journal
+from worker.telemetry.job_log import JobLog
+from worker.threads import SystemThreads, Threads
 from worker.topics import Topics
 
 if TYPE_CHECKING:
+    from worker.engine.pipeline import SdxlModel
     from worker.telemetry.spans import Spans
 
 _log = structlog.get_logger()
 
 EXIT_CRASHED = 1
 
-MakeEngine = Callable[[Hooks], Any]
-# What makes the engine, the model's description for manifests, and what /health tells about it.
-LoadEngine = Callable[[Settings], tuple[MakeEngine, ModelInfo, dict[str, Any]]]
+
+@dataclass(frozen=True, slots=True)
+class LoadedEngine:
+    """What a loader returns.
+
+    Args:
+        info: the model's description for manifests.
+        facts: what `/health` tells about the model.
+    """
+
+    make_engine: MakeEngine
+    info: ModelInfo
+    facts: dict[str, Any]
+
+
+LoadEngine = Callable[[Settings], LoadedEngine]
 
 
 def build(
     settings: Settings,
-    make_engine: MakeEngine,
-    info: ModelInfo,
-    store: PictureStore,
+    rules: AdmissionRules,
+    loaded: LoadedEngine,
+    connections: Connections,
+    threads: Threads,
     health: Health,
     spans: Spans | None = None,
 ) -> Worker:
-    """Wire a worker around an engine; `make_engine` gets the hooks that it has to call."""
-    journal = Journal(spans)
+    """Wire a worker. The simulation calls this too, with connections and threads of its own."""
     topics = Topics(settings.kafka_topic_prefix)
     ledger = Ledger()
     codec = make_codec(settings)
-    consumer = Consumer(kafka_config.consumer_config(settings))
-    errands = Errands(consumer, Consumer(kafka_config.outsider_config(settings)))
-
-    def pause(seconds: float) -> None:
-        # Only the poll thread waits, and the publisher may need it for the very thing that is waited for.
-        errands.serve()
-        time.sleep(seconds)
-
-    work = WorkQueue(time.time)
-    flow = Flow(
+    consumer = connections.member()
+    proxy = ConsumerProxy(consumer, connections.offsets_reader(), threads)
+    retry_queue = RetryQueue(threads.monotonic)
+    cancelled = CancelledJobs()
+    job_log = JobLog(spans)
+    lifecycle = Lifecycle(
         ledger,
-        work,
-        Completer(store, info, settings, journal.phase, make_screen(settings)),
-        Announcer(topics, settings.worker_id),
-        time.time,
-        pause,
+        retry_queue,
+        Finisher(connections.store, loaded.info, settings, job_log.phase, make_screen(settings)),
+        MessageWriter(topics, settings.worker_id),
+        job_log,
+        threads,
+        make_engine=loaded.make_engine,
+        make_publisher=lambda hooks: Publisher(
+            connections.transport(proxy), ledger, codec, hooks, flush_interval_s=settings.flush_interval_ms / 1000
+        ),
+        cancellation_of=cancelled.reason,
+        serve_poll_thread=proxy.serve,
         crash_loop_limit=settings.crash_loop_limit,
         revoke_timeout_s=settings.revoke_timeout_s,
-        journal=journal,
     )
-    engine = make_engine(Hooks(flow.ended, flow.progress, flow.dropped))
-    flow.engine = engine
-    intake = Intake(consumer, errands, ledger, codec, flow, settings, topics.requests, time.time)
-    flow.publisher = Publisher(
-        _transport(settings, errands),
-        ledger,
-        codec,
-        Callbacks(flow.started, flow.finished, flow.discarded),
-        flush_interval_s=settings.flush_interval_ms / 1000,
-    )
-    reader = Consumer(kafka_config.reader_config(settings))
-    cancellations = Cancellations(reader, topics.cancellations, codec, flow.cancel)
-    flow.cancelled = cancellations.cover
     lag = LagGauge(consumer, ledger, settings.kafka_group_id, topics.requests)
-    intake.delivered = lag.note
-    return Worker(settings, ledger, intake, engine, work, flow.publisher, flow, health, consumer, cancellations, lag)
+    intake = Intake(
+        consumer, proxy, ledger, codec, lifecycle, rules, settings, topics.requests, threads.now, on_delivered=lag.note
+    )
+    cancellations = CancellationReader(
+        connections.cancellations_reader(), topics.cancellations, codec, cancelled, lifecycle.cancel
+    )
+    return Worker(settings, threads, ledger, intake, retry_queue, lifecycle, health, consumer, cancellations, lag)
 
 
-def engine_maker(settings: Settings, model: Any) -> MakeEngine:
+def engine_maker(settings: Settings, model: SdxlModel) -> MakeEngine:
     """What makes the real engine around a loaded model."""
     from worker.engine.cost import CostModel
-    from worker.engine.loop import Engine
+    from worker.engine.loop import StepEngine
     from worker.engine.schedule import Policy, StepScheduler
 
     policy = Policy(
@@ -120,7 +123,7 @@ def engine_maker(settings: Settings, model: Any) -> MakeEngine:
     )
     cost = CostModel(padded_to=settings.slots if settings.deterministic else None)
     scheduler = StepScheduler(policy, cost)
-    return lambda hooks: Engine(
+    return lambda hooks: StepEngine(
         model,
         scheduler,
         hooks,
@@ -128,15 +131,6 @@ def engine_maker(settings: Settings, model: Any) -> MakeEngine:
         deterministic=settings.deterministic,
         checkpoints=settings.checkpoint_jobs,
     )
-
-
-def _transport(settings: Settings, group: Errands) -> Transport:
-    if settings.delivery == "at-least-once":
-        return AtLeastOnce(Producer(kafka_config.producer_config(settings, IDEMPOTENT_CONFIG)), group)
-    config = kafka_config.producer_config(
-        settings, TRANSACTION_CONFIG | {"transactional.id": kafka_config.transactional_id(settings)}
-    )
-    return ExactlyOnce(lambda: TransactionalProducer(config), group)
 
 
 def make_spans(settings: Settings) -> Spans | None:
@@ -148,10 +142,10 @@ def make_spans(settings: Settings) -> Spans | None:
     return Spans.from_settings(settings)
 
 
-def load_engine(settings: Settings) -> tuple[MakeEngine, ModelInfo, dict[str, Any]]:
-    """The real engine around the model that the settings name."""
+def load_engine(settings: Settings) -> LoadedEngine:
+    """The real engine around the model that the settings name. Raises ModelLoadError."""
     model, info, facts = load_model(settings)
-    return engine_maker(settings, model), info, facts
+    return LoadedEngine(engine_maker(settings, model), info, facts)
 
 
 def run(settings: Settings, load: LoadEngine = load_engine) -> int:
@@ -167,19 +161,19 @@ def run(settings: Settings, load: LoadEngine = load_engine) -> int:
         StartupError: settings, model or bucket are not usable.
     """
     logs.configure(settings.log_level, settings.log_format)
-    settings.read_files()
+    rules = read_rules(settings)
     make_screen(settings)  # a detector that does not work is told now, not after the models are loaded
     signals = _Signals()
-    health = Health(time.time, facts=_first_facts(settings))
+    health = Health(time.monotonic, facts=_first_facts(settings))
     server, port = serve(health, settings.http_host, settings.http_port)
     _log.info("starting", version=__version__, worker_id=settings.worker_id, http_port=port)
     spans = make_spans(settings)
     try:
         store = PictureStore.from_settings(settings)
-        store.check()
-        make_engine, info, facts = load(settings)
-        health.facts |= facts
-        worker = build(settings, make_engine, info, store, health, spans)
+        store.require_bucket()
+        loaded = load(settings)
+        health.facts |= loaded.facts
+        worker = build(settings, rules, loaded, RealConnections(settings, store), SystemThreads(), health, spans)
         return _serve(worker, signals)
     finally:
         if spans is not None:
@@ -188,7 +182,7 @@ def run(settings: Settings, load: LoadEngine = load_engine) -> int:
         server.server_close()
 
 
-def load_model(settings: Settings) -> tuple[Any, ModelInfo, dict[str, Any]]:
+def load_model(settings: Settings) -> tuple[SdxlModel, ModelInfo, dict[str, Any]]:
     """The model for the engine, its description for manifests, and what /health tells about it."""
     import torch
 
@@ -257,19 +251,7 @@ class _Signals:
 
 
 def _serve(worker: Worker, signals: _Signals) -> int:
-    def reasons() -> list[str]:
-        found = []
-        if worker.draining:
-            found.append("draining")
-        if not worker.work.store_up:
-            found.append("S3 does not answer")
-        return found
-
-    worker.health.ready = reasons
-    worker.health.live_facts = lambda: {
-        "partitions": len(worker.ledger.partitions()),
-        "unfinished_jobs": worker.unfinished(),
-    }
+    worker.health.watch(worker)
     worker.start()
     _log.info("ready")
     try:

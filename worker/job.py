@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from worker.errors import ErrorCode
 
@@ -38,7 +38,7 @@ SCHEDULERS = (
 
 
 class Lane(IntEnum):
-    """A priority class; the request's topic decides it, and lower goes first."""
+    """How urgent a request is. The topic that it arrives on decides, and the lowest value goes first."""
 
     URGENT = 0
     HIGH = 1
@@ -55,7 +55,7 @@ class Origin:
     """The record that a job came from.
 
     `epoch` counts the assignments of this partition to this process: a result
-    whose epoch is no longer current is discarded (KAFKA-19779).
+    whose epoch is no longer current is not published (KAFKA-19779).
     """
 
     topic: str
@@ -203,13 +203,47 @@ class Notice:
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
-class Hooks:
-    """Where the engine tells what happened; called on its thread, so none may block.
+def _ignore(*_: object) -> None:
+    """The default of hooks that nobody listens to."""
 
-    `dropped` gets jobs that were given back without an outcome, with a checkpoint where one could be made.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineHooks:
+    """What the engine calls when something has happened to a job; on its own thread, so no hook may block.
+
+    Args:
+        on_progress: gets the job, its steps done and its steps in all.
+        on_pixels: gets the finished picture.
+        on_failed: gets a job that ended without one.
+        on_released: gets a job that left without an outcome, with a checkpoint where one could be made.
     """
 
-    ended: Callable[[Picture | Failure], None]
-    progress: Callable[[Job, int, int], None]
-    dropped: Callable[[Job], None]
+    on_progress: Callable[[Job, int, int], None] = _ignore
+    on_pixels: Callable[[Picture], None]
+    on_failed: Callable[[Failure], None]
+    on_released: Callable[[Job], None] = _ignore
+
+
+class Engine(Protocol):
+    """What makes pictures. `tick`, `wait` and `report` belong to one thread; any thread may call the others."""
+
+    def submit(self, job: Job) -> None:
+        """Hand over a job whose start is durable."""
+
+    def cancel(self, job_id: str, code: ErrorCode, message: str) -> None:
+        """Fail a job before its next step; an unknown id is ignored."""
+
+    def release(self, keep: Callable[[Origin], bool], *, started: bool) -> None:
+        """Release jobs whose origin is not to be kept: those that have not started, or with `started` all of them."""
+
+    def tick(self) -> bool:
+        """Do one piece of work; False when there was nothing to do."""
+
+    def wait(self, timeout_s: float) -> None:
+        """Sleep until there is something to do, at most `timeout_s`."""
+
+    def report(self) -> None:
+        """Set the engine's gauges."""
+
+
+MakeEngine = Callable[[EngineHooks], Engine]

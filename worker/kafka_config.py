@@ -50,7 +50,8 @@ def _common(settings: Settings) -> dict[str, Any]:
 
 
 def consumer_config(settings: Settings) -> dict[str, Any]:
-    """A group member that commits by hand. Range keeps the three topics co-partitioned (facts, Kafka 1)."""
+    """A group member that commits by hand. The range assignor keeps the three topics co-partitioned;
+    cooperative-sticky can give one member every partition of the urgent topic (librdkafka#4044)."""
     protocol: dict[str, Any] = (
         {"group.protocol": "consumer", "group.remote.assignor": "range"}
         if settings.kafka_group_protocol == "consumer"
@@ -79,7 +80,7 @@ def reader_config(settings: Settings) -> dict[str, Any]:
     }
 
 
-def outsider_config(settings: Settings) -> dict[str, Any]:
+def offsets_reader_config(settings: Settings) -> dict[str, Any]:
     """A client that asks for the group's committed offsets and never joins it; open transactions are waited for."""
     return {
         "group.id": settings.kafka_group_id,

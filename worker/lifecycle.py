@@ -1,4 +1,4 @@
-"""The way of a job between the rooms: what each hands to the next, and how it is given back.
+"""The way of a job between the rooms, in order: what each room hands to the next, and how a job is released.
 
 read → gate → look up a stored result → record the start → engine → encode and upload → publish
 """
@@ -7,263 +7,283 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 import structlog
 
-from worker.delivery.finish import Completer
-from worker.delivery.messages import Announcer
-from worker.delivery.publish import Publisher, Start, Touch
-from worker.delivery.retry_queue import WorkQueue
+from worker.delivery.finish import Finisher
+from worker.delivery.messages import MessageWriter
+from worker.delivery.publish import Publisher, PublisherHooks, Start, Touch
+from worker.delivery.retry_queue import RetryQueue
 from worker.errors import ErrorCode, RequestRejected, StoreUnavailable
 from worker.events.types import GenerationCompleted, JobStatus
 from worker.intake.gate import Gate
 from worker.intake.ledger import Ledger
 from worker.intake.ledger import TopicPartition as Key
-from worker.job import Failure, Job, Notice, Origin, Original, Outcome, Picture
+from worker.job import EngineHooks, Failure, Job, MakeEngine, Notice, Origin, Original, Outcome, Picture
 from worker.telemetry import logs, metrics
-from worker.telemetry.job_log import Journal
+from worker.telemetry.job_log import JobLog
+from worker.threads import Threads
 
 _log = structlog.get_logger()
 
 # How long the last commit of a partition may take when it is given away.
 _LAST_COMMIT_S = 5.0
 # Longer than a transaction's coordinator takes to move to another broker.
-_SETTLE_S = 30.0
+_FLUSH_S = 30.0
+
+_PAUSE_S = 0.01
+
+MakePublisher = Callable[[PublisherHooks], Publisher]
 
 
-class Engine(Protocol):
-    """What the flow needs of `engine.loop.Engine`."""
+class Lifecycle:
+    """Hands jobs from room to room. Any thread may call it.
 
-    def submit(self, job: Job) -> None: ...
-    def cancel(self, job_id: str, code: ErrorCode, message: str) -> None: ...
-    def give_back(self, owned: Callable[[Origin], bool], *, started: bool) -> None: ...
+    Every method returns at once but `release_partitions`, `release_running` and `wait_for_flush`, which belong to the
+    poll thread and whose waits are bounded.
 
-
-class Flow:
-    """Every method returns at once, but for `give_back`, whose wait is bounded. Called from all threads."""
+    Args:
+        make_engine: makes the engine around the hooks that it has to call.
+        make_publisher: likewise the publisher.
+        cancellation_of: says why a job is cancelled, or None.
+        serve_poll_thread: does what other threads want of the consumer; called while the poll thread waits here.
+    """
 
     def __init__(
         self,
         ledger: Ledger,
-        work: WorkQueue,
-        completer: Completer,
-        announcer: Announcer,
-        clock: Callable[[], float],
-        pause: Callable[[float], None],
+        retry_queue: RetryQueue,
+        finisher: Finisher,
+        messages: MessageWriter,
+        job_log: JobLog,
+        threads: Threads,
         *,
+        make_engine: MakeEngine,
+        make_publisher: MakePublisher,
+        cancellation_of: Callable[[Job], str | None],
+        serve_poll_thread: Callable[[], None],
         crash_loop_limit: int,
         revoke_timeout_s: float,
-        journal: Journal | None = None,
     ) -> None:
         self._ledger = ledger
-        self._work = work
-        self._completer = completer
-        self._announcer = announcer
-        self._clock = clock
-        self._pause = pause
+        self._retry_queue = retry_queue
+        self._finisher = finisher
+        self._messages = messages
+        self._job_log = job_log
+        self._threads = threads
+        self._cancellation_of = cancellation_of
+        self._serve_poll_thread = serve_poll_thread
         self._crash_loop_limit = crash_loop_limit
         self._revoke_timeout_s = revoke_timeout_s
-        self._journal = journal or Journal()
         self._gate = Gate()
-        self.engine: Engine
-        self.publisher: Publisher
-        self.cancelled: Callable[[Job], str | None] = lambda _job: None
+        self.publisher = make_publisher(
+            PublisherHooks(
+                on_started=self.on_started, on_committed=self.on_committed, on_not_owned=self._release_origin
+            )
+        )
+        self.engine = make_engine(
+            EngineHooks(
+                on_progress=self.on_progress,
+                on_pixels=self.on_pixels,
+                on_failed=self.on_failed,
+                on_released=self.on_released,
+            )
+        )
 
     # From intake.
 
-    def job(self, job: Job, starts: int) -> None:
-        """An admitted job; `starts` counts the earlier ones that never ended."""
-        job = self._journal.taken(job)
+    def on_undecodable(self, origin: Origin, original: Original, error: str) -> None:
+        """A record is no request: it goes to the dead-letter topic."""
+        metrics.DEAD_LETTERS.inc()
+        _log.warning("dead_letter", **logs.about_record(origin, original.key, original.headers), error=error)
+        self._enqueue(self._messages.dead_letter(origin, original, error))
+
+    def on_already_finished(self, partition: Key) -> None:
+        """Records that an earlier owner finished were read, and no outcome is to come that would commit them."""
+        self.publisher.enqueue(Touch((partition,), at_once=False), self._threads.monotonic())
+
+    def on_admitted(self, job: Job, starts: int) -> None:
+        """A request was admitted; `starts` counts its earlier starts that never ended."""
+        job = self._job_log.on_admitted(job)
         if starts >= self._crash_loop_limit:
             metrics.CRASH_LOOPS.inc()
             message = f"the worker's process died {starts} times while it worked on this request"
-            self.failure(replace(Failure.of(job, ErrorCode.CRASH_LOOP, message), attempt=starts))
+            self.on_failed(replace(Failure.of(job, ErrorCode.CRASH_LOOP, message), attempt=starts))
             return
-        self._publish(self._announcer.progress(job, JobStatus.QUEUED, self._clock()))
+        self._enqueue(self._messages.progress(job, JobStatus.QUEUED, self._threads.now()))
         with self._ledger.lock:
             may_go = self._gate.enter(job, suspect=starts > 0)
         if may_go:
             self._look_up(job)
 
-    def failure(self, failure: Failure) -> None:
-        """A request that ended without a picture."""
+    # In the pool: is the picture in the store already?
+
+    def _look_up(self, job: Job) -> None:
+        self._retry_queue.add(job.lane, lambda: self._find_stored(job), logs.about(job))
+
+    def _find_stored(self, job: Job) -> None:
+        """Answer a repeated job id from S3, without touching the GPU."""
+        if not self._is_wanted(job.origin):
+            self._release_origin(job.origin)
+            return
+        try:
+            event = self._finisher.stored(job, self._threads.now())
+        except RequestRejected as error:
+            self.on_failed(Failure.of(job, error.code, error.message))
+            return
+        if event is None:
+            self.publisher.enqueue(Start(self._finisher.with_checkpoint(job)), self._threads.monotonic())
+        else:
+            metrics.REPUBLISHED.inc()
+            self._on_stored(job, event)
+
+    # From the publisher: the start is durable.
+
+    def on_started(self, job: Job, attempt: int) -> None:
+        """The start is durable, so the job may go to the GPU."""
+        if not self._is_wanted(job.origin):
+            self._release_origin(job.origin)
+            return
+        job = replace(job, attempt=attempt)
+        reason = self._cancellation_of(job)
+        if reason is None:
+            self._job_log.on_started(job)
+            self.engine.submit(job)
+        else:
+            self.on_failed(Failure.of(job, ErrorCode.CANCELLED, reason))
+
+    # From the engine.
+
+    def on_progress(self, job: Job, step: int, _steps: int) -> None:
+        """A job has come as far as `step`."""
+        self._enqueue(self._messages.progress(job, JobStatus.RUNNING, self._threads.now(), step))
+
+    def on_pixels(self, picture: Picture) -> None:
+        """The GPU is done with a job."""
+        job = picture.job
+        self._job_log.on_pixels(picture)
+        metrics.DURATION.labels(job.lane.label).observe(picture.timing.generation)
+        metrics.WAIT.labels(job.lane.label).observe(picture.timing.queue)
+        self._retry_queue.add(job.lane, lambda: self._store(picture), logs.about(job))
+
+    def on_failed(self, failure: Failure) -> None:
+        """A request has ended without a picture; intake and the pool call this too."""
         metrics.ERRORS.labels(failure.lane.label, failure.code.value).inc()
-        now = self._clock()
-        self._publish(self._announcer.failed(self._journal.failed(failure, now), now))
+        now = self._threads.now()
+        self._enqueue(self._messages.failed(self._job_log.on_failed(failure, now), now))
 
-    def dead_letter(self, origin: Origin, original: Original, error: str) -> None:
-        """A record that is no request."""
-        metrics.DEAD_LETTERS.inc()
-        _log.warning("dead_letter", **logs.about_record(origin, original.key, original.headers), error=error)
-        self._publish(self._announcer.dead_letter(origin, original, error))
+    def on_released(self, job: Job) -> None:
+        """The engine has released a job whose record is not ours any more, or will not be soon."""
+        if job.checkpoint is not None and self._is_owned(job.origin):
+            self._retry_queue.add(job.lane, lambda: self._store_checkpoint(job), logs.about(job))
+        else:
+            self._release_origin(job.origin)
 
-    def passed(self, partition: Key) -> None:
-        """Records that an earlier life finished were read, and nothing is left here that would commit them."""
-        self.publisher.put(Touch((partition,), at_once=False), self._clock())
+    # In the pool: encode and upload.
 
-    def give_back(self, partitions: Sequence[Key]) -> None:
-        """Before partitions go: hand back what waits, give what runs a bounded time, commit, let go."""
-        self.hand_back_waiting()
-        self.wait_until(lambda: self._unfinished(partitions) == 0, self._revoke_timeout_s)
-        self.hand_back_all(partitions)
+    def _store(self, picture: Picture) -> None:
+        job = picture.job
+        if not self._is_owned(job.origin):
+            self._release_origin(job.origin)
+            return
+        try:
+            event = self._finisher.finish(picture, self._threads.now())
+        except RequestRejected as error:
+            self.on_failed(Failure.of(job, error.code, error.message))
+            return
+        self._on_stored(job, event)
 
-    def settle(self) -> None:
-        """Before partitions come, and when they are off the books: let a flush end that may hold their offsets."""
-        self.wait_until(lambda: not self.publisher.sending, _SETTLE_S)
+    def _store_checkpoint(self, job: Job) -> None:
+        """Leave the checkpoint for the next owner, who begins the job anew without one."""
+        try:
+            self._finisher.store_checkpoint(job)
+        except StoreUnavailable as error:
+            _log.warning("checkpoint_lost", error=str(error))
+        finally:
+            self._release_origin(job.origin)
 
-    def lost(self) -> None:
-        """Partitions have another owner already, or were started over: drop all that is not ours."""
-        self.engine.give_back(self._owns, started=True)
-        self._release_closed()
+    def _on_stored(self, job: Job, event: GenerationCompleted) -> None:
+        now = self._threads.now()
+        self._enqueue(self._messages.completed(self._job_log.on_stored(job, now), event, now))
+
+    # From the publisher: the outcome is durable.
+
+    def on_committed(self, origin: Origin) -> None:
+        """The outcome is durable."""
+        self._job_log.on_committed(origin, self._threads.now())
+        self._leave_gate(origin)
+
+    # Cancellation, and release without an outcome.
 
     def cancel(self, job_id: str, reason: str) -> None:
         """Stop a job before its next step; one that is not in the engine yet is stopped at its start."""
         self.engine.cancel(job_id, ErrorCode.CANCELLED, reason)
 
-    # For give_back and for the drain at the end.
+    def release_partitions(self, partitions: Sequence[Key]) -> None:
+        """Before partitions go: release what waits, give what runs a bounded time, commit, release the rest."""
+        self.release_waiting()
+        self._wait_until(lambda: self._unfinished(partitions) == 0, self._revoke_timeout_s)
+        self.release_running(partitions)
 
-    def hand_back_waiting(self) -> None:
-        """Give up every job of a closing partition that has not reached the GPU."""
-        self.engine.give_back(self._wanted, started=False)
-        self._release_closed()
+    def release_waiting(self) -> None:
+        """Release every job of a closing partition that has not reached the GPU."""
+        self.engine.release(self._is_wanted, started=False)
+        self._release_gated()
 
-    def hand_back_all(self, partitions: Sequence[Key]) -> None:
-        """Give up what still runs for closing partitions and commit them a last time."""
-        self.engine.give_back(self._wanted, started=True)
-        self.wait_until(lambda: self._unfinished(partitions) == 0, _LAST_COMMIT_S)
-        self.publisher.put(Touch(tuple(partitions)), self._clock())
-        self.wait_until(lambda: self.publisher.idle, _LAST_COMMIT_S)
+    def release_running(self, partitions: Sequence[Key]) -> None:
+        """Release what still runs for closing partitions, and commit them a last time."""
+        self.engine.release(self._is_wanted, started=True)
+        self._wait_until(lambda: self._unfinished(partitions) == 0, _LAST_COMMIT_S)
+        self.publisher.enqueue(Touch(tuple(partitions)), self._threads.monotonic())
+        self._wait_until(lambda: self.publisher.idle, _LAST_COMMIT_S)
 
-    def wait_until(self, done: Callable[[], bool], timeout_s: float) -> bool:
+    def release_unowned(self) -> None:
+        """Partitions have another owner already, or were started over: release all that is not ours."""
+        self.engine.release(self._is_owned, started=True)
+        self._release_gated()
+
+    def wait_for_flush(self) -> None:
+        """Before partitions come, and when they are off the books: let a flush end that may hold their offsets."""
+        self._wait_until(lambda: not self.publisher.sending, _FLUSH_S)
+
+    def _wait_until(self, done: Callable[[], bool], timeout_s: float) -> bool:
         """Let the other threads work until `done`; False when the time is up."""
-        deadline = self._clock() + timeout_s
+        deadline = self._threads.monotonic() + timeout_s
         while not done():
-            if self._clock() >= deadline:
+            if self._threads.monotonic() >= deadline:
                 return False
-            self._pause(0.01)
+            # Only the poll thread waits here, and the publisher may need it for the very thing that is waited for.
+            self._serve_poll_thread()
+            self._threads.sleep(_PAUSE_S)
         return True
 
-    # From the engine.
-
-    def ended(self, result: Picture | Failure) -> None:
-        """A job is done on the GPU."""
-        if isinstance(result, Failure):
-            self.failure(result)
-            return
-        job = result.job
-        self._journal.drawn(result)
-        metrics.DURATION.labels(job.lane.label).observe(result.timing.generation)
-        metrics.WAIT.labels(job.lane.label).observe(result.timing.queue)
-        self._work.put(job.lane, lambda: self._store(result), logs.about(job))
-
-    def progress(self, job: Job, step: int, _steps: int) -> None:
-        """A job has come this far."""
-        self._publish(self._announcer.progress(job, JobStatus.RUNNING, self._clock(), step))
-
-    def dropped(self, job: Job) -> None:
-        """The engine gave up a job that is not ours any more, or will not be soon."""
-        if job.checkpoint is not None and self._owns(job.origin):
-            self._work.put(job.lane, lambda: self._keep(job), logs.about(job))
-        else:
-            self._hand_back(job.origin)
-
-    # From the publisher.
-
-    def started(self, job: Job, count: int) -> None:
-        """The start is durable: the job may go to the GPU."""
-        if not self._wanted(job.origin):
-            self._hand_back(job.origin)
-            return
-        job = replace(job, attempt=count)
-        reason = self.cancelled(job)
-        if reason is None:
-            self._journal.started(job)
-            self.engine.submit(job)
-        else:
-            self.failure(Failure.of(job, ErrorCode.CANCELLED, reason))
-
-    def finished(self, origin: Origin) -> None:
-        """The outcome is durable."""
-        self._journal.committed(origin, self._clock())
-        self._leave(origin)
-
-    def discarded(self, origin: Origin) -> None:
-        """The record has another owner, or is about to."""
-        self._hand_back(origin)
-
-    # In the pool.
-
-    def _look_up(self, job: Job) -> None:
-        self._work.put(job.lane, lambda: self._find_stored(job), logs.about(job))
-
-    def _find_stored(self, job: Job) -> None:
-        """Answer a repeated job id from S3, without touching the GPU."""
-        if not self._wanted(job.origin):
-            self._hand_back(job.origin)
-            return
-        try:
-            event = self._completer.stored(job, self._clock())
-        except RequestRejected as error:
-            self.failure(Failure.of(job, error.code, error.message))
-            return
-        if event is None:
-            self.publisher.put(Start(self._completer.resumed(job)), self._clock())
-        else:
-            metrics.REPUBLISHED.inc()
-            self._complete(job, event)
-
-    def _keep(self, job: Job) -> None:
-        """Leave the checkpoint for the next owner, who begins the job anew without one."""
-        try:
-            self._completer.keep(job)
-        except StoreUnavailable as error:
-            _log.warning("checkpoint_lost", error=str(error))
-        finally:
-            self._hand_back(job.origin)
-
-    def _store(self, picture: Picture) -> None:
-        job = picture.job
-        if not self._owns(job.origin):
-            self._hand_back(job.origin)
-            return
-        try:
-            event = self._completer.complete(picture, self._clock())
-        except RequestRejected as error:
-            self.failure(Failure.of(job, error.code, error.message))
-            return
-        self._complete(job, event)
-
-    def _complete(self, job: Job, event: GenerationCompleted) -> None:
-        now = self._clock()
-        self._publish(self._announcer.completed(self._journal.completed(job, now), event, now))
-
-    def _publish(self, item: Outcome | Notice) -> None:
-        self.publisher.put(item, self._clock())
-
-    def _hand_back(self, origin: Origin) -> None:
-        self._journal.lost(origin, self._clock())
+    def _release_gated(self) -> None:
         with self._ledger.lock:
-            self._ledger.hand_back(origin)
-        self._leave(origin)
+            closed = [job for job in self._gate.waiting() if not self._is_wanted(job.origin)]
+        for job in closed:
+            self._release_origin(job.origin)
 
-    def _leave(self, origin: Origin) -> None:
+    def _release_origin(self, origin: Origin) -> None:
+        """The job leaves without an outcome, and the next owner of its record does it again."""
+        self._job_log.on_released(origin, self._threads.now())
+        with self._ledger.lock:
+            self._ledger.release(origin)
+        self._leave_gate(origin)
+
+    def _leave_gate(self, origin: Origin) -> None:
         with self._ledger.lock:
             free = self._gate.leave(origin)
         for job in free:
             self._look_up(job)
 
-    def _release_closed(self) -> None:
-        with self._ledger.lock:
-            closed = [job for job in self._gate.waiting() if not self._wanted(job.origin)]
-        for job in closed:
-            self._hand_back(job.origin)
+    def _enqueue(self, item: Outcome | Notice) -> None:
+        self.publisher.enqueue(item, self._threads.monotonic())
 
-    def _wanted(self, origin: Origin) -> bool:
+    def _is_wanted(self, origin: Origin) -> bool:
         with self._ledger.lock:
             return self._ledger.owns(origin) and not self._ledger.is_closing(origin)
 
-    def _owns(self, origin: Origin) -> bool:
+    def _is_owned(self, origin: Origin) -> bool:
         with self._ledger.lock:
             return self._ledger.owns(origin)
 

@@ -1,9 +1,7 @@
-"""The running worker: its loops and their threads, the drain and the end."""
+"""The running worker: its loops, its readiness, the drain and the end."""
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,20 +9,19 @@ from typing import Any
 import structlog
 from confluent_kafka import Consumer
 
-from worker.delivery.publish import Publisher
-from worker.delivery.retry_queue import WorkQueue
-from worker.intake.cancellations import Cancellations
+from worker.delivery.retry_queue import RetryQueue
+from worker.intake.cancellations import CancellationReader
 from worker.intake.consume import Intake
 from worker.intake.lag import LagGauge
 from worker.intake.ledger import Ledger
-from worker.lifecycle import Flow
+from worker.lifecycle import Lifecycle
 from worker.settings import Settings
 from worker.telemetry.health import Health
+from worker.threads import Loop, Threads
 
 _log = structlog.get_logger()
 
 POLL_S = 0.02
-IDLE_S = 0.2
 JOIN_S = 10.0
 # For leaving the group: all is committed by then, and a member that does not say goodbye is only missed later.
 LEAVE_S = 20.0
@@ -37,33 +34,27 @@ class Crashed(Exception):
 
 @dataclass
 class Worker:
-    """The wired parts; `tick`s of intake are the main thread's, the others have threads of their own."""
+    """The wired parts. `poll` and `drain` belong to the main thread, the loops have threads of their own."""
 
     settings: Settings
+    threads: Threads
     ledger: Ledger
     intake: Intake
-    engine: Any
-    work: WorkQueue
-    publisher: Publisher
-    flow: Flow
+    retry_queue: RetryQueue
+    lifecycle: Lifecycle
     health: Health
     consumer: Consumer
-    cancellations: Cancellations
+    cancellations: CancellationReader
     lag: LagGauge
     draining: bool = False
     _reported_at: float = 0.0
     _crash: list[BaseException] = field(default_factory=list)
-    _stop: threading.Event = field(default_factory=threading.Event)
-    _threads: list[threading.Thread] = field(default_factory=list)
 
     def start(self) -> None:
-        """Start the loops and join the group."""
-        self.cancellations.open(time.time)
-        self._loop("cancellations", lambda: self.cancellations.tick(IDLE_S))
-        self._loop("engine", self._generate)
-        self._loop("publisher", self._publish, first=self.publisher.open)
-        for number in range(self.settings.upload_threads):
-            self._loop(f"pool-{number}", self._deliver)
+        """Read the cancellations, start the loops and join the group."""
+        self.cancellations.open(self.threads.monotonic)
+        for loop in self._loops():
+            self.threads.start(loop, self.health.beat, self._on_died)
         self.intake.subscribe()
 
     def poll(self) -> None:
@@ -71,84 +62,79 @@ class Worker:
         self.health.beat("poll")
         self.intake.tick(POLL_S)
         with self.ledger.lock:
-            self.lag.sample(time.time())
+            self.lag.sample(self.threads.now())
         if self._crash:
             raise Crashed from self._crash[0]
 
     def drain(self, timeout_s: float, hurry: Callable[[], bool]) -> None:
-        """Stop taking work, finish or hand back what is here, flush, leave the group."""
+        """Take no more work, finish or release what is here, commit, leave the group."""
         self.draining = True
         self.intake.stop()
         with self.ledger.lock:
             partitions = self.ledger.partitions()
             self.ledger.close(partitions)
-        self.flow.hand_back_waiting()
-        deadline = time.monotonic() + timeout_s
-        while self.unfinished() and time.monotonic() < deadline and not hurry():
+        self.lifecycle.release_waiting()
+        deadline = self.threads.monotonic() + timeout_s
+        while self.unfinished() and self.threads.monotonic() < deadline and not hurry():
             self.poll()
         if not hurry():
-            self.flow.hand_back_all(partitions)
+            self.lifecycle.release_running(partitions)
         self.close()
 
     def close(self) -> None:
         """Leave the group, with the loops still there for what the revoke has to commit, then end them."""
-        self._leave()
+        # librdkafka's close waits without a limit for a coordinator that goes away at that moment. The process ends
+        # now, so a close that does not return in time is left behind.
+        if not self.threads.call("leave", self.consumer.close, LEAVE_S):
+            _log.warning("group_not_left", waited_s=LEAVE_S)
         self.stop()
-        self.publisher.close()
+        self.lifecycle.publisher.close()
         self.cancellations.close()
 
     def stop(self) -> None:
         """End the loops."""
-        self._stop.set()
-        deadline = time.monotonic() + JOIN_S
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-
-    def _leave(self) -> None:
-        """Close the consumer; one that does not come back in time is left behind, as the process ends now.
-
-        librdkafka's close waits without a limit for a coordinator that goes away at that moment.
-        """
-        leaving = threading.Thread(target=self.consumer.close, name="leave", daemon=True)
-        leaving.start()
-        leaving.join(LEAVE_S)
-        if leaving.is_alive():
-            _log.warning("group_not_left", waited_s=LEAVE_S)
+        self.threads.stop(JOIN_S)
 
     def unfinished(self) -> int:
         """Records between delivery and commit."""
         with self.ledger.lock:
             return self.ledger.unfinished()
 
-    def _generate(self) -> None:
-        if not self.engine.tick():
-            self.engine.wait(IDLE_S)
-        # Its gauges look at state that only this thread may change.
-        if time.monotonic() - self._reported_at > REPORT_S:
-            self._reported_at = time.monotonic()
-            self.engine.report()
+    def not_ready(self) -> list[str]:
+        """Why the worker can do no work now; empty when it can."""
+        reasons = []
+        if self.draining:
+            reasons.append("draining")
+        if not self.retry_queue.store_up:
+            reasons.append("S3 does not answer")
+        return reasons
 
-    def _deliver(self) -> None:
-        if not self.work.run_one():
-            self.work.wait(IDLE_S)
+    def facts(self) -> dict[str, Any]:
+        """What `/health` tells beside the model's facts."""
+        return {"partitions": len(self.ledger.partitions()), "unfinished_jobs": self.unfinished()}
 
-    def _publish(self) -> None:
-        now = time.time()
-        if not self.publisher.tick(now):
-            self.publisher.wait(now, IDLE_S)
+    def _loops(self) -> list[Loop]:
+        engine, publisher, queue = self.lifecycle.engine, self.lifecycle.publisher, self.retry_queue
+        return [
+            Loop("cancellations", self.cancellations.tick, self.cancellations.wait),
+            Loop("engine", self._run_engine, engine.wait),
+            Loop(
+                "publisher",
+                lambda: publisher.tick(self.threads.monotonic()),
+                lambda seconds: publisher.wait(self.threads.monotonic(), seconds),
+                first=publisher.open,
+            ),
+            *(Loop(f"pool-{number}", queue.run_one, queue.wait) for number in range(self.settings.upload_threads)),
+        ]
 
-    def _loop(self, name: str, tick: Callable[[], object], first: Callable[[], None] | None = None) -> None:
-        def run() -> None:
-            try:
-                if first is not None:
-                    first()
-                while not self._stop.is_set():
-                    self.health.beat(name)
-                    tick()
-            except BaseException as error:  # the main thread raises it anew and the process ends
-                _log.error("loop_died", loop=name, exc_info=True)
-                self._crash.append(error)
+    def _run_engine(self) -> bool:
+        worked = self.lifecycle.engine.tick()
+        # The gauges look at state that only this thread may change.
+        if self.threads.monotonic() - self._reported_at > REPORT_S:
+            self._reported_at = self.threads.monotonic()
+            self.lifecycle.engine.report()
+        return worked
 
-        thread = threading.Thread(target=run, name=name, daemon=True)
-        self._threads.append(thread)
-        thread.start()
+    def _on_died(self, loop: str, error: BaseException) -> None:
+        _log.error("loop_died", loop=loop, exc_info=error)
+        self._crash.append(error)

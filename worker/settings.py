@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import socket
-from functools import cache
 from pathlib import Path
 from typing import Literal, Self
 
@@ -18,10 +17,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
 
-from worker.content.phrases import Phrases
-from worker.content.rules import read_denied
 from worker.errors import SettingsError
-from worker.profiles import Profiles, load_profiles
 
 # Variables that share the KAFKA_ prefix but are no librdkafka property: this object's own, those that
 # Kubernetes injects for a Service named `kafka` or `kafka-…`, and those of Kafka's own Java tools.
@@ -213,22 +209,6 @@ class Settings(BaseSettings):
         return self.otel_exporter_otlp_traces_endpoint or (base and f"{base.rstrip('/')}/v1/traces")
 
     @property
-    def denied(self) -> Phrases | None:
-        """The operator's deny list, read once. Raises SettingsError."""
-        return None if self.content_deny_path is None else _denied(self.content_deny_path)
-
-    @property
-    def profiles(self) -> Profiles | None:
-        """The profiles of the folder, read once. Raises SettingsError."""
-        if self.profiles_path is None:
-            return None
-        return _profiles(self.profiles_path, self.max_loras, self.max_lora_weight)
-
-    def read_files(self) -> None:
-        """Read the files that settings name, so that a wrong one is told at the start. Raises SettingsError."""
-        _ = self.denied, self.profiles
-
-    @property
     def lora_dir(self) -> Path | None:
         """The folder that LoRA names are looked up in."""
         path = self.sdxl_lora_path
@@ -260,17 +240,6 @@ def load_settings(**overrides: object) -> Settings:
     except SourceError as error:
         # Its cause quotes the value.
         raise SettingsError(str(error)) from None
-
-
-@cache
-def _denied(path: Path) -> Phrases:
-    try:
-        return read_denied(path)
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"CONTENT_DENY_PATH: {path}: {error}") from error
-
-
-_profiles = cache(load_profiles)
 
 
 def _variables(secrets: str | None) -> dict[str, str]:

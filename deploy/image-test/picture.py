@@ -10,8 +10,8 @@ from pathlib import Path
 from worker.app import engine_maker, load_model
 from worker.delivery.encode import encode_picture
 from worker.events.types import GenerationRequest
-from worker.intake.admit import Arrival, admit
-from worker.job import Hooks, Lane, Origin, Picture
+from worker.intake.admit import AdmissionRules, Arrival, admit
+from worker.job import EngineHooks, Lane, Origin, Picture
 from worker.settings import load_settings
 
 
@@ -22,13 +22,13 @@ def main() -> None:
     settings = load_settings()
     model, _info, facts = load_model(settings)
     ended: list[object] = []
-    engine = engine_maker(settings, model)(Hooks(ended.append, lambda *_: None, lambda _: None))
+    engine = engine_maker(settings, model)(EngineHooks(on_pixels=ended.append, on_failed=ended.append))
     request = GenerationRequest(
         job_id="image-test", girl_id="test", user_id=1, prompt="a lighthouse at dusk",
         width=256, height=256, num_inference_steps=8, high_quality=True,
     )  # fmt: skip
     now = time.time()
-    engine.submit(admit(request, Arrival(Origin("test", 0, 0, 0), Lane.URGENT, now, {}), settings, now))
+    engine.submit(admit(request, Arrival(Origin("test", 0, 0, 0), Lane.URGENT, now, {}), AdmissionRules(settings), now))
     while not ended:
         engine.tick()
     [picture] = ended

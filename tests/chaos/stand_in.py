@@ -11,17 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from worker.app import MakeEngine
+from worker.app import LoadedEngine
 from worker.delivery.manifest import ModelInfo
 from worker.errors import ErrorCode
-from worker.job import Failure, Hooks, Job, Origin, Picture, Timing
+from worker.job import EngineHooks, Failure, Job, Origin, Picture, Timing
 from worker.settings import Settings
 
 
 class StandInEngine:
-    """The surface of `worker.engine.loop.Engine`; one picture at a time, most urgent first."""
+    """A `worker.job.Engine` without a model; one picture at a time, most urgent first."""
 
-    def __init__(self, hooks: Hooks, picture_s: float) -> None:
+    def __init__(self, hooks: EngineHooks, picture_s: float) -> None:
         self._hooks = hooks
         self._picture_s = picture_s
         self._changed = threading.Condition()
@@ -35,13 +35,13 @@ class StandInEngine:
 
     def cancel(self, job_id: str, code: ErrorCode, message: str) -> None:
         for job in self._take(lambda job: job.job_id == job_id):
-            self._hooks.ended(Failure.of(job, code, message))
+            self._hooks.on_failed(Failure.of(job, code, message))
 
-    def give_back(self, owned: Callable[[Origin], bool], *, started: bool) -> None:
-        """What waits is dropped; the one that is being made ends by itself within milliseconds."""
+    def release(self, keep: Callable[[Origin], bool], *, started: bool) -> None:
+        """What waits is released; the one that is being made ends by itself within milliseconds."""
         del started
-        for job in self._take(lambda job: not owned(job.origin)):
-            self._hooks.dropped(job)
+        for job in self._take(lambda job: not keep(job.origin)):
+            self._hooks.on_released(job)
 
     def tick(self) -> bool:
         with self._changed:
@@ -49,10 +49,10 @@ class StandInEngine:
                 return False
             _, _, job = heapq.heappop(self._queue)
         started = time.time()
-        self._hooks.progress(job, 0, job.request.num_inference_steps)
+        self._hooks.on_progress(job, 0, job.request.num_inference_steps)
         time.sleep(self._picture_s)
         timing = Timing(max(0.0, started - job.requested_at), self._picture_s, self._picture_s, started)
-        self._hooks.ended(Picture(job, pixels(job), timing))
+        self._hooks.on_pixels(Picture(job, pixels(job), timing))
         return True
 
     def wait(self, timeout_s: float) -> None:
@@ -77,7 +77,7 @@ def pixels(job: Job) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.random.default_rng(job.seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def load(settings: Settings, picture_s: float) -> tuple[MakeEngine, ModelInfo, dict[str, Any]]:
+def load(settings: Settings, picture_s: float) -> LoadedEngine:
     """What `worker.app.run` asks of a loader."""
     info = ModelInfo(
         model_id="stand-in",
@@ -90,4 +90,5 @@ def load(settings: Settings, picture_s: float) -> tuple[MakeEngine, ModelInfo, d
         deterministic=True,
         slots=settings.slots,
     )
-    return lambda hooks: StandInEngine(hooks, picture_s), info, {"pipeline_loaded": True, "device": "stand-in"}
+    facts = {"pipeline_loaded": True, "device": "stand-in"}
+    return LoadedEngine(lambda hooks: StandInEngine(hooks, picture_s), info, facts)

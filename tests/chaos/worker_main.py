@@ -10,39 +10,36 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from tests.chaos import stand_in, trace
 from worker import app
-from worker.delivery.manifest import ModelInfo
 from worker.errors import StartupError
-from worker.job import Failure, Hooks, Picture
+from worker.job import EngineHooks, Picture
 from worker.settings import Settings, load_settings
 
 EXIT_CANNOT_START = 2
 
 
-def load(settings: Settings) -> tuple[app.MakeEngine, ModelInfo, dict[str, Any]]:
+def load(settings: Settings) -> app.LoadedEngine:
     """The engine that the environment asks for, writing down every picture."""
     if os.environ["CHAOS_ENGINE"] == "toy":
-        make, info, facts = app.load_engine(settings)
+        loaded = app.load_engine(settings)
     else:
-        make, info, facts = stand_in.load(settings, float(os.environ["CHAOS_PICTURE_S"]))
+        loaded = stand_in.load(settings, float(os.environ["CHAOS_PICTURE_S"]))
     work_log = Path(os.environ["CHAOS_WORK_LOG"])
-    return lambda hooks: make(_written_down(hooks, work_log)), info, facts
+    return replace(loaded, make_engine=lambda hooks: loaded.make_engine(_written_down(hooks, work_log)))
 
 
-def _written_down(hooks: Hooks, work_log: Path) -> Hooks:
+def _written_down(hooks: EngineHooks, work_log: Path) -> EngineHooks:
     # Unbuffered: a SIGKILL must not take lines with it.
     log = work_log.open("ab", buffering=0)
 
-    def ended(result: Picture | Failure) -> None:
-        if isinstance(result, Picture):
-            origin = result.job.origin
-            log.write(f"{time.time():.4f} {origin.topic} {origin.partition} {origin.offset}\n".encode())
-        hooks.ended(result)
+    def on_pixels(picture: Picture) -> None:
+        origin = picture.job.origin
+        log.write(f"{time.time():.4f} {origin.topic} {origin.partition} {origin.offset}\n".encode())
+        hooks.on_pixels(picture)
 
-    return replace(hooks, ended=ended)
+    return replace(hooks, on_pixels=on_pixels)
 
 
 def main() -> int:

@@ -6,15 +6,15 @@ import structlog
 from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
-from worker.delivery.retry_queue import WorkQueue
+from worker.delivery.retry_queue import RetryQueue
 from worker.errors import StoreUnavailable
 from worker.job import Lane
 
 
 def test_the_most_urgent_goes_first_and_then_the_oldest() -> None:
-    queue, done = WorkQueue(lambda: 0.0), []
+    queue, done = RetryQueue(lambda: 0.0), []
     for lane, name in ((Lane.NORMAL, "n"), (Lane.URGENT, "u1"), (Lane.HIGH, "h"), (Lane.URGENT, "u2")):
-        queue.put(lane, lambda name=name: done.append(name))  # type: ignore[misc]
+        queue.add(lane, lambda name=name: done.append(name))  # type: ignore[misc]
     while queue.run_one():
         pass
     assert done == ["u1", "u2", "h", "n"]
@@ -22,7 +22,7 @@ def test_the_most_urgent_goes_first_and_then_the_oldest() -> None:
 
 def test_lines_name_the_job_while_its_task_runs_and_when_the_store_is_away() -> None:
     now = 0.0
-    queue = WorkQueue(lambda: now)
+    queue = RetryQueue(lambda: now)
     answers = iter([StoreUnavailable("away"), None])
 
     def task() -> None:
@@ -31,8 +31,8 @@ def test_lines_name_the_job_while_its_task_runs_and_when_the_store_is_away() -> 
         if answer is not None:
             raise answer
 
-    queue.put(Lane.HIGH, task, {"job_id": "a"})
-    queue.put(Lane.NORMAL, lambda: structlog.get_logger().info("another"))
+    queue.add(Lane.HIGH, task, {"job_id": "a"})
+    queue.add(Lane.NORMAL, lambda: structlog.get_logger().info("another"))
     with capture_logs([merge_contextvars]) as lines:
         assert queue.run_one()
         assert not queue.store_up

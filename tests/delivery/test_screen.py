@@ -11,7 +11,7 @@ import pytest
 
 from tests.delivery.conftest import sample_picture, sample_request
 from worker.delivery.encode import EncodedPicture
-from worker.delivery.finish import Completer
+from worker.delivery.finish import Finisher
 from worker.delivery.keys import Keys
 from worker.delivery.manifest import ModelInfo, dump_manifest, load_manifest
 from worker.engine.safety import Screen
@@ -40,8 +40,8 @@ class Store:
         return key
 
 
-def completer(model: ModelInfo, store: Store, screen: Callable[[Picture], Picture] | None) -> Completer:
-    complete = Completer(cast("Any", store), model, SETTINGS)
+def completer(model: ModelInfo, store: Store, screen: Callable[[Picture], Picture] | None) -> Finisher:
+    complete = Finisher(cast("Any", store), model, SETTINGS)
     return complete if screen is None else replace(complete, screen=screen)
 
 
@@ -51,7 +51,7 @@ def scoring(score: float, *, blur: bool) -> Screen:
 
 def test_the_score_is_in_the_manifest_and_in_the_event(model: ModelInfo) -> None:
     store = Store()
-    event = completer(model, store, scoring(0.25, blur=False)).complete(DRAWN, 0.0)
+    event = completer(model, store, scoring(0.25, blur=False)).finish(DRAWN, 0.0)
     assert event.nsfw_score == 0.25
     assert store.manifests[0]["picture"]["nsfw_score"] == 0.25
     assert store.manifests[0]["picture"]["blurred"] is False
@@ -59,7 +59,7 @@ def test_the_score_is_in_the_manifest_and_in_the_event(model: ModelInfo) -> None
 
 def test_without_a_detector_there_is_no_score(model: ModelInfo) -> None:
     store = Store()
-    assert completer(model, store, None).complete(DRAWN, 0.0).nsfw_score is None
+    assert completer(model, store, None).finish(DRAWN, 0.0).nsfw_score is None
     assert store.manifests[0]["picture"]["nsfw_score"] is None
 
 
@@ -67,15 +67,15 @@ def test_without_a_detector_there_is_no_score(model: ModelInfo) -> None:
 def test_what_is_refused_is_not_stored(model: ModelInfo, score: float, code: ErrorCode) -> None:
     store = Store()
     with pytest.raises(RequestRejected) as caught:
-        completer(model, store, scoring(score, blur=False)).complete(DRAWN, 0.0)
+        completer(model, store, scoring(score, blur=False)).finish(DRAWN, 0.0)
     assert caught.value.code is code
     assert store.manifests == []
 
 
 def test_a_blurred_picture_is_verified_by_blurring_anew(model: ModelInfo) -> None:
     clear, blurry = Store(), Store()
-    first = completer(model, clear, None).complete(DRAWN, 0.0)
-    event = completer(model, blurry, scoring(0.75, blur=True)).complete(DRAWN, 0.0)
+    first = completer(model, clear, None).finish(DRAWN, 0.0)
+    event = completer(model, blurry, scoring(0.75, blur=True)).finish(DRAWN, 0.0)
     assert event.nsfw_score == 0.75
     assert event.sha256 != first.sha256
     manifest = blurry.manifests[0]

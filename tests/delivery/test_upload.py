@@ -75,7 +75,7 @@ def keys_of(manifest: dict[str, Any]) -> Keys:
 
 def test_a_good_bucket_passes_the_check(seaweed: SeaweedFS) -> None:
     store = store_of(seaweed)
-    store.check()
+    store.require_bucket()
     assert store.healthy()
 
 
@@ -139,14 +139,14 @@ def test_an_evil_id_is_never_asked_for(seaweed: SeaweedFS) -> None:
 )
 def test_refused_credentials_stop_the_start(seaweed: SeaweedFS, wrong: dict[str, str]) -> None:
     with pytest.raises(BucketError, match="refuses these credentials") as caught:
-        store_of(seaweed, **wrong).check()
+        store_of(seaweed, **wrong).require_bucket()
     assert_tells_no_secret(caught.value, seaweed)
 
 
 def test_a_missing_bucket_stops_the_start(seaweed: SeaweedFS) -> None:
     store = store_of(seaweed, aws_s3_bucket="nowhere")
     with pytest.raises(BucketError, match="'nowhere' does not exist") as caught:
-        store.check()
+        store.require_bucket()
     assert_tells_no_secret(caught.value, seaweed)
     assert not store.healthy()
 
@@ -179,7 +179,7 @@ def test_a_stopped_store_is_waited_out_and_found_again(seaweed: SeaweedFS, make_
         with pytest.raises(StoreUnavailable):
             store.fetch_manifest("girl-1", "outage")
         with pytest.raises(BucketError, match="does not answer at http://"):
-            store.check()
+            store.require_bucket()
     finally:
         seaweed.start()
     # A store that has just come up may refuse for a moment what it holds: that, too, is waited out.
@@ -282,12 +282,12 @@ def test_a_refusal_that_will_not_pass_propagates() -> None:
 @pytest.mark.parametrize(("status", "sentence"), [(301, "another region"), (503, "answers 503")])
 def test_other_refusals_at_the_start_have_a_sentence_too(status: int, sentence: str) -> None:
     with pytest.raises(BucketError, match=sentence):
-        store_that_raises(refusal(status, str(status))).check()
+        store_that_raises(refusal(status, str(status))).require_bucket()
 
 
 def test_no_credentials_at_all_stop_the_start() -> None:
     with pytest.raises(BucketError, match="no S3 credentials were found"):
-        store_that_raises(NoCredentialsError()).check()
+        store_that_raises(NoCredentialsError()).require_bucket()
 
 
 def test_an_endpoint_that_is_no_url_stops_the_start() -> None:

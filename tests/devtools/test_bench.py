@@ -39,7 +39,7 @@ def run(scheduler: StepScheduler, steps: int) -> list[tuple[object, ...]]:
     for _ in range(steps):
         batches.append(scheduler.choose(0.0))
         scheduler.advance(batches[-1])
-        scheduler.check()
+        scheduler.check_invariants()
     return batches
 
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from worker.engine.cost import CostModel
-from worker.engine.loop import Engine
+from worker.engine.loop import StepEngine
 from worker.engine.pipeline import SdxlModel
 from worker.engine.schedule import Policy, StepScheduler
 from worker.errors import ErrorCode
 from worker.events.types import GenerationRequest
-from worker.job import Failure, Hooks, Job, Lane, Origin, Picture
+from worker.job import EngineHooks, Failure, Job, Lane, Origin, Picture
 
 SLOTS = 4
 SIDE_PX = 64
@@ -63,14 +63,13 @@ def make_job(
 class Stage:
     """An engine and all that it told; the clock stands still until a test moves it."""
 
-    engine: Engine
+    engine: StepEngine
     scheduler: StepScheduler
     pictures: dict[str, Picture] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
     outcomes: Counter[str] = field(default_factory=Counter)
     progress: list[tuple[str, int, int]] = field(default_factory=list)
-    dropped: list[str] = field(default_factory=list)
-    handed_back: list[Job] = field(default_factory=list)
+    released: list[Job] = field(default_factory=list)
     now: float = 0.0
 
     def run(self, *jobs: Job) -> Stage:
@@ -88,9 +87,9 @@ class Stage:
         for _ in range(times):
             assert self.engine.tick()
 
-    def dropped_job(self, job: Job) -> None:
-        self.dropped.append(job.job_id)
-        self.handed_back.append(job)
+    @property
+    def released_ids(self) -> list[str]:
+        return [job.job_id for job in self.released]
 
     def codes(self) -> dict[str, ErrorCode]:
         return {job_id: failure.code for job_id, failure in self.failures.items()}
@@ -106,13 +105,14 @@ class Stage:
 
 def stage(model: SdxlModel, *, deterministic: bool = True, slots: int = SLOTS, checkpoints: bool = False) -> Stage:
     holder: list[Stage] = []
-    hooks = Hooks(
-        lambda result: holder[0].ended(result),
-        lambda job, done, steps: holder[0].progress.append((job.job_id, done, steps)),
-        lambda job: holder[0].dropped_job(job),
+    hooks = EngineHooks(
+        on_progress=lambda job, done, steps: holder[0].progress.append((job.job_id, done, steps)),
+        on_pixels=lambda picture: holder[0].ended(picture),
+        on_failed=lambda failure: holder[0].ended(failure),
+        on_released=lambda job: holder[0].released.append(job),
     )
     scheduler = StepScheduler(Policy(slots=slots), CostModel(slots if deterministic else None))
     clock = lambda: holder[0].now  # noqa: E731
-    engine = Engine(model, scheduler, hooks, clock, deterministic=deterministic, checkpoints=checkpoints)
+    engine = StepEngine(model, scheduler, hooks, clock, deterministic=deterministic, checkpoints=checkpoints)
     holder.append(Stage(engine, scheduler))
     return holder[0]

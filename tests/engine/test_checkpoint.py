@@ -1,4 +1,4 @@
-"""A job that is handed back goes on in another engine at the step that it reached, to the same bits."""
+"""A job that is released goes on in another engine at the step that it reached, to the same bits."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ def default_jobs(count: int, seed: int) -> list[Job]:
     return [replace(job, request=replace(job.request, scheduler=SCHEDULERS[0])) for job in jobs]
 
 
-def handed_back(model: SdxlModel, jobs: Sequence[Job], ticks: int) -> tuple[Stage, dict[str, Job]]:
+def released(model: SdxlModel, jobs: Sequence[Job], ticks: int) -> tuple[Stage, dict[str, Job]]:
     """What an engine does within so many ticks, and what it hands back then, by job id."""
     first = stage(model, checkpoints=True)
     first.submit(*jobs)
     first.tick(ticks)
-    first.engine.give_back(lambda _: False, started=True)
+    first.engine.release(lambda _: False, started=True)
     first.engine.tick()
-    return first, {job.job_id: job for job in first.handed_back}
+    return first, {job.job_id: job for job in first.released}
 
 
 def stopped_at(model: SdxlModel, job: Job, steps: int) -> Job:
-    [stopped] = handed_back(model, [job], steps)[1].values()
+    [stopped] = released(model, [job], steps)[1].values()
     assert stopped.checkpoint is not None
     return stopped
 
@@ -55,7 +55,7 @@ def stopped_at(model: SdxlModel, job: Job, steps: int) -> Job:
 def test_pictures_do_not_depend_on_where_they_were_made(model: SdxlModel, ticks: int) -> None:
     jobs = default_jobs(16, seed=ticks)
     whole = stage(model).run(*jobs)
-    first, back = handed_back(model, jobs, ticks)
+    first, back = released(model, jobs, ticks)
     second = stage(model).run(*reversed(back.values()))
     drawn = first.pictures | second.pictures
     assert drawn.keys() == whole.pictures.keys()
@@ -97,10 +97,10 @@ def test_a_job_may_be_handed_on_and_on(model: SdxlModel) -> None:
     assert np.array_equal(last.pictures["a"].pixels, whole.pixels)
 
 
-def test_waiting_jobs_and_other_schedulers_are_handed_back_bare(model: SdxlModel) -> None:
+def test_waiting_jobs_and_other_schedulers_are_released_bare(model: SdxlModel) -> None:
     ancestral = make_job("own", steps=STEPS, scheduler="EulerAncestralDiscreteScheduler")
     waiting = [make_job(f"later-{n}", steps=STEPS, seed=n) for n in range(4)]
-    _, back = handed_back(model, [ancestral, *waiting], 3)
+    _, back = released(model, [ancestral, *waiting], 3)
     assert back["own"].checkpoint is None
     assert [job.job_id for job in back.values() if job.checkpoint is not None] == ["later-0", "later-1", "later-2"]
 
@@ -109,9 +109,9 @@ def test_without_the_setting_nothing_is_kept(model: SdxlModel) -> None:
     one = stage(model)
     one.submit(make_job("a", steps=STEPS))
     one.tick(3)
-    one.engine.give_back(lambda _: False, started=True)
+    one.engine.release(lambda _: False, started=True)
     one.engine.tick()
-    assert [job.checkpoint for job in one.handed_back] == [None]
+    assert [job.checkpoint for job in one.released] == [None]
 
 
 def _changed(data: bytes, **tensors: torch.Tensor) -> bytes:

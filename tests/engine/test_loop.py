@@ -159,7 +159,7 @@ def test_cancel_gives_exactly_one_failure_at_any_moment(model: SdxlModel, watch:
     assert play.failures["victim"].message == "cancelled by its owner"
     assert watch.rows("victim") == rows
     assert all(times == 1 for times in play.outcomes.values())
-    assert play.scheduler.counts.submitted == play.scheduler.counts.finished + play.scheduler.counts.dropped
+    assert play.scheduler.counts.submitted == play.scheduler.counts.finished + play.scheduler.counts.removed
 
 
 def test_a_cancellation_after_the_end_or_of_an_unknown_job_is_ignored(model: SdxlModel) -> None:
@@ -196,12 +196,12 @@ def test_jobs_that_are_given_back_have_no_outcome(model: SdxlModel, watch: Watch
     play = stage(model)
     play.submit(*_full_batch(), make_job("queued"))
     play.tick(2)
-    play.engine.give_back(lambda _: False, started=False)
+    play.engine.release(lambda _: False, started=False)
     play.tick()
-    assert play.dropped == ["queued"]
-    play.engine.give_back(lambda origin: origin.topic == "normal-0", started=True)
+    assert play.released_ids == ["queued"]
+    play.engine.release(lambda origin: origin.topic == "normal-0", started=True)
     play.run()
-    assert set(play.dropped) == {"queued", "normal-1", "normal-2", "normal-3"}
+    assert set(play.released_ids) == {"queued", "normal-1", "normal-2", "normal-3"}
     assert play.outcomes == {"normal-0": 1}
     assert watch.rows("normal-1") == 3
 
@@ -209,9 +209,9 @@ def test_jobs_that_are_given_back_have_no_outcome(model: SdxlModel, watch: Watch
 def test_a_picture_waiting_for_its_decode_is_given_back(model: SdxlModel, watch: Watch) -> None:
     play = stage(model)
     _bring(play, "waiting for decode")
-    play.engine.give_back(lambda _: False, started=True)
+    play.engine.release(lambda _: False, started=True)
     play.run()
-    assert "victim" in play.dropped
+    assert "victim" in play.released_ids
     assert "victim" not in play.outcomes
     assert "victim" not in watch.decoded
 

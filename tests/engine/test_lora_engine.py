@@ -19,14 +19,14 @@ from tests.engine.lora_files import (
 )
 from worker.engine.cost import Stage
 from worker.engine.denoise import Denoiser
-from worker.engine.loop import Engine
+from worker.engine.loop import StepEngine
 from worker.engine.lora.cache import Loras
 from worker.engine.pipeline import SdxlModel
 from worker.engine.row import Row
 from worker.engine.schedule import Policy, StepScheduler
 from worker.errors import ErrorCode
 from worker.events.types import GenerationRequest
-from worker.job import Failure, Hooks, Job, Lane, Origin, Picture
+from worker.job import EngineHooks, Failure, Job, Lane, Origin, Picture
 from worker.models.load import load_base, load_refiner
 
 # PEFT, of every second adapter.
@@ -112,7 +112,7 @@ def test_cancelled_and_given_back_rows_release_their_loras(toy: Path, folder: Pa
     model.adapters.free()
     assert model.adapters.loaded == 2
     engine.cancel("one", ErrorCode.CANCELLED, "cancelled")
-    engine.give_back(lambda _: False, started=True)
+    engine.release(lambda _: False, started=True)
     engine.tick()
     model.adapters.free()
     assert model.adapters.loaded == 0
@@ -153,15 +153,15 @@ def _job(job_id: str, loras: Loras, *, guidance: float = 1.0, refined: bool = Fa
     )
 
 
-def _engine(model: SdxlModel) -> tuple[Engine, dict[str, Picture | Failure]]:
+def _engine(model: SdxlModel) -> tuple[StepEngine, dict[str, Picture | Failure]]:
     ended: dict[str, Picture | Failure] = {}
 
     def end(result: Picture | Failure) -> None:
         ended[result.job.job_id if isinstance(result, Picture) else result.request.job_id] = result
 
-    hooks = Hooks(end, lambda *_: None, lambda _: None)
+    hooks = EngineHooks(on_pixels=end, on_failed=end)
     clock = count(0.0, 0.001).__next__
-    return Engine(model, StepScheduler(Policy(slots=SLOTS)), hooks, clock, deterministic=True), ended
+    return StepEngine(model, StepScheduler(Policy(slots=SLOTS)), hooks, clock, deterministic=True), ended
 
 
 def _run(model: SdxlModel, jobs: Sequence[Job]) -> dict[str, Picture | Failure]:

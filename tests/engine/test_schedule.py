@@ -70,7 +70,7 @@ class Scheduling(RuleBasedStateMachine):
         self.scheduler = StepScheduler(self.policy, cost_model(self.seconds))
         self.slots, self.now = slots, 0.0
         self.rows: dict[int, ModelRow] = {}  # in order of arrival
-        self.submitted = self.finished = self.dropped = 0
+        self.submitted = self.finished = self.removed = 0
         # The largest debt, and the largest overpayment, of any window of steps that ends here.
         self.debt = dict.fromkeys(Lane, 0.0)
         self.taken = dict.fromkeys(Lane, 0.0)
@@ -103,15 +103,15 @@ class Scheduling(RuleBasedStateMachine):
 
     @precondition(lambda self: self.rows)
     @rule(data=st.data())
-    def drop(self, data: st.DataObject) -> None:
+    def remove(self, data: st.DataObject) -> None:
         key = data.draw(st.sampled_from(list(self.rows)))
-        self.call("drop", key)
+        self.call("remove", key)
         del self.rows[key]
-        self.dropped += 1
+        self.removed += 1
 
     @rule()
-    def drop_what_is_not_there(self) -> None:
-        self.call("drop", -1)
+    def remove_what_is_not_there(self) -> None:
+        self.call("remove", -1)
 
     @rule(slots=st.integers(1, 5))
     def resize(self, slots: int) -> None:
@@ -242,7 +242,7 @@ class Scheduling(RuleBasedStateMachine):
 
     @invariant()
     def every_row_is_in_one_state(self) -> None:
-        self.scheduler.check()
+        self.scheduler.check_invariants()
         assert len(self.scheduler) == len(self.rows)
         for row in self.rows.values():
             started = bool(row.steps)
@@ -256,10 +256,10 @@ class Scheduling(RuleBasedStateMachine):
     @invariant()
     def rows_add_up(self) -> None:
         counts = self.scheduler.counts
-        assert (counts.submitted, counts.finished, counts.dropped) == (
-            self.submitted, self.finished, self.dropped,
+        assert (counts.submitted, counts.finished, counts.removed) == (
+            self.submitted, self.finished, self.removed,
         )  # fmt: skip
-        assert self.submitted == len(self.rows) + self.finished + self.dropped
+        assert self.submitted == len(self.rows) + self.finished + self.removed
 
     def teardown(self) -> None:
         if not hasattr(self, "policy"):
@@ -538,7 +538,7 @@ def test_urgent_rows_that_cannot_start_yet_do_not_hold_up_decoding() -> None:
     submit(s, "u2", lane=URGENT)
     submit(s, "u3", lane=URGENT, group=WIDE)
     assert not s.newcomer_above(NORMAL)
-    s.drop("u1")
+    s.remove("u1")
     assert s.newcomer_above(NORMAL)
 
 
@@ -565,7 +565,7 @@ def test_wrong_calls_are_refused() -> None:
     with pytest.raises(ProtocolError, match="does not match"):
         s.advance(("a",))
     s.choose(0.0)
-    s.drop("a")
+    s.remove("a")
     with pytest.raises(ProtocolError, match="does not match"):
         s.advance(("a",))
 
@@ -575,10 +575,10 @@ def test_a_key_can_come_again_after_it_has_left() -> None:
     submit(s, "a", lane=NORMAL, steps=1)
     run(s, 1)
     submit(s, "a", lane=NORMAL, steps=1)
-    s.drop("a")
+    s.remove("a")
     submit(s, "a", lane=HIGH, steps=1)
     assert run(s, 1) == [("a",)]
-    s.check()
+    s.check_invariants()
 
 
 def _lose_a_row(s: StepScheduler) -> None:
@@ -629,10 +629,10 @@ def test_the_check_finds_damage(damage: Callable[[StepScheduler], None]) -> None
     submit(s, "u", lane=URGENT)
     submit(s, "n", lane=NORMAL)
     run(s, 1)
-    s.check()
+    s.check_invariants()
     damage(s)
     with pytest.raises(ProtocolError):
-        s.check()
+        s.check_invariants()
 
 
 plans = st.lists(st.builds(Segment, st.sampled_from(GROUPS[:2]), st.integers(1, 12)), min_size=1, max_size=2)

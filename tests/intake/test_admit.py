@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from tests.events.strategies import event_of
 from worker.errors import ErrorCode, RequestRejected, SettingsError
 from worker.events.types import GenerationRequest, Lora, OutputFormat, Priority, timestamp
-from worker.intake.admit import Arrival, admit, derived_seed
+from worker.intake.admit import AdmissionRules, Arrival, admit, derived_seed
 from worker.job import SCHEDULERS, Job, Lane, Origin
+from worker.rule_files import read_deny_list
 from worker.settings import Settings
 
 SETTINGS = Settings(_env_file=None)
+RULES = AdmissionRules(SETTINGS)
 NOW = 1_800_000_000.0
 ORIGIN = Origin("generation.requests.high", 3, 77, 2)
 ARRIVAL = Arrival(ORIGIN, Lane.HIGH, NOW - 2, {"traceparent": "00-ab-cd-01"}, attempt=2, replay_id="r1")
@@ -28,7 +30,7 @@ REQUEST = GenerationRequest(job_id="job-1", girl_id="girl_1", user_id=5, prompt=
 
 
 def admitted(settings: Settings = SETTINGS, **values: Any) -> Job:
-    return admit(replace(REQUEST, **values), ARRIVAL, settings, NOW)
+    return admit(replace(REQUEST, **values), ARRIVAL, AdmissionRules(settings), NOW)
 
 
 def one_lora(name: str, weight: float = 1.0) -> dict[str, Any]:
@@ -179,13 +181,13 @@ def test_the_negative_prompt_may_name_what_is_kept_out() -> None:
 def test_a_deny_list_is_the_operators(tmp_path: Path) -> None:
     path = tmp_path / "denied.txt"
     path.write_text("word that only the\n")
-    settings = SETTINGS.model_copy(update={"content_deny_path": path})
+    rules = AdmissionRules(SETTINGS, denied=read_deny_list(path))
     with pytest.raises(RequestRejected) as caught:
-        admitted(settings)
+        admit(REQUEST, ARRIVAL, rules, NOW)
     assert caught.value.code is ErrorCode.CONTENT_REJECTED
     assert_fit_for_an_event(caught.value)
     with pytest.raises(SettingsError, match=r"CONTENT_DENY_PATH: .*gone"):
-        SETTINGS.model_copy(update={"content_deny_path": tmp_path / "gone"}).read_files()
+        read_deny_list(tmp_path / "gone")
 
 
 anything = st.one_of(st.text(max_size=200), st.sampled_from([*BAD_IDS, "job-1"]), st.just("x" * 9000))
@@ -216,7 +218,7 @@ hostile = st.builds(
 @given(hostile)
 def test_any_request_becomes_a_job_or_is_refused(request: GenerationRequest) -> None:
     try:
-        job = admit(request, ARRIVAL, SETTINGS, NOW)
+        job = admit(request, ARRIVAL, RULES, NOW)
     except RequestRejected as error:
         assert_fit_for_an_event(error)
     else:

@@ -101,10 +101,10 @@ class Keeping(RuleBasedStateMachine):
                 assert self.ledger.start(origin) == book.started[origin.offset]
 
     @rule(data=st.data())
-    def hand_back(self, data: st.DataObject) -> None:
+    def release(self, data: st.DataObject) -> None:
         for book, origin in self.some(data):
-            self.ledger.hand_back(origin)
-            self.ledger.hand_back(origin)
+            self.ledger.release(origin)
+            self.ledger.release(origin)
             book.started.pop(origin.offset, None)
             book.gone.append(book.working.pop(origin.offset))
 
@@ -139,7 +139,7 @@ class Keeping(RuleBasedStateMachine):
             for offset in delivered:
                 count = book.started.get(offset) or book.before.get(offset)
                 if count is None:
-                    book.starts.pop(offset, None)  # it was handed back
+                    book.starts.pop(offset, None)  # it was released
                 elif offset not in book.finished:
                     book.starts[offset] = count
         for book, origin in ending:
@@ -310,7 +310,7 @@ def test_a_finished_record_takes_its_starts_with_it() -> None:
     assert finish(books) == commit
 
 
-def test_a_record_handed_back_keeps_the_starts_of_lives_before() -> None:
+def test_a_released_record_keeps_the_starts_of_lives_before() -> None:
     books = ledger(0)
     [origin] = deliver(books, 0)
     books.start(origin)
@@ -320,15 +320,15 @@ def test_a_record_handed_back_keeps_the_starts_of_lives_before() -> None:
         [origin] = deliver(books, 0)
         if started:
             assert books.start(origin) == 2
-        books.hand_back(origin)
+        books.release(origin)
         assert finish(books) == crashed
 
 
-def test_a_record_handed_back_is_not_waited_for_and_not_lost() -> None:
+def test_a_released_record_is_not_waited_for_and_not_lost() -> None:
     books = ledger(0)
     a, b = deliver(books, 0, 1)
     books.start(a)
-    books.hand_back(a)
+    books.release(a)
     assert not books.owns(a)
     assert books.unfinished() == 1
     commit = finish(books, a, b)

@@ -21,11 +21,14 @@ from devtools.models.tiny import write_tiny
 from tests.harness import Broker, Client, Result, Site
 from worker.app import build, load_engine
 from worker.cli import app
+from worker.connections import RealConnections
 from worker.delivery.upload import PictureStore
 from worker.events.types import GenerationRequest
+from worker.rule_files import read_rules
 from worker.runtime import Worker
 from worker.settings import load_settings
 from worker.telemetry.health import Health
+from worker.threads import SystemThreads
 from worker.topics import Topics, create_topics
 
 LANES = ("urgent", "high", "normal")
@@ -96,9 +99,9 @@ def in_this_process(environment: dict[str, str]) -> Iterator[Worker]:
         for name, value in environment.items():
             patch.setenv(name, value)
         settings = load_settings()
-    make_engine, info, _ = load_engine(settings)
-    store = PictureStore.from_settings(settings)
-    worker = build(settings, make_engine, info, store, Health(time.time, facts={}))
+    connections = RealConnections(settings, PictureStore.from_settings(settings))
+    rules, loaded, threads = read_rules(settings), load_engine(settings), SystemThreads()
+    worker = build(settings, rules, loaded, connections, threads, Health(time.monotonic))
     worker.start()
     yield worker
     worker.drain(30, hurry=lambda: False)

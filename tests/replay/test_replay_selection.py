@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from worker.cli.replay.options import make_selection, parse_offsets, parse_replay_id, same_but_for_the_window
 from worker.errors import ErrorCode
 from worker.events.types import GenerationCompleted, GenerationFailed, GenerationRequest, timestamp
+from worker.intake.admit import AdmissionRules
 from worker.job import Lane, Origin
 from worker.replay.selection import History, Requested, Selection, admit_again, by_job
 from worker.settings import Settings
@@ -196,7 +197,7 @@ class TestHistory:
 class TestAdmission:
     def test_a_request_that_expired_is_made_again_as_it_was(self) -> None:
         old = record("a", 0, expires_at=timestamp(1))
-        job = admit_again(old, Settings(_env_file=None), NOW, "r-1")
+        job = admit_again(old, AdmissionRules(Settings(_env_file=None)), NOW, "r-1")
         assert (job.expires_at, job.requested_at, job.replay_id) == (None, NOW, "r-1")
         assert job.request == old.request
 

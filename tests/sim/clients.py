@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -58,10 +59,15 @@ class Record:
 
 
 class FakeConsumer:
-    """One group member. Its heartbeats are the process's: they go on while it does not poll."""
+    """One group member. Its heartbeats are the process's: they go on while it does not poll.
 
-    def __init__(self, kernel: Kernel, broker: Broker, port: Port) -> None:
+    Args:
+        wait: is called with the poll's timeout when there is no record.
+    """
+
+    def __init__(self, kernel: Kernel, broker: Broker, port: Port, wait: Callable[[float], None]) -> None:
         self._kernel, self._broker, self._port = kernel, broker, port
+        self._wait = wait
         self.member: Member | None = None
         self._known = Membership("", -1)
         self._assigned: dict[Key, int] = {}
@@ -71,8 +77,11 @@ class FakeConsumer:
     def subscribe(self, _topics: Sequence[str], *, on_assign: Callback, on_revoke: Callback, on_lost: Callback) -> None:
         self._callbacks = {"assign": on_assign, "revoke": on_revoke, "lost": on_lost}
 
-    def poll(self, _timeout_s: float) -> Record | None:
-        return self._port.call("poll", self._poll, lambda _fault: None)
+    def poll(self, timeout_s: float) -> Record | None:
+        record = self._port.call("poll", self._poll, lambda _fault: None)
+        if record is None:
+            self._wait(timeout_s)
+        return record
 
     def _poll(self) -> Record | None:
         self._meet()
@@ -109,7 +118,7 @@ class FakeConsumer:
     def _let_go(self, how: str, keys: set[Key]) -> None:
         if keys:
             self._callbacks[how](self, _places(keys))
-        # A pause outlives a revoke (facts, Kafka 7): that is the worker's to put right.
+        # A pause outlives a revoke: that is the worker's to put right.
         self._assigned = {key: at for key, at in self._assigned.items() if key not in keys}
 
     def pause(self, places: list[TopicPartition]) -> None:
@@ -134,6 +143,10 @@ class FakeConsumer:
 
         return self._port.call("committed", ask, _client_error)
 
+    def get_watermark_offsets(self, place: TopicPartition, *, cached: bool) -> tuple[int, int]:
+        assert cached, "a look-up would wait for the broker"
+        return 0, self._broker.log((place.topic, place.partition)).end
+
     def consumer_group_metadata(self) -> Membership:
         # Heartbeats bring a new epoch in the background, a little late.
         member = self.member
@@ -150,6 +163,19 @@ class FakeConsumer:
         self._let_go("revoke" if known else "lost", set(self._assigned))
         self._port.call("close", lambda: self._broker.group.leave(member), lambda _fault: None)
         self.member = None
+
+
+class NoCancellations:
+    """A client of a cancellations topic without partitions."""
+
+    def list_topics(self, topic: str, timeout: float) -> SimpleNamespace:  # noqa: ARG002 - confluent-kafka's names
+        return SimpleNamespace(topics={topic: SimpleNamespace(partitions={})})
+
+    def poll(self, _timeout_s: float) -> None:
+        return None
+
+    def close(self) -> None:
+        """There is nothing to close."""
 
 
 class FakeProducer:

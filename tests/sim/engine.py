@@ -1,4 +1,4 @@
-"""A GPU that takes seeded times, with the surface of `engine.loop.Engine`."""
+"""A GPU that takes seeded times, with the surface of `job.Engine`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from random import Random
 import numpy as np
 
 from worker.errors import ErrorCode
-from worker.job import Failure, Job, Origin, Picture, Timing
+from worker.job import EngineHooks, Failure, Job, Origin, Picture, Timing
 
 SIDE = 8
 
@@ -29,17 +29,15 @@ class FakeEngine:
         self,
         rng: Random,
         clock: Callable[[], float],
+        hooks: EngineHooks,
         *,
         slots: int,
         longest_s: float,
         on_run: Callable[[Job], None],
-        ended: Callable[[Picture | Failure], None],
-        progress: Callable[[Job, int, int], None],
-        dropped: Callable[[Job], None],
     ) -> None:
         self._rng, self._clock = rng, clock
         self._slots, self._longest_s = slots, longest_s
-        self._on_run, self._ended, self._progress, self._dropped = on_run, ended, progress, dropped
+        self._hooks, self._on_run = hooks, on_run
         self._inbox: list[Callable[[], None]] = []
         self._waiting: dict[Origin, Job] = {}
         self._rows: dict[Origin, _Row] = {}
@@ -50,8 +48,8 @@ class FakeEngine:
     def cancel(self, job_id: str, code: ErrorCode, message: str) -> None:
         self._inbox.append(lambda: self._cancel(job_id, code, message))
 
-    def give_back(self, owned: Callable[[Origin], bool], *, started: bool) -> None:
-        self._inbox.append(lambda: self._give_back(owned, started))
+    def release(self, keep: Callable[[Origin], bool], *, started: bool) -> None:
+        self._inbox.append(lambda: self._release(keep, started))
 
     def tick(self) -> bool:
         """One step of everything; False when there was nothing to do."""
@@ -64,19 +62,29 @@ class FakeEngine:
             longest_s = self._longest_s / 2 if self._has_half(job) else self._longest_s
             self._rows[job.origin] = _Row(job, now, now + self._rng.uniform(0.05, longest_s))
             self._on_run(job)
-            self._progress(job, 1, job.request.num_inference_steps)
+            self._hooks.on_progress(job, 1, job.request.num_inference_steps)
         for row in list(self._rows.values()):
             self._step(row)
         return bool(inbox or self._rows)
+
+    def wait(self, timeout_s: float) -> None:
+        """The kernel lets a loop sleep that had nothing to do."""
+
+    def report(self) -> None:
+        """There are no gauges."""
 
     def _step(self, row: _Row) -> None:
         now, job = self._clock(), row.job
         if now >= row.ends_at:
             del self._rows[job.origin]
-            self._ended(self._result(job, row, now))
+            result = self._result(job, row, now)
+            if isinstance(result, Failure):
+                self._hooks.on_failed(result)
+            else:
+                self._hooks.on_pixels(result)
         elif not row.told and now > (row.started_at + row.ends_at) / 2:
             row.told = True
-            self._progress(job, 2, job.request.num_inference_steps)
+            self._hooks.on_progress(job, 2, job.request.num_inference_steps)
 
     @staticmethod
     def _result(job: Job, row: _Row, now: float) -> Picture | Failure:
@@ -94,19 +102,19 @@ class FakeEngine:
     def _cancel(self, job_id: str, code: ErrorCode, message: str) -> None:
         for job in self._jobs():
             if job.job_id == job_id:
-                self._forget(job)
-                self._ended(Failure.of(job, code, message))
+                self._remove(job)
+                self._hooks.on_failed(Failure.of(job, code, message))
 
-    def _give_back(self, owned: Callable[[Origin], bool], started: bool) -> None:
+    def _release(self, keep: Callable[[Origin], bool], started: bool) -> None:
         for job in self._jobs():
-            if not owned(job.origin) and (started or job.origin not in self._rows):
+            if not keep(job.origin) and (started or job.origin not in self._rows):
                 half = replace(job, checkpoint=job.job_id.encode()) if job.origin in self._rows else job
-                self._forget(job)
-                self._dropped(half)
+                self._remove(job)
+                self._hooks.on_released(half)
 
     def _jobs(self) -> list[Job]:
         return [*self._waiting.values(), *(row.job for row in self._rows.values())]
 
-    def _forget(self, job: Job) -> None:
+    def _remove(self, job: Job) -> None:
         self._waiting.pop(job.origin, None)
         self._rows.pop(job.origin, None)

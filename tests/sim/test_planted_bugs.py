@@ -17,20 +17,20 @@ from worker.delivery.publish import Publisher
 from worker.delivery.transport import Encoded, ExactlyOnce, Offset
 from worker.intake.ledger import Commit, Ledger, TopicPartition
 from worker.job import Job, Origin, Picture
-from worker.lifecycle import Flow
+from worker.lifecycle import Lifecycle
 
 FEW = 60
 
 
 def publish_before_the_upload(patch: pytest.MonkeyPatch) -> None:
-    def store(flow: Flow, picture: Picture) -> None:
-        completer, now = flow._completer, flow._clock()
-        nowhere: Any = SimpleNamespace(put_picture=lambda *_: None, url=completer.store.url)
-        event = replace(completer, store=nowhere).complete(picture, now)
-        flow._publish(flow._announcer.completed(picture.job, event, now))
-        completer.complete(picture, now)
+    def store(lifecycle: Lifecycle, picture: Picture) -> None:
+        finisher, now = lifecycle._finisher, lifecycle._threads.now()
+        nowhere: Any = SimpleNamespace(put_picture=lambda *_: None, url=finisher.store.url)
+        event = replace(finisher, store=nowhere).finish(picture, now)
+        lifecycle._enqueue(lifecycle._messages.completed(picture.job, event, now))
+        finisher.finish(picture, now)
 
-    patch.setattr(Flow, "_store", store)
+    patch.setattr(Lifecycle, "_store", store)
 
 
 def commit_the_highest_offset(patch: pytest.MonkeyPatch) -> None:
@@ -92,7 +92,7 @@ def start_before_it_is_durable(patch: pytest.MonkeyPatch) -> None:
     def hasty(publisher: Publisher, job: Job, batch: Any) -> None:
         begin(publisher, job, batch)
         while batch.starts:
-            publisher._callbacks.started(*batch.starts.pop())
+            publisher._hooks.on_started(*batch.starts.pop())
 
     patch.setattr(Publisher, "_begin", hasty)
 

@@ -1,4 +1,4 @@
-"""The real worker on simulated clients, wired as `app.build` does; its loops are the kernel's threads."""
+"""The real worker, wired by the real `app.build`, on simulated clients, time and threads."""
 
 from __future__ import annotations
 
@@ -6,30 +6,25 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from random import Random
 from threading import get_ident
-from typing import Any, cast
-
-from confluent_kafka import KafkaError, KafkaException
+from typing import Any, TypeVar, cast
 
 from tests.sim.broker import Broker
-from tests.sim.clients import FakeConsumer, FakeProducer
+from tests.sim.clients import FakeConsumer, FakeProducer, NoCancellations
 from tests.sim.engine import FakeEngine
 from tests.sim.faults import Faults, Port
 from tests.sim.kernel import Kernel, Process
-from tests.sim.requests import CODEC, TOPICS
 from tests.sim.store import Bucket, FakeStore
-from worker import kafka_config
-from worker.delivery.finish import Completer
+from worker import app, kafka_config
 from worker.delivery.manifest import ModelInfo
-from worker.delivery.messages import Announcer
-from worker.delivery.publish import Callbacks, Publisher
-from worker.delivery.retry_queue import WorkQueue
-from worker.delivery.transport import TRANSACTION_CONFIG, ExactlyOnce
-from worker.intake.consume import Intake
-from worker.intake.consumer_proxy import ANSWER_TIMEOUT_S, Errands
-from worker.intake.ledger import Ledger
-from worker.job import Job
-from worker.lifecycle import Flow
+from worker.delivery.transport import TRANSACTION_CONFIG, ExactlyOnce, Group, Transport
+from worker.delivery.upload import PictureStore
+from worker.intake.admit import AdmissionRules
+from worker.job import EngineHooks, Job
 from worker.settings import Settings
+from worker.telemetry.health import Health
+from worker.threads import Loop
+
+T = TypeVar("T")
 
 SETTINGS = Settings(
     _env_file=None,
@@ -38,6 +33,7 @@ SETTINGS = Settings(
     revoke_timeout_s=2.0,
     crash_loop_limit=3,
     checkpoint_jobs=True,
+    upload_threads=2,
 )
 MODEL = ModelInfo(
     model_id="sim",
@@ -51,36 +47,103 @@ MODEL = ModelInfo(
     slots=2,
 )
 SLOTS = 2
-POOL = 2
 LONGEST_JOB_S = 1.5
 DRAIN_S = 5.0
-ASK_PAUSE_S = 0.05
+ANSWER_PAUSE_S = 0.05
 
 
-class SimErrands(Errands):
-    """Waits for the poll thread in simulated time; the real one would stop everything."""
+class SimThreads:
+    """The kernel's time and threads, of one process."""
 
-    def __init__(self, consumer: Any, pause: Callable[[float], None]) -> None:
-        super().__init__(consumer)
-        self._pause = pause
+    def __init__(self, kernel: Kernel, process: Process, died: Callable[[Exception], None]) -> None:
+        self._kernel, self._process, self._died = kernel, process, died
+        # Real thread -> name of the simulated one whose tick runs on it.
+        self._running: dict[int, str] = {}
+        self._stopped = False
 
-    def enter(self) -> None:
-        """The poll loop's tick has this real thread for itself until it ends."""
-        self._poll_thread = get_ident()
+    def now(self) -> float:
+        return self._kernel.now
 
-    def leave(self) -> None:
-        self._poll_thread = None
+    def monotonic(self) -> float:
+        return self._kernel.now
 
-    def _ask(self, errand: Callable[[], Any]) -> Any:
-        if self._poll_thread == get_ident():
-            return errand()
-        answer: Future[Any] = Future()
-        self._waiting.append((errand, answer))
-        for _ in range(round(ANSWER_TIMEOUT_S / ASK_PAUSE_S)):
-            if answer.done():
-                return answer.result()
-            self._pause(ASK_PAUSE_S)
-        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+    def sleep(self, seconds: float) -> None:
+        self._kernel.wait(self._process, seconds * self._kernel.rng.uniform(1, 5))
+
+    def current(self) -> object:
+        return self._running.get(get_ident())
+
+    def answer(self, future: Future[T], timeout_s: float) -> T:
+        deadline = self._kernel.now + timeout_s
+        while not future.done():
+            if self._kernel.now >= deadline:
+                raise TimeoutError
+            self._kernel.wait(self._process, ANSWER_PAUSE_S)
+        return future.result()
+
+    def call(self, _name: str, function: Callable[[], object], _timeout_s: float) -> bool:
+        function()
+        return True
+
+    def start(self, loop: Loop, _beat: Callable[[str], None], _died: Callable[[str, BaseException], None]) -> None:
+        uniform = self._kernel.rng.uniform
+        first = [loop.first]
+
+        def tick() -> float:
+            if self._stopped:
+                return 60.0
+            while first:
+                first.pop()()
+            return uniform(0.001, 0.03) if loop.tick() else uniform(0.03, 0.25)
+
+        self.run(loop.name, tick)
+
+    def run(self, name: str, tick: Callable[[], float]) -> None:
+        """Call `tick` again and again; it returns how long it sleeps."""
+
+        def named() -> float:
+            self._running[get_ident()] = name
+            try:
+                return tick()
+            finally:
+                del self._running[get_ident()]
+
+        self._kernel.thread(self._process, named, self._died)
+
+    def stop(self, _timeout_s: float) -> None:
+        self._stopped = True
+
+
+class SimConnections:
+    """Clients of the simulated broker and bucket; `consumer` is the group member."""
+
+    def __init__(
+        self, kernel: Kernel, broker: Broker, bucket: Bucket, port: Port, worker_id: str, draining: Callable[[], bool]
+    ) -> None:
+        self._kernel, self._broker, self._port = kernel, broker, port
+        self._worker_id = worker_id
+        self._draining = draining
+        self.store = cast("PictureStore", FakeStore(bucket, port))
+        self.consumer = FakeConsumer(kernel, broker, port, self._wait_for_records)
+
+    def member(self) -> Any:
+        return self.consumer
+
+    def offsets_reader(self) -> Any:
+        return FakeConsumer(self._kernel, self._broker, self._port, self._wait_for_records)
+
+    def cancellations_reader(self) -> Any:
+        return NoCancellations()
+
+    def transport(self, group: Group) -> Transport:
+        settings = SETTINGS.model_copy(update={"worker_id": self._worker_id})
+        config = TRANSACTION_CONFIG | {"transactional.id": kafka_config.transactional_id(settings)}
+        return ExactlyOnce(lambda: cast("Any", FakeProducer(self._broker, self._port, config)), group)
+
+    def _wait_for_records(self, seconds: float) -> None:
+        # The poll loop sleeps between its ticks, which costs no switch of real threads; only the drain polls in a row.
+        if self._draining():
+            self._kernel.wait(self._port.process, seconds * self._kernel.rng.uniform(1, 5))
 
 
 class SimWorker(Process):
@@ -95,6 +158,7 @@ class SimWorker(Process):
         worker_id: str,
         *,
         crash: Callable[[SimWorker], None],
+        died: Callable[[SimWorker, Exception], None],
         on_run: Callable[[SimWorker, Job], None],
     ) -> None:
         super().__init__(worker_id)
@@ -102,94 +166,43 @@ class SimWorker(Process):
         self._kernel = kernel
         settings = SETTINGS.model_copy(update={"worker_id": worker_id})
         port = Port(kernel, faults, self, lambda: crash(self), self._check_unlocked)
-        self.ledger = Ledger()
-        self.consumer = FakeConsumer(kernel, broker, port)
-        self.errands = SimErrands(self.consumer, lambda seconds: kernel.wait(self, seconds))
-        self.work = WorkQueue(kernel.clock)
-        self.flow = Flow(
-            self.ledger,
-            self.work,
-            Completer(cast("Any", FakeStore(bucket, port)), MODEL, settings),
-            Announcer(TOPICS, worker_id),
-            kernel.clock,
-            self._pause,
-            crash_loop_limit=settings.crash_loop_limit,
-            revoke_timeout_s=settings.revoke_timeout_s,
-        )
-        self.engine = FakeEngine(
-            Random(kernel.rng.random()),
-            kernel.clock,
-            slots=SLOTS,
-            longest_s=LONGEST_JOB_S,
-            on_run=lambda job: on_run(self, job),
-            ended=self.flow.ended,
-            progress=self.flow.progress,
-            dropped=self.flow.dropped,
-        )
-        self.flow.engine = self.engine
-        config = TRANSACTION_CONFIG | {"transactional.id": kafka_config.transactional_id(settings)}
-        self.publisher = self.flow.publisher = Publisher(
-            ExactlyOnce(lambda: cast("Any", FakeProducer(broker, port, config)), self.errands),
-            self.ledger,
-            CODEC,
-            Callbacks(self.flow.started, self.flow.finished, self.flow.discarded),
-            flush_interval_s=settings.flush_interval_ms / 1000,
-        )
-        self.intake = Intake(
-            cast("Any", self.consumer),
-            self.errands,
-            self.ledger,
-            CODEC,
-            self.flow,
+        connections = SimConnections(kernel, broker, bucket, port, worker_id, lambda: self._worker.draining)
+        self.consumer = connections.consumer
+        self._threads = SimThreads(kernel, self, lambda error: died(self, error))
+
+        def make_engine(hooks: EngineHooks) -> FakeEngine:
+            return FakeEngine(
+                Random(kernel.rng.random()),
+                kernel.clock,
+                hooks,
+                slots=SLOTS,
+                longest_s=LONGEST_JOB_S,
+                on_run=lambda job: on_run(self, job),
+            )
+
+        self._worker = app.build(
             settings,
-            TOPICS.requests,
-            kernel.clock,
+            AdmissionRules(settings),
+            app.LoadedEngine(make_engine, MODEL, {}),
+            connections,
+            self._threads,
+            Health(kernel.clock),
         )
 
-    def start(self, died: Callable[[Exception], None]) -> None:
+    def start(self) -> None:
         """Start the loops and join the group."""
-        uniform, now = self._kernel.rng.uniform, self._kernel.clock
-        self.errands.serve()
-        self.intake.subscribe()
-
-        def loop(tick: Callable[[], bool]) -> None:
-            self._kernel.thread(self, lambda: uniform(0.001, 0.03) if tick() else uniform(0.03, 0.25), died)
-
-        self._kernel.thread(self, self._poll, died)
-        loop(self.engine.tick)
-        loop(lambda: self.publisher.tick(now()))
-        for _ in range(POOL):
-            loop(self.work.run_one)
+        self._worker.start()
+        self._threads.run("poll", self._poll)
 
     def _poll(self) -> float:
-        self.errands.enter()
         if self.leaving:
-            self._drain()
+            self._worker.drain(DRAIN_S, hurry=lambda: False)
             self.alive = False
         else:
-            self.intake.tick(0.0)
-        self.errands.leave()
+            self._worker.poll()
         return self._kernel.rng.uniform(0.005, 0.08)
-
-    def _drain(self) -> None:
-        """As `app.Worker.drain` does."""
-        self.intake.stop()
-        with self.ledger.lock:
-            partitions = self.ledger.partitions()
-            self.ledger.close(partitions)
-        self.flow.hand_back_waiting()
-        deadline = self._kernel.now + DRAIN_S
-        while self.ledger.unfinished() and self._kernel.now < deadline:
-            self.intake.tick(0.0)
-            self._pause(0.02)
-        self.flow.hand_back_all(partitions)
-        self.consumer.close()
-        self.publisher.close()
-
-    def _pause(self, seconds: float) -> None:
-        self.errands.serve()
-        self._kernel.wait(self, seconds * self._kernel.rng.uniform(1, 5))
 
     def _check_unlocked(self) -> None:
         # The kernel's threads are one to the lock, so a call that holds it would let others in where they must wait.
-        assert not self.ledger.lock._is_owned(), "I/O with the ledger locked"  # type: ignore[attr-defined]
+        lock: Any = self._worker.ledger.lock
+        assert not lock._is_owned(), "I/O with the ledger locked"

@@ -88,10 +88,17 @@ class World:
             self._names += 1
             name = f"w{self._names}"
         worker = SimWorker(
-            self.kernel, self.broker, self.bucket, self.faults, name, crash=self.crash, on_run=self._on_run
+            self.kernel,
+            self.broker,
+            self.bucket,
+            self.faults,
+            name,
+            crash=self.crash,
+            died=self._died,
+            on_run=self._on_run,
         )
         self.workers.append(worker)
-        worker.start(lambda error: self._died(worker, error))
+        worker.start()
         return worker
 
     def crash(self, worker: SimWorker) -> None:

@@ -6,7 +6,7 @@ import structlog
 from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
-from worker.delivery.messages import Announcer
+from worker.delivery.messages import MessageWriter
 from worker.job import Origin, Original
 from worker.telemetry import logs
 from worker.topics import Topics
@@ -31,7 +31,7 @@ def test_a_hostile_key_is_cut_and_made_text() -> None:
 
 
 def test_an_outcome_is_named_by_the_record_that_it_is_of() -> None:
-    outcome = Announcer(Topics(), "worker-1").dead_letter(ORIGIN, Original(b"job-1", b"", HEADERS), "no event")
+    outcome = MessageWriter(Topics(), "worker-1").dead_letter(ORIGIN, Original(b"job-1", b"", HEADERS), "no event")
     assert logs.about_outcome(outcome) == {"job_id": "job-1", "trace_id": TRACE, **PLACE}
 
 

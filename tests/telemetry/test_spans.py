@@ -15,11 +15,11 @@ from structlog.testing import capture_logs
 
 from tests.harness import small_request
 from worker.errors import ErrorCode, SettingsError
-from worker.intake.admit import Arrival, admit
+from worker.intake.admit import AdmissionRules, Arrival, admit
 from worker.job import Failure, Job, Lane, Origin
 from worker.settings import Settings, load_settings
 from worker.telemetry import spans
-from worker.telemetry.job_log import Journal
+from worker.telemetry.job_log import JobLog
 from worker.telemetry.spans import Spans
 from worker.topics import Topics
 
@@ -35,7 +35,7 @@ class Story:
         self._memory = InMemorySpanExporter()
         provider = TracerProvider(shutdown_on_exit=False)
         provider.add_span_processor(SimpleSpanProcessor(self._memory))
-        self.journal = Journal(Spans(provider, Topics(), "group", "worker-1"))
+        self.job_log = JobLog(Spans(provider, Topics(), "group", "worker-1"))
 
     @property
     def spans(self) -> dict[str, ReadableSpan]:
@@ -44,7 +44,7 @@ class Story:
 
 def job(traceparent: str | None = f"00-{TRACE}-00f067aa0ba902b7-01", **fields: Any) -> Job:
     headers = {"traceparent": traceparent} if traceparent else {}
-    return admit(small_request(**fields), Arrival(ORIGIN, Lane.HIGH, 1.0, headers), SETTINGS, 2.0)
+    return admit(small_request(**fields), Arrival(ORIGIN, Lane.HIGH, 1.0, headers), AdmissionRules(SETTINGS), 2.0)
 
 
 @pytest.fixture
@@ -52,26 +52,26 @@ def story() -> Story:
     return Story()
 
 
-def test_a_job_that_is_handed_back_ends_without_an_error(story: Story) -> None:
-    story.journal.taken(job())
-    story.journal.lost(ORIGIN, 5.0)
+def test_a_job_that_is_released_ends_without_an_error(story: Story) -> None:
+    story.job_log.on_admitted(job())
+    story.job_log.on_released(ORIGIN, 5.0)
     [span] = story.spans.values()
     assert (span.start_time, span.end_time) == (2_000_000_000, 5_000_000_000)
-    assert [event.name for event in span.events] == ["handed back"]
+    assert [event.name for event in span.events] == ["released"]
     assert span.status.status_code is StatusCode.UNSET
 
 
 def test_a_result_that_was_not_ours_to_send_any_more_is_an_error_of_the_sending(story: Story) -> None:
-    story.journal.completed(story.journal.taken(job()), 4.0)
-    story.journal.lost(ORIGIN, 5.0)
+    story.job_log.on_stored(story.job_log.on_admitted(job()), 4.0)
+    story.job_log.on_released(ORIGIN, 5.0)
     assert story.spans["send generation.completed"].status.status_code is StatusCode.ERROR
     assert story.spans["process requests"].status.status_code is StatusCode.UNSET
 
 
 def test_a_cancelled_job_is_no_error(story: Story) -> None:
-    failure = Failure.of(story.journal.taken(job()), ErrorCode.CANCELLED, "as asked")
-    story.journal.failed(failure, 4.0)
-    story.journal.committed(ORIGIN, 5.0)
+    failure = Failure.of(story.job_log.on_admitted(job()), ErrorCode.CANCELLED, "as asked")
+    story.job_log.on_failed(failure, 4.0)
+    story.job_log.on_committed(ORIGIN, 5.0)
     process = story.spans["process requests"]
     assert process.status.status_code is StatusCode.UNSET
     assert process.attributes is not None
@@ -79,9 +79,9 @@ def test_a_cancelled_job_is_no_error(story: Story) -> None:
 
 
 def test_progress_belongs_to_the_processing_and_the_result_to_the_sending(story: Story) -> None:
-    taken = story.journal.taken(job())
-    sent = story.journal.completed(taken, 4.0)
-    story.journal.committed(ORIGIN, 5.0)
+    taken = story.job_log.on_admitted(job())
+    sent = story.job_log.on_stored(taken, 4.0)
+    story.job_log.on_committed(ORIGIN, 5.0)
     for name, headers in (("process requests", taken.headers), ("send generation.completed", sent.headers)):
         context = story.spans[name].context
         assert context is not None
@@ -89,9 +89,9 @@ def test_progress_belongs_to_the_processing_and_the_result_to_the_sending(story:
 
 
 def test_what_the_producer_does_not_sample_is_not_exported_but_goes_on(story: Story) -> None:
-    taken = story.journal.taken(job(f"00-{TRACE}-00f067aa0ba902b7-00"))
-    sent = story.journal.completed(taken, 4.0)
-    story.journal.committed(ORIGIN, 5.0)
+    taken = story.job_log.on_admitted(job(f"00-{TRACE}-00f067aa0ba902b7-00"))
+    sent = story.job_log.on_stored(taken, 4.0)
+    story.job_log.on_committed(ORIGIN, 5.0)
     assert story.spans == {}
     assert sent.headers["traceparent"].split("-")[1::2] == [TRACE, "00"]
 
@@ -101,8 +101,8 @@ def test_a_hostile_id_is_cut(story: Story) -> None:
     failure = Failure(request=request, lane=Lane.HIGH, origin=ORIGIN, code=ErrorCode.INVALID_REQUEST, message="no",
                       requested_at=1.0)  # fmt: skip
     with capture_logs() as lines:
-        story.journal.failed(failure, 4.0)
-        story.journal.committed(ORIGIN, 5.0)
+        story.job_log.on_failed(failure, 4.0)
+        story.job_log.on_committed(ORIGIN, 5.0)
     assert [len(line["job_id"]) for line in lines] == [128]
     attributes = story.spans["process requests"].attributes
     assert attributes is not None
@@ -110,11 +110,11 @@ def test_a_hostile_id_is_cut(story: Story) -> None:
 
 
 def test_what_comes_after_the_end_is_ignored(story: Story) -> None:
-    taken = story.journal.taken(job())
-    story.journal.lost(ORIGIN, 5.0)
-    story.journal.lost(ORIGIN, 6.0)
-    story.journal.phase(ORIGIN, "decode", 1.0, 2.0)
-    assert story.journal.completed(taken, 7.0).headers == taken.headers
+    taken = story.job_log.on_admitted(job())
+    story.job_log.on_released(ORIGIN, 5.0)
+    story.job_log.on_released(ORIGIN, 6.0)
+    story.job_log.phase(ORIGIN, "decode", 1.0, 2.0)
+    assert story.job_log.on_stored(taken, 7.0).headers == taken.headers
     assert list(story.spans) == ["process requests"]
 
 

@@ -15,10 +15,11 @@ from worker.content.fold import fold
 from worker.content.rules import points_at_minor
 from worker.errors import RequestRejected
 from worker.events.types import GenerationRequest
-from worker.intake.admit import Arrival, admit
+from worker.intake.admit import AdmissionRules, Arrival, admit
 from worker.job import Job, Lane, Origin
-from worker.profiles import Profile, Profiles
-from worker.settings import Settings, load_settings
+from worker.profiles import Profile
+from worker.rule_files import read_rules
+from worker.settings import load_settings
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Check profiles, or see what one makes of a request."
@@ -31,10 +32,11 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per profile.")] = False,
 ) -> None:
     """Read every profile as the worker would at its start, and more. Exit code 1: something is wrong with one."""
-    settings, profiles = _load(folder)
+    rules = _load(folder)
+    assert rules.profiles is not None
     problems = []
-    for name, profile in profiles:
-        found = list(_problems(profile, settings))
+    for name, profile in rules.profiles:
+        found = list(_problems(profile, rules))
         problems += [f"{name}.toml: {problem}" for problem in found]
         if as_json:
             print_json(_object(name, profile) | {"problems": found})
@@ -55,7 +57,7 @@ def preview(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Print what the worker would draw. Exit code 1: it would refuse the request."""
-    settings, _ = _load(folder)
+    rules = _load(folder)
     request = GenerationRequest(
         job_id="preview",
         girl_id=girl_id,
@@ -67,7 +69,7 @@ def preview(
     )
     now = time.time()
     try:
-        job = admit(request, Arrival(Origin("preview", 0, 0, 0), Lane.NORMAL, now, {}), settings, now)
+        job = admit(request, Arrival(Origin("preview", 0, 0, 0), Lane.NORMAL, now, {}), rules, now)
     except RequestRejected as error:
         raise CommandError(f"{error.code.value}: {error.message}") from error
     if as_json:
@@ -77,29 +79,30 @@ def preview(
         print(f"{key:<16} {value if isinstance(value, str) else _text(value)}")
 
 
-def _load(folder: Path | None) -> tuple[Settings, Profiles]:
-    """Raises SettingsError: for one of the files or another setting."""
+def _load(folder: Path | None) -> AdmissionRules:
+    """The rules with the profiles of `folder`. Raises SettingsError: for one of the files or another setting."""
     settings = load_settings() if folder is None else load_settings(profiles_path=folder)
-    if settings.profiles is None:
+    if settings.profiles_path is None:
         raise CommandError("which folder? name one, or set PROFILES_PATH")
-    return settings, settings.profiles
+    return read_rules(settings)
 
 
-def _problems(profile: Profile, settings: Settings) -> Iterator[str]:
+def _problems(profile: Profile, rules: AdmissionRules) -> Iterator[str]:
     """What the worker would start with, and every request, or nearly, would fail by."""
     for key, text in _texts(profile):
         folded = fold(text)
         if points_at_minor(folded):
             yield f"{key}: it points at a minor, so that requests with an nsfw_level above 0 are content_rejected"
-        if settings.denied is not None and settings.denied.found_in(folded):
+        if rules.denied is not None and rules.denied.found_in(folded):
             yield f"{key}: it has a phrase of CONTENT_DENY_PATH"
-    if profile.loras and settings.lora_dir is None:
+    lora_dir = rules.settings.lora_dir
+    if profile.loras and lora_dir is None:
         yield "loras: SDXL_LORA_PATH is not set"
         return
     for index, lora in enumerate(profile.loras):
-        assert settings.lora_dir is not None
-        if not (settings.lora_dir / f"{lora.name}.safetensors").is_file():
-            yield f"loras.{index}.name: {settings.lora_dir} has no {lora.name}.safetensors"
+        assert lora_dir is not None
+        if not (lora_dir / f"{lora.name}.safetensors").is_file():
+            yield f"loras.{index}.name: {lora_dir} has no {lora.name}.safetensors"
 
 
 def _texts(profile: Profile) -> Iterator[tuple[str, str]]:

@@ -25,7 +25,7 @@ _DIGEST_DIGITS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Completer:
+class Finisher:
     """Encodes, uploads and describes pictures; every method may raise StoreUnavailable and be called again."""
 
     store: PictureStore
@@ -36,7 +36,7 @@ class Completer:
     # Scores a picture, and refuses or blurs it.
     screen: Callable[[Picture], Picture] = lambda picture: picture
 
-    def complete(self, picture: Picture, now: float) -> GenerationCompleted:
+    def finish(self, picture: Picture, now: float) -> GenerationCompleted:
         """Make the picture durable, manifest last.
 
         Raises:
@@ -78,12 +78,12 @@ class Completer:
             metrics.COST.inc(event.cost_usd)
         return event
 
-    def keep(self, job: Job) -> None:
+    def store_checkpoint(self, job: Job) -> None:
         """Store the job's checkpoint, for whoever gets the job next."""
         assert job.checkpoint is not None
         self.store.put_checkpoint(self._checkpoint_key(job), job.checkpoint)
 
-    def resumed(self, job: Job) -> Job:
+    def with_checkpoint(self, job: Job) -> Job:
         """The job with the checkpoint that another worker left of it, if there is one and they are wanted."""
         if not self.settings.checkpoint_jobs:
             return job

@@ -11,7 +11,7 @@ _THUMBNAIL_SUFFIX = "_thumb"
 
 
 def checkpoint_key(girl_id: str, job_id: str, digest: str) -> str:
-    """Where the latents of a job that was handed back lie; `digest` is of all that decides its pixels.
+    """Where the latents of a job that was released lie; `digest` is of all that decides its pixels.
 
     Raises:
         ValueError: an id that could leave its folder.

@@ -22,7 +22,7 @@ _MAX_ERROR_CHARS = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Announcer:
+class MessageWriter:
     """Writes results for one worker. Times are seconds since the epoch."""
 
     topics: Topics

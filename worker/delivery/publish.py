@@ -56,13 +56,19 @@ class Touch:
 Item = Outcome | Start | Notice | Touch
 
 
-@dataclass(frozen=True, slots=True)
-class Callbacks:
-    """Called on the publisher's thread: a start or an outcome is durable, or its record is no longer ours."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublisherHooks:
+    """What the publisher calls on its own thread.
 
-    started: Callable[[Job, int], None]
-    finished: Callable[[Origin], None]
-    discarded: Callable[[Origin], None]
+    Args:
+        on_started: a start is durable; gets the job and the number of its attempt.
+        on_committed: the outcome of a record is durable.
+        on_not_owned: nothing was published for a record, because it is no longer ours.
+    """
+
+    on_started: Callable[[Job, int], None]
+    on_committed: Callable[[Origin], None]
+    on_not_owned: Callable[[Origin], None]
 
 
 @dataclass(slots=True)
@@ -76,15 +82,15 @@ class _Batch:
 
 
 class Publisher:
-    """Any thread may `put`; one thread calls `tick`."""
+    """Any thread may `enqueue`; one thread calls `tick`."""
 
     def __init__(
-        self, transport: Transport, books: Books, codec: EventCodec, callbacks: Callbacks, *, flush_interval_s: float
+        self, transport: Transport, books: Books, codec: EventCodec, hooks: PublisherHooks, *, flush_interval_s: float
     ) -> None:
         self._transport = transport
         self._books = books
         self._codec = codec
-        self._callbacks = callbacks
+        self._hooks = hooks
         self._flush_interval_s = flush_interval_s
         self._changed = threading.Condition()
         self._items: list[Item] = []
@@ -93,7 +99,7 @@ class Publisher:
         self._tries = 0
         self._sending = False
 
-    def put(self, item: Item, now: float) -> None:
+    def enqueue(self, item: Item, now: float) -> None:
         """Queue something for the next flush."""
         with self._changed:
             self._items.append(item)
@@ -140,7 +146,7 @@ class Publisher:
             with self._changed:
                 self._due = now + pause
             return True
-        self._settle(batch, now)
+        self._close_batch(batch, now)
         return True
 
     def open(self) -> None:
@@ -174,7 +180,7 @@ class Publisher:
             batch.starts.append((job, count))
             batch.touched.add(_key(job.origin))
         else:
-            self._callbacks.discarded(job.origin)
+            self._hooks.on_not_owned(job.origin)
 
     def _flush(self, batch: _Batch) -> None:
         membership = self._transport.membership()
@@ -194,7 +200,7 @@ class Publisher:
         """What to send of the batch, by the books as they are now."""
         with self._books.lock:
             self._sending = True
-            self._discard(batch)
+            self._release_unowned(batch)
             finishing = {outcome.origin for outcome in batch.outcomes}
             notices = [n for n in batch.notices if self._books.owns(n.origin) and n.origin not in finishing]
             # With offsets of its partition, so that the broker's check of the membership stops a late notice.
@@ -207,21 +213,21 @@ class Publisher:
             Offset(c.topic, c.partition, c.offset, c.metadata, (c.topic, c.partition) in ending) for c in commits
         ]
 
-    def _discard(self, batch: _Batch) -> None:
+    def _release_unowned(self, batch: _Batch) -> None:
         """Drop the outcomes of records that have another owner by now."""
         for outcome in batch.outcomes:
             if not self._books.owns(outcome.origin):
                 metrics.DISCARDED.inc()
                 _log.info("result_discarded", **logs.about_outcome(outcome))
-                self._callbacks.discarded(outcome.origin)
+                self._hooks.on_not_owned(outcome.origin)
         batch.outcomes = [outcome for outcome in batch.outcomes if self._books.owns(outcome.origin)]
 
-    def _settle(self, batch: _Batch, now: float) -> None:
+    def _close_batch(self, batch: _Batch, now: float) -> None:
         self._tries = 0
         for job, count in batch.starts:
-            self._callbacks.started(job, count)
+            self._hooks.on_started(job, count)
         for outcome in batch.outcomes:
-            self._callbacks.finished(outcome.origin)
+            self._hooks.on_committed(outcome.origin)
         with self._changed:
             self._batch = None
             self._due = now if self._items else None

@@ -27,7 +27,7 @@ _NOTHING: logs.About = MappingProxyType({})
 
 @dataclass(slots=True, order=True)
 class _Entry:
-    """A task in its place: by class, then by when it came or came back."""
+    """A task in its place: by lane, then by when it came or came back."""
 
     lane: Lane
     sequence: int
@@ -36,7 +36,7 @@ class _Entry:
     tries: int = field(default=0, compare=False)
 
 
-class WorkQueue:
+class RetryQueue:
     """Tasks for the pool's threads. It holds at most the jobs that intake has let in, so it needs no bound of its own.
 
     A task that raises StoreUnavailable waits and runs again, so it must be safe to repeat.
@@ -58,7 +58,7 @@ class WorkQueue:
     def __len__(self) -> int:
         return len(self._ready) + len(self._delayed)
 
-    def put(self, lane: Lane, task: Task, about: logs.About = _NOTHING) -> None:
+    def add(self, lane: Lane, task: Task, about: logs.About = _NOTHING) -> None:
         """Add a task; any thread may. `about` is on every line that is logged while it runs."""
         with self._changed:
             heapq.heappush(self._ready, _Entry(lane, next(self._sequence), task, about))

@@ -78,7 +78,7 @@ class Offset:
 
 
 class Group(Protocol):
-    """The consumer group, as seen by the publisher (`intake.errands.Errands`)."""
+    """The consumer group, as seen by the publisher (`intake.errands.ConsumerProxy`)."""
 
     membership: Any
 

@@ -83,7 +83,7 @@ class PictureStore:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> PictureStore:
-        """Connects to nothing yet; `check` does.
+        """Connects to nothing yet; `require_bucket` does.
 
         Raises:
             BucketError: the endpoint is no URL, or a shared AWS profile is incomplete.
@@ -93,7 +93,7 @@ class PictureStore:
         except (BotoCoreError, ValueError) as error:
             raise BucketError(f"the S3 client cannot be made: {error}") from error
 
-    def check(self) -> None:
+    def require_bucket(self) -> None:
         """Look at the bucket once, at the start.
 
         Raises:
@@ -134,7 +134,7 @@ class PictureStore:
         self._put(keys.manifest, dump_manifest(manifest), "application/json")
 
     def put_checkpoint(self, key: str, data: bytes) -> None:
-        """Store what is left of a job that was handed back. Raises StoreUnavailable."""
+        """Store what is left of a job that was released. Raises StoreUnavailable."""
         self._put(key, data, "application/octet-stream", cache="no-store")
 
     def fetch_manifest(self, girl_id: str, job_id: str) -> dict[str, Any] | None:

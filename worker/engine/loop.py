@@ -20,7 +20,7 @@ from worker.engine.pipeline import SdxlModel
 from worker.engine.row import Row
 from worker.engine.schedule import Segment, StepScheduler
 from worker.errors import ErrorCode, RequestRejected
-from worker.job import Failure, Hooks, Job, Lane, Origin, Picture, Timing
+from worker.job import EngineHooks, Failure, Job, Lane, Origin, Picture, Timing
 from worker.telemetry import logs, metrics
 
 # Progress is told at the start and after each of these parts of the steps.
@@ -43,17 +43,19 @@ class _Live:
     told: int = -1
 
 
-class Engine:
-    """Owns the device. `submit`, `cancel` and `give_back` may be called from any thread; `tick` from one.
+class StepEngine:
+    """Owns the device and implements `job.Engine`, one UNet step at a time.
 
-    With `checkpoints`, started jobs are dropped with one.
+    Args:
+        deterministic: pad every batch to the policy's slots.
+        checkpoints: release started jobs with a checkpoint where one can be made.
     """
 
     def __init__(
         self,
         model: SdxlModel,
         scheduler: StepScheduler,
-        hooks: Hooks,
+        hooks: EngineHooks,
         clock: Callable[[], float],
         *,
         deterministic: bool,
@@ -79,16 +81,16 @@ class Engine:
         self._preemptions_told = 0
 
     def submit(self, job: Job) -> None:
-        """Hand over a job; it starts at the next step if its class allows."""
+        """Hand over a job; it starts at the next step if its lane allows."""
         self._post(lambda: self._accept(job))
 
     def cancel(self, job_id: str, code: ErrorCode, message: str) -> None:
         """End a job before its next step, wherever it is; an unknown id is ignored."""
         self._post(lambda: self._cancel(job_id, code, message))
 
-    def give_back(self, owned: Callable[[Origin], bool], *, started: bool) -> None:
-        """Drop jobs whose record is no longer ours: those that have not started, or with `started` all of them."""
-        self._post(lambda: self._give_back(owned, started))
+    def release(self, keep: Callable[[Origin], bool], *, started: bool) -> None:
+        """Release jobs whose origin is not to be kept: those that have not started, or with `started` all of them."""
+        self._post(lambda: self._release(keep, started))
 
     def wait(self, timeout_s: float) -> None:
         """Sleep until something is posted, at most `timeout_s`."""
@@ -125,7 +127,7 @@ class Engine:
             checkpoint, left = self._go_on(job, segments)
             self._refuse_if_too_late(job, left)
         except RequestRejected as error:
-            self._hooks.ended(Failure.of(job, error.code, error.message))
+            self._hooks.on_failed(Failure.of(job, error.code, error.message))
             return
         self._live[job.origin] = _Live(job, sum(segment.steps for segment in segments), checkpoint)
         self._scheduler.submit(job.origin, job.lane, left, self._clock())
@@ -160,16 +162,16 @@ class Engine:
             if live.job.job_id == job_id:
                 self._end(origin, Failure.of(live.job, code, message))
 
-    def _give_back(self, owned: Callable[[Origin], bool], started: bool) -> None:
+    def _release(self, keep: Callable[[Origin], bool], started: bool) -> None:
         for origin, live in [*self._live.items(), *self._to_decode.items()]:
-            if owned(origin) or (live.row is not None and not started):
+            if keep(origin) or (live.row is not None and not started):
                 continue
-            self._forget(origin)
+            self._remove(origin)
             job = self._with_checkpoint(live)
             if job.checkpoint is None:
                 self._waste(live)
-            self._release(live)
-            self._hooks.dropped(job)
+            self._unpin_loras(live)
+            self._hooks.on_released(job)
 
     def _with_checkpoint(self, live: _Live) -> Job:
         if not self._checkpoints or live.row is None or live.row.steps_done == live.steps:
@@ -317,21 +319,23 @@ class Engine:
             part = live.row.steps_done * _PROGRESS_PARTS // live.steps
             if part > live.told:
                 live.told = part
-                self._hooks.progress(live.job, live.row.steps_done, live.steps)
+                self._hooks.on_progress(live.job, live.row.steps_done, live.steps)
 
     def _end(self, origin: Origin, result: Picture | Failure) -> None:
-        live = self._forget(origin)
+        live = self._remove(origin)
         if isinstance(result, Failure):
             self._waste(live)
-        self._hooks.ended(result)
-        self._release(live)
+            self._hooks.on_failed(result)
+        else:
+            self._hooks.on_pixels(result)
+        self._unpin_loras(live)
 
-    def _release(self, live: _Live) -> None:
+    def _unpin_loras(self, live: _Live) -> None:
         if live.row is not None:
             self._model.adapters.release(live.job.loras)
 
-    def _forget(self, origin: Origin) -> _Live:
-        self._scheduler.drop(origin)
+    def _remove(self, origin: Origin) -> _Live:
+        self._scheduler.remove(origin)
         live = self._live.pop(origin, None)
         return self._to_decode.pop(origin) if live is None else live
 
@@ -342,7 +346,7 @@ class Engine:
 
     def _rest(self) -> None:
         """Nothing to do: the moment to check the invariants and to come down the memory ladder."""
-        self._scheduler.check()
+        self._scheduler.check_invariants()
         if self._ladder.rung:
             self._ladder.reset()
             self._resize()

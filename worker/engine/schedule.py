@@ -1,24 +1,23 @@
 """Which rows go into the next UNet step. Pure: no torch, no Kafka, no clock (`now` is an argument).
 
-Policy (DESIGN §4): strict urgent > high > normal, first-come within a class. A class whose head has
+Policy: strict urgent > high > normal, first-come within a lane. A lane whose head has
 waited beyond its bound is owed `share` of every step from then on; what strict order does not give it, it
 saves up and spends on rows that come before all others. So over any N steps it gets at least share × N - 1
-of them, less one more share where another class is owed its own, or every row that it has in a step's group
+of them, less one more share where another lane is owed its own, or every row that it has in a step's group
 is in that step: more it cannot use, and what it is owed beyond one step is then forgiven. Preemption is not
 being chosen: a parked row keeps its state elsewhere.
 
 Why this holds: whoever is owed most goes first, and going first with a step or more owed it leads the step,
-fills it, or has all of its rows in it. Each leaves it with at most one step owed, so at most one class is
-owed more than that, which is the next to go first. (A third overdue class leads by right. At shares of at
+fills it, or has all of its rows in it. Each leaves it with at most one step owed, so at most one lane is
+owed more than that, which is the next to go first. (A third overdue lane leads by right. At shares of at
 most 0.3 it is never kept out for so long that all three come near a whole step at once.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
-from typing import Protocol
 
 from worker.engine.cost import CostModel, Group
 from worker.errors import ProtocolError
@@ -47,7 +46,7 @@ class Segment:
 class Policy:
     """How the slots are shared out. `bounds_s` are the waits per lane beyond which `share` is owed.
 
-    Three classes at more than a third each could not all be given theirs.
+    Three lanes at more than a third each could not all be given their share.
     """
 
     slots: int = 4
@@ -56,17 +55,10 @@ class Policy:
     urgent_slowdown_max: float = 1.25
 
 
-class Chooser(Protocol):
-    """What the engine needs of a scheduler; the bench compares several."""
-
-    def submit(self, key: Key, lane: Lane, segments: Sequence[Segment], now: float) -> None: ...
-    def choose(self, now: float) -> tuple[Key, ...]: ...
-    def advance(self, batch: Sequence[Key]) -> tuple[Key, ...]: ...
-    def drop(self, key: Key) -> None: ...
-
-
 @dataclass(slots=True, eq=False)
-class _Row:
+class QueuedRow:
+    """A row as the step scheduler sees it."""
+
     key: Key
     lane: Lane
     segments: list[Segment]
@@ -84,13 +76,36 @@ class _Row:
         return self.waited + (0.0 if self.waiting_since is None else now - self.waiting_since)
 
 
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What an ordering chooses from.
+
+    Args:
+        arrived: every row, in the order of arrival.
+        running: the rows of the step before that have not finished, in that step's order.
+        slots: rows that a step may have.
+    """
+
+    arrived: tuple[QueuedRow, ...]
+    running: tuple[QueuedRow, ...]
+    slots: int
+
+    def by_lane(self) -> list[QueuedRow]:
+        """Every row, the most urgent lane first, first-come within a lane."""
+        return sorted(self.arrived, key=lambda row: row.lane)
+
+
+# The rows of the next step: at most `slots`, all of one group, not empty where there are candidates.
+Ordering = Callable[[Candidates], Sequence[QueuedRow]]
+
+
 @dataclass(slots=True)
 class Counts:
-    """Totals that must always add up: submitted = live + finished + dropped."""
+    """Totals that must always add up: submitted = live + finished + removed."""
 
     submitted: int = 0
     finished: int = 0
-    dropped: int = 0
+    removed: int = 0
     preemptions: int = 0
     steps: int = 0
     row_steps: int = 0
@@ -102,11 +117,13 @@ class StepScheduler:
 
     policy: Policy = field(default_factory=Policy)
     cost: CostModel = field(default_factory=CostModel)
+    # Replaces strict order, where the bench compares other policies; the guaranteed share comes on top of it.
+    ordering: Ordering | None = None
     counts: Counts = field(default_factory=Counts)
-    _rows: dict[Key, _Row] = field(default_factory=dict)
-    # Insertion order is arrival order, so the first value is the head of its class.
-    _lanes: dict[Lane, dict[Key, _Row]] = field(default_factory=lambda: {lane: {} for lane in Lane})
-    # Steps owed to each class, and what they become if the chosen step is run: a step that fails pays nothing.
+    _rows: dict[Key, QueuedRow] = field(default_factory=dict)
+    # Insertion order is arrival order, so the first value is the head of its lane.
+    _lanes: dict[Lane, dict[Key, QueuedRow]] = field(default_factory=lambda: {lane: {} for lane in Lane})
+    # Steps owed to each lane, and what they become if the chosen step is run: a step that fails pays nothing.
     _credit: dict[Lane, float] = field(default_factory=lambda: dict.fromkeys(Lane, 0.0))
     _credit_after: dict[Lane, float] = field(default_factory=lambda: dict.fromkeys(Lane, 0.0))
     _batch: tuple[Key, ...] = ()
@@ -118,7 +135,7 @@ class StepScheduler:
         return key in self._rows
 
     def submit(self, key: Key, lane: Lane, segments: Sequence[Segment], now: float) -> None:
-        """Add a row at the end of its class.
+        """Add a row at the end of its lane.
 
         Raises:
             ProtocolError: the key is there already, or a segment has no step.
@@ -127,7 +144,7 @@ class StepScheduler:
             raise ProtocolError(f"{key!r} was submitted twice")
         if not segments or any(segment.steps < 1 for segment in segments):
             raise ProtocolError(f"{key!r} has a segment without steps")
-        row = _Row(key, lane, list(segments), waiting_since=now)
+        row = QueuedRow(key, lane, list(segments), waiting_since=now)
         self._rows[key] = self._lanes[lane][key] = row
         self.counts.submitted += 1
 
@@ -159,19 +176,19 @@ class StepScheduler:
             row.segments.pop(0)
             row.steps_done = 0
             if not row.segments:
-                self._remove(row)
+                self._delete(row)
                 self.counts.finished += 1
                 finished.append(key)
         self._batch = tuple(key for key in self._batch if key in self._rows)
         return tuple(finished)
 
-    def drop(self, key: Key) -> None:
-        """Forget a row wherever it is; a key that is not there is no error."""
+    def remove(self, key: Key) -> None:
+        """Remove an unfinished row; a key that is not there is ignored."""
         row = self._rows.get(key)
         if row is not None:
-            self._remove(row)
+            self._delete(row)
             self._batch = tuple(k for k in self._batch if k != key)
-            self.counts.dropped += 1
+            self.counts.removed += 1
 
     def resize(self, slots: int) -> None:
         """Change the number of rows that one step may have."""
@@ -182,14 +199,14 @@ class StepScheduler:
         return self._rows[key].group
 
     def newcomer_above(self, lane: Lane) -> bool:
-        """Whether a row of a more urgent class than `lane` can have its very first step next."""
+        """Whether a row of a more urgent lane than `lane` can have its very first step next."""
         return any(row.lane < lane and row.state is State.WAITING for row in self._by_right())
 
     def shortest(self, lane: Lane, segments: Sequence[Segment]) -> float:
         """A lower bound, in seconds, on the time until a newcomer of `lane` is done.
 
-        Its own steps one after the other, once all but the last `slots - 1` rows of its class and group
-        have left. Rows of other classes or groups do not count: the guaranteed share can pass them by.
+        Its own steps one after the other, once all but the last `slots - 1` rows of its lane and group
+        have left. Rows of other lanes or groups do not count: the guaranteed share can pass them by.
         What was never measured counts as nothing.
         """
         group = segments[0].group
@@ -208,17 +225,17 @@ class StepScheduler:
         return self._rows[key].state
 
     def depth(self) -> dict[tuple[Lane, State], int]:
-        """Rows by class and state, for the metrics."""
+        """Rows by lane and state, for the metrics."""
         table = dict.fromkeys(((lane, state) for lane in Lane for state in State), 0)
         # A copy, for the thread that asks is not the one that schedules.
         for row in list(self._rows.values()):
             table[row.lane, row.state] += 1
         return table
 
-    def check(self) -> None:
+    def check_invariants(self) -> None:
         """Assert every invariant; the engine calls it when idle."""
         counts = self.counts
-        if counts.submitted != len(self._rows) + counts.finished + counts.dropped:
+        if counts.submitted != len(self._rows) + counts.finished + counts.removed:
             raise ProtocolError(f"rows do not add up: {counts}, {len(self._rows)} live")
         lanes = {row.key: row for rows in self._lanes.values() for row in rows.values()}
         if sum(len(rows) for rows in self._lanes.values()) != len(self._rows) or lanes != self._rows:
@@ -233,15 +250,21 @@ class StepScheduler:
         if any((row.state is State.ACTIVE) != (row.waiting_since is None) for row in self._rows.values()):
             raise ProtocolError("a row both waits and runs")
 
-    def _by_right(self) -> list[_Row]:
-        """The batch that strict order gives: the first row's group, class by class."""
+    def _by_right(self) -> list[QueuedRow]:
+        """The batch that is due without the guaranteed share: by strict order, the first row's group, lane by lane."""
+        if self.ordering is not None:
+            return self._by_ordering(self.ordering)
         leader = next(self._in_order(), None)
         return [] if leader is None else self._led_by(leader)
 
-    def _led_by(self, leader: _Row) -> list[_Row]:
-        """The batch of the leader's group: its class first, then the others in their order."""
+    def _by_ordering(self, ordering: Ordering) -> list[QueuedRow]:
+        running = tuple(self._rows[key] for key in self._batch)
+        return list(ordering(Candidates(tuple(self._rows.values()), running, self.policy.slots)))
+
+    def _led_by(self, leader: QueuedRow) -> list[QueuedRow]:
+        """The batch of the leader's group: its lane first, then the others in their order."""
         limit = self.cost.best_rows(leader.group, self.policy.slots)
-        batch: list[_Row] = []
+        batch: list[QueuedRow] = []
         for row in self._in_order(first=leader.lane):
             if len(batch) >= limit:
                 break
@@ -249,8 +272,8 @@ class StepScheduler:
                 batch.append(row)
         return batch
 
-    def _affordable(self, row: _Row, batch: Sequence[_Row]) -> bool:
-        """Whether a lower-class row may join a batch led by an urgent one."""
+    def _affordable(self, row: QueuedRow, batch: Sequence[QueuedRow]) -> bool:
+        """Whether a row of a lower lane may join a batch led by an urgent one."""
         if not batch or batch[0].lane is not Lane.URGENT or row.lane is Lane.URGENT:
             return True
         urgent = sum(other.lane is Lane.URGENT for other in batch)
@@ -258,14 +281,14 @@ class StepScheduler:
         together = self.cost.step_seconds(row.group, len(batch) + 1)
         return without is None or together is None or together <= without * self.policy.urgent_slowdown_max
 
-    def _overdue(self, now: float) -> Iterator[_Row]:
+    def _overdue(self, now: float) -> Iterator[QueuedRow]:
         for lane, rows in self._lanes.items():
             head = next(iter(rows.values()), None)
             if head is not None and head.wait(now) > self.policy.bounds_s[lane]:
                 yield head
 
-    def _left(self, lane: Lane, owed: float, batch: Sequence[_Row], first_leads: bool) -> float:
-        """What is still owed to the class after the step; at most one step where it could not have used more.
+    def _left(self, lane: Lane, owed: float, batch: Sequence[QueuedRow], first_leads: bool) -> float:
+        """What is still owed to the lane after the step; at most one step where it could not have used more.
 
         Without that limit, a row whose part of a large batch is below `share` would save up without end,
         and take step after step from the urgent ones once its group is another.
@@ -273,13 +296,13 @@ class StepScheduler:
         left = max(0.0, owed - self._received(lane, batch, first_leads))
         return 1.0 if left > 1 and self._all_in(lane, batch) else left
 
-    def _all_in(self, lane: Lane, batch: Sequence[_Row]) -> bool:
-        """Whether the class has its head in the batch, and every other row that fits it."""
+    def _all_in(self, lane: Lane, batch: Sequence[QueuedRow]) -> bool:
+        """Whether the lane has its head in the batch, and every other row that fits it."""
         rows = self._lanes[lane].values()
         return next(iter(rows)) in batch and all(row in batch for row in rows if row.group == batch[0].group)
 
-    def _received(self, lane: Lane, batch: Sequence[_Row], first_leads: bool) -> float:
-        """How much of the step the class gets: all of one that its head leads, else its rows' part.
+    def _received(self, lane: Lane, batch: Sequence[QueuedRow], first_leads: bool) -> float:
+        """How much of the step the lane gets: all of one that its head leads, else its rows' part.
 
         A step without the head counts for nothing: later rows of another group would starve it.
         """
@@ -288,8 +311,8 @@ class StepScheduler:
             return 0.0
         return 1.0 if first_leads and batch[0] is head else sum(row.lane is lane for row in batch) / len(batch)
 
-    def _with_guarantee(self, batch: list[_Row], owed: dict[Lane, float]) -> list[_Row]:
-        """`batch`, amended for the classes that are owed enough; whoever is owed most goes first.
+    def _with_guarantee(self, batch: list[QueuedRow], owed: dict[Lane, float]) -> list[QueuedRow]:
+        """`batch`, amended for the lanes that are owed enough; whoever is owed most goes first.
 
         A row of the batch's own group costs its part of the step; a head of another group
         has to save up for a whole step, which it then leads.
@@ -303,12 +326,14 @@ class StepScheduler:
         stay = [row for row in batch if row in paid or row in others]
         return stay + [row for row in paid if row not in batch]
 
-    def _paid(self, batch: list[_Row], heads: list[_Row], owed: dict[Lane, float], limit: int) -> list[_Row]:
-        """The rows that what is owed pays for, each class's first ones; no other row takes their places.
+    def _paid(
+        self, batch: list[QueuedRow], heads: list[QueuedRow], owed: dict[Lane, float], limit: int
+    ) -> list[QueuedRow]:
+        """The rows that what is owed pays for, each lane's first ones; no other row takes their places.
 
-        Rows that are due by right are among them, or those that another class pays for would push them out.
+        Rows that are due by right are among them, or those that another lane pays for would push them out.
         """
-        paid: list[_Row] = []
+        paid: list[QueuedRow] = []
         size = len(batch)
         for head in heads:
             peers = (row for row in self._lanes[head.lane].values() if row.group == batch[0].group == head.group)
@@ -320,11 +345,11 @@ class StepScheduler:
                 size = size_with
         return paid
 
-    def _in_order(self, first: Lane = Lane.URGENT) -> Iterator[_Row]:
+    def _in_order(self, first: Lane = Lane.URGENT) -> Iterator[QueuedRow]:
         for lane in sorted(Lane, key=lambda lane: (lane is not first, lane)):
             yield from self._lanes[lane].values()
 
-    def _seat(self, chosen: list[_Row], now: float) -> None:
+    def _seat(self, chosen: list[QueuedRow], now: float) -> None:
         seated = {row.key for row in chosen}
         for key in self._batch:
             if key not in seated:
@@ -337,7 +362,7 @@ class StepScheduler:
             row.state, row.waiting_since = State.ACTIVE, None
         self._batch = tuple(row.key for row in chosen)
 
-    def _remove(self, row: _Row) -> None:
+    def _delete(self, row: QueuedRow) -> None:
         del self._rows[row.key]
         del self._lanes[row.lane][row.key]
 

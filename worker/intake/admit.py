@@ -6,10 +6,12 @@ import hashlib
 import math
 from dataclasses import dataclass, replace
 
+from worker.content.phrases import Phrases
 from worker.content.rules import check_content
 from worker.errors import ErrorCode, RequestRejected
 from worker.events.types import GenerationRequest, OutputFormat
 from worker.job import SAFE_NAME, SCHEDULERS, AppliedProfile, Job, Lane, Origin
+from worker.profiles import Profiles
 from worker.settings import Settings
 
 # SDXL's latents are an eighth of the picture.
@@ -34,6 +36,15 @@ class Arrival:
 
 
 @dataclass(frozen=True, slots=True)
+class AdmissionRules:
+    """What requests are held to: limits from the settings, profiles and deny list as they were read at the start."""
+
+    settings: Settings
+    profiles: Profiles | None = None
+    denied: Phrases | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class _Composed:
     """What a request asks for, with its profile's part."""
 
@@ -43,19 +54,20 @@ class _Composed:
     profile: AppliedProfile | None = None
 
 
-def admit(request: GenerationRequest, arrival: Arrival, settings: Settings, now: float) -> Job:
+def admit(request: GenerationRequest, arrival: Arrival, rules: AdmissionRules, now: float) -> Job:
     """The job that `request` asks for.
 
     Raises:
         RequestRejected: `invalid_request`, `unknown_lora` for a name that can be none, `content_rejected`, or `expired`
             when its time has passed already.
     """
+    settings = rules.settings
     _check_identity(request)
     _check_prompts(request, settings)
     _check_numbers(request, settings)
     _check_size(request, settings)
-    composed = _compose(request, settings)
-    check_content(composed.prompt, request.nsfw_level, settings.denied)
+    composed = _compose(request, rules)
+    check_content(composed.prompt, request.nsfw_level, rules.denied)
     expires_at = None if request.expires_at is None else request.expires_at.timestamp()
     if expires_at is not None and expires_at <= now:
         raise RequestRejected(ErrorCode.EXPIRED, "expires_at had passed when the request arrived")
@@ -140,9 +152,10 @@ def _check_size(request: GenerationRequest, settings: Settings) -> None:
         raise _reject(f"width x height is over {settings.max_pixels} pixels")
 
 
-def _compose(request: GenerationRequest, settings: Settings) -> _Composed:
+def _compose(request: GenerationRequest, rules: AdmissionRules) -> _Composed:
+    settings = rules.settings
     _check_loras(request, settings)
-    found = None if settings.profiles is None else settings.profiles.of(request.girl_id)
+    found = None if rules.profiles is None else rules.profiles.of(request.girl_id)
     if found is None:
         loras = tuple((lora.name, lora.weight) for lora in request.loras)
         composed = _Composed(request.prompt, request.negative_prompt, loras)

@@ -25,22 +25,48 @@ _CATCH_UP_S = 10.0
 _METADATA_TIMEOUT_S = 10.0
 
 
-class Cancellations:
-    """Reads the topic on a thread of its own; any thread may ask `cover`.
+class CancelledJobs:
+    """Which job ids were cancelled lately, when and why. Any thread may ask."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: TTLCache[str, tuple[float, str]] = TTLCache(_REMEMBERED_IDS, _REMEMBERED_S)
+
+    def add(self, job_id: str, written_at: float, reason: str) -> None:
+        """A cancellation was read that was written at `written_at`, in epoch seconds."""
+        with self._lock:
+            self._known[job_id] = (written_at, reason)
+
+    def reason(self, job: Job) -> str | None:
+        """Why the job is cancelled; None when it is not, or was requested again after that."""
+        with self._lock:
+            found = self._known.get(job.job_id)
+        return found[1] if found is not None and found[0] >= job.requested_at else None
+
+
+class CancellationReader:
+    """Reads the topic on a thread of its own.
 
     Args:
         consumer: of no group that matters: partitions are assigned, nothing is committed.
-        cancel: told of each cancelled job id and why.
+        jobs: gets every cancellation that is read.
+        cancel: is called with the job id and the reason of each.
     """
 
-    def __init__(self, consumer: Consumer, topic: str, codec: EventCodec, cancel: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        consumer: Consumer,
+        topic: str,
+        codec: EventCodec,
+        jobs: CancelledJobs,
+        cancel: Callable[[str, str], None],
+    ) -> None:
         self._consumer = consumer
         self._topic = topic
         self._codec = codec
+        self._jobs = jobs
         self._cancel = cancel
         self._assigned = False
-        self._lock = threading.Lock()
-        self._known: TTLCache[str, tuple[float, str]] = TTLCache(_REMEMBERED_IDS, _REMEMBERED_S)
 
     def open(self, clock: Callable[[], float]) -> None:
         """Read what there is, so that no job starts whose cancellation was sent before; gives up after a while.
@@ -52,12 +78,19 @@ class Cancellations:
             for place in self._assign():
                 _, end = self._consumer.get_watermark_offsets(place, timeout=_METADATA_TIMEOUT_S)
                 while end > 0 and self._position(place) < end and clock() < deadline:
-                    self.tick(0.1)
+                    self._read(0.1)
         except KafkaException as error:
             _log.warning("cancellations_late", error=str(error))
 
-    def tick(self, timeout_s: float) -> None:
-        """Read at most one cancellation."""
+    def tick(self) -> bool:
+        """Read at most one cancellation; False when there was none."""
+        return self._read(0.0)
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait for the next cancellation, at most `timeout_s`, and read it."""
+        self._read(timeout_s)
+
+    def _read(self, timeout_s: float) -> bool:
         if not self._assigned:
             try:
                 self._assign()
@@ -65,7 +98,7 @@ class Cancellations:
                 _log.warning("cancellations_late", error=str(error))
         record = self._consumer.poll(timeout_s)
         if record is None or record.error() is not None:
-            return
+            return False
         value = record.value()
         try:
             event = self._codec.decode(
@@ -76,20 +109,15 @@ class Cancellations:
             )
         except (UndecodableError, RegistryUnavailable) as error:
             _log.warning("cancellation_unreadable", **self._about(record), error=str(error))
-            return
+            return True
         reason = f"cancelled by {event.requested_by or 'request'}" + (f": {event.reason}" if event.reason else "")
-        with self._lock:
-            self._known[event.job_id] = (record.timestamp()[1] / 1000, " ".join(reason.split())[:300])
-        self._cancel(event.job_id, self._known[event.job_id][1])
-
-    def cover(self, job: Job) -> str | None:
-        """Why the job is cancelled; None when it is not, or was requested again after that."""
-        with self._lock:
-            found = self._known.get(job.job_id)
-        return found[1] if found is not None and found[0] >= job.requested_at else None
+        reason = " ".join(reason.split())[:300]
+        self._jobs.add(event.job_id, record.timestamp()[1] / 1000, reason)
+        self._cancel(event.job_id, reason)
+        return True
 
     def close(self) -> None:
-        """Let go of the consumer."""
+        """Close the consumer."""
         self._consumer.close()
 
     def _assign(self) -> list[TopicPartition]:

@@ -1,7 +1,8 @@
 """The poll loop: records in, backpressure, rebalances. Nothing here blocks on S3 or the GPU.
 
-Rules that others learnt the hard way (facts, Kafka): poll always, paused or not; poll one by one; never commit in
-on_lost; librdkafka keeps a partition paused through a revoke, so pause state is put right before it goes.
+Rules that others learnt the hard way: poll always, paused or not, or the group throws the member out; poll records one
+by one, since batches of `consume()` skip offsets beside pauses (librdkafka#4208); never commit in on_lost; librdkafka
+keeps a partition paused through a revoke, so the pause ends before the partition goes.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from worker.events.codec import EventCodec
 from worker.events.headers import passed_through
 from worker.events.single_object import Headers
 from worker.events.types import GenerationRequest
-from worker.intake.admit import Arrival, admit
-from worker.intake.consumer_proxy import Errands
+from worker.intake.admit import AdmissionRules, Arrival, admit
+from worker.intake.consumer_proxy import ConsumerProxy
 from worker.intake.ledger import Ledger
 from worker.intake.ledger import TopicPartition as Key
 from worker.job import Failure, Job, Lane, Origin, Original
@@ -38,16 +39,20 @@ _REGISTRY_PAUSE_S = 1.0
 _RESUME_SHARE = 0.5
 
 
-class Desk(Protocol):
-    """Where intake hands over what it read; every call returns at once, but for `give_back` and `settle`."""
+class IntakeHooks(Protocol):
+    """What intake calls (`lifecycle.Lifecycle`); all but the two that wait return at once."""
 
-    def job(self, job: Job, starts: int) -> None: ...
-    def failure(self, failure: Failure) -> None: ...
-    def dead_letter(self, origin: Origin, record: Original, error: str) -> None: ...
-    def passed(self, partition: Key) -> None: ...
-    def give_back(self, partitions: Sequence[Key]) -> None: ...
-    def settle(self) -> None: ...
-    def lost(self) -> None: ...
+    def on_undecodable(self, origin: Origin, original: Original, error: str) -> None: ...
+    def on_already_finished(self, partition: Key) -> None: ...
+    def on_admitted(self, job: Job, starts: int) -> None: ...
+    def on_failed(self, failure: Failure) -> None: ...
+    def release_unowned(self) -> None: ...
+
+    def release_partitions(self, partitions: Sequence[Key]) -> None:
+        """Waits for running jobs and a last commit, within bounds."""
+
+    def wait_for_flush(self) -> None:
+        """Waits for a flush that is under way, within bounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,32 +65,39 @@ class _Held:
 
 
 class Intake:
-    """Owns the consumer; one thread calls it, and librdkafka's callbacks run on that thread too."""
+    """Owns the consumer; one thread calls it, and librdkafka's callbacks run on that thread too.
+
+    Args:
+        topics: the request topics, in the order of `Lane`.
+        on_delivered: called for every new record with topic, partition, offset and the time it was written.
+    """
 
     def __init__(
         self,
         consumer: Consumer,
-        errands: Errands,
+        proxy: ConsumerProxy,
         ledger: Ledger,
         codec: EventCodec,
-        desk: Desk,
+        hooks: IntakeHooks,
+        rules: AdmissionRules,
         settings: Settings,
         topics: Sequence[str],
-        clock: Callable[[], float],
+        now: Callable[[], float],
+        on_delivered: Callable[[str, int, int, float], None],
     ) -> None:
         self._consumer = consumer
-        self._errands = errands
+        self._proxy = proxy
         self._ledger = ledger
         self._codec = codec
-        self._desk = desk
+        self._hooks = hooks
+        self._rules = rules
         self._settings = settings
         self._lanes = dict(zip(topics, Lane, strict=True))
-        self._clock = clock
+        self._now = now
+        self._on_delivered = on_delivered
         self._paused: set[Key] = set()
         self._held: deque[_Held] = deque()
         self._stopping = False
-        # Told of every new record: topic, partition, offset and when it was written.
-        self.delivered: Callable[[str, int, int, float], None] = lambda *_: None
 
     def subscribe(self) -> None:
         """Join the group."""
@@ -100,7 +112,7 @@ class Intake:
     def tick(self, timeout_s: float) -> None:
         """Poll once, then put the pauses right."""
         record = self._consumer.poll(timeout_s)
-        self._errands.serve()
+        self._proxy.serve()
         if record is not None:
             self._take(record)
         self._retry_held()
@@ -125,10 +137,10 @@ class Intake:
             is_through = self._ledger.is_through(key)
         if origin is None:
             if is_through:
-                self._desk.passed(key)
+                self._hooks.on_already_finished(key)
         else:
             metrics.REQUESTS.labels(self._lanes[topic].label).inc()
-            self.delivered(topic, partition, offset, _written_at(record, self._clock()))
+            self._on_delivered(topic, partition, offset, _written_at(record, self._now()))
             self._decode(record, origin)
 
     def _is_cut_short(self, key: Key, offset: int) -> bool:
@@ -148,10 +160,10 @@ class Intake:
         _log.warning("partition_started_over", topic=key[0], partition=key[1], offset=offset)
         with self._ledger.lock:
             self._ledger.revoke([key])
-        self._desk.settle()
+        self._hooks.wait_for_flush()
         with self._ledger.lock:
             self._ledger.assign(*key, offset, None)
-        self._desk.lost()
+        self._hooks.release_unowned()
 
     def _decode(self, record: Record, origin: Origin) -> None:
         with logs.within(logs.about_record(origin, record.key(), _headers(record))):
@@ -164,23 +176,23 @@ class Intake:
             )
         except UndecodableError as error:
             original = Original(_bytes(record.key()), _bytes(record.value()), _headers(record))
-            self._desk.dead_letter(origin, original, str(error))
+            self._hooks.on_undecodable(origin, original, str(error))
         except RegistryUnavailable as error:
             _log.warning("registry_unavailable", error=str(error))
-            self._held.append(_Held(record, origin, self._clock() + _REGISTRY_PAUSE_S))
+            self._held.append(_Held(record, origin, self._now() + _REGISTRY_PAUSE_S))
         else:
             self._admit(request, record, origin)
 
     def _admit(self, request: GenerationRequest, record: Record, origin: Origin) -> None:
-        now = self._clock()
+        now = self._now()
         recorded_at = _written_at(record, now)
         arrival = Arrival(origin, self._lanes[origin.topic], recorded_at, passed_through(_headers(record)))
         with self._ledger.lock:
             starts = self._ledger.starts(origin)
         try:
-            job = admit(request, arrival, self._settings, now)
+            job = admit(request, arrival, self._rules, now)
         except RequestRejected as error:
-            self._desk.failure(
+            self._hooks.on_failed(
                 Failure(
                     request=request,
                     lane=arrival.lane,
@@ -193,10 +205,10 @@ class Intake:
                 )
             )
         else:
-            self._desk.job(job, starts)
+            self._hooks.on_admitted(job, starts)
 
     def _retry_held(self) -> None:
-        now = self._clock()
+        now = self._now()
         while self._held and self._held[0].due <= now:
             held = self._held.popleft()
             self._decode(held.record, held.origin)
@@ -224,8 +236,8 @@ class Intake:
 
     def _on_assign(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if partitions:
-            self._desk.settle()
-        committed = _committed(self._errands, partitions)
+            self._hooks.wait_for_flush()
+        committed = _committed(self._proxy, partitions)
         with self._ledger.lock:
             for place in committed:
                 offset = place.offset if place.offset >= 0 else None
@@ -233,22 +245,22 @@ class Intake:
         _log.info("assigned", partitions=_names(partitions))
 
     def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        keys = self._release(partitions)
-        self._desk.give_back(keys)
+        keys = self._close_partitions(partitions)
+        self._hooks.release_partitions(keys)
         with self._ledger.lock:
             self._ledger.revoke(keys)
         # The broker keeps our epoch where the next rebalance follows at once, and would let a late flush pass.
-        self._desk.settle()
+        self._hooks.wait_for_flush()
         _log.info("revoked", partitions=_names(partitions))
 
     def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        keys = self._release(partitions)
+        keys = self._close_partitions(partitions)
         with self._ledger.lock:
             self._ledger.revoke(keys)
-        self._desk.lost()
+        self._hooks.release_unowned()
         _log.warning("lost", partitions=_names(partitions))
 
-    def _release(self, partitions: list[TopicPartition]) -> list[Key]:
+    def _close_partitions(self, partitions: list[TopicPartition]) -> list[Key]:
         """The partitions among these that are really ours, no longer paused and closed to new work."""
         keys = [(place.topic, place.partition) for place in partitions]
         with self._ledger.lock:
@@ -256,7 +268,7 @@ class Intake:
             self._ledger.close(keys)
             for held in [held for held in self._held if (held.origin.topic, held.origin.partition) in keys]:
                 self._held.remove(held)
-                self._ledger.hand_back(held.origin)
+                self._ledger.release(held.origin)
         paused = self._paused & set(keys)
         if paused:
             self._consumer.resume([TopicPartition(*key) for key in paused])
@@ -264,7 +276,7 @@ class Intake:
         return keys
 
 
-def _committed(group: Errands, partitions: list[TopicPartition]) -> list[TopicPartition]:
+def _committed(group: ConsumerProxy, partitions: list[TopicPartition]) -> list[TopicPartition]:
     """Committed offsets with their metadata; waits out a predecessor's open transaction (librdkafka#3265)."""
     if not partitions:
         return []

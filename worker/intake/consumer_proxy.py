@@ -11,7 +11,6 @@ coordinator's broker was killed at that moment, though it was back after 3 s (tr
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -19,33 +18,36 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from worker.threads import Threads
+
 # A poll thread that is gone, or held up by a rebalance, must not hold the publisher for ever.
 ANSWER_TIMEOUT_S = 30.0
 
 _Result = list[TopicPartition] | None
 
 
-class Errands:
+class ConsumerProxy:
     """`serve` is the poll thread's; the others wait for it."""
 
-    def __init__(self, consumer: Consumer, outsider: Consumer | None = None) -> None:
+    def __init__(self, consumer: Consumer, offsets_reader: Consumer, threads: Threads) -> None:
         self._consumer = consumer
-        self._outsider = outsider
+        self._offsets_reader = offsets_reader
+        self._threads = threads
         self._waiting: deque[tuple[Callable[[], _Result], Future[_Result]]] = deque()
-        self._poll_thread: int | None = None
+        self._poll_thread: object = None
         # Group metadata for transactions, as of the last poll.
         self.membership: Any = None
 
     def serve(self) -> None:
         """Do what waits, and look up the group membership."""
-        self._poll_thread = threading.get_ident()
+        self._poll_thread = self._threads.current()
         # Once a consumer that is being closed has left its group there is none; what is flushed then is refused.
         with contextlib.suppress(RuntimeError):
             self.membership = self._consumer.consumer_group_metadata()
         while self._waiting:
-            errand, answer = self._waiting.popleft()
+            request, answer = self._waiting.popleft()
             try:
-                answer.set_result(errand())
+                answer.set_result(request())
             except KafkaException as error:
                 answer.set_exception(error)
 
@@ -55,16 +57,14 @@ class Errands:
 
     def committed(self, partitions: Sequence[TopicPartition], timeout_s: float) -> list[TopicPartition]:
         """Committed offsets with their metadata. Raises KafkaException."""
-        if self._outsider is not None:
-            return self._outsider.committed(list(partitions), timeout_s)
-        return self._ask(lambda: self._consumer.committed(list(partitions), timeout_s)) or []
+        return self._offsets_reader.committed(list(partitions), timeout_s)
 
-    def _ask(self, errand: Callable[[], _Result]) -> _Result:
-        if self._poll_thread in (None, threading.get_ident()):
-            return errand()
+    def _ask(self, request: Callable[[], _Result]) -> _Result:
+        if self._poll_thread in (None, self._threads.current()):
+            return request()
         answer: Future[_Result] = Future()
-        self._waiting.append((errand, answer))
+        self._waiting.append((request, answer))
         try:
-            return answer.result(ANSWER_TIMEOUT_S)
+            return self._threads.answer(answer, ANSWER_TIMEOUT_S)
         except TimeoutError:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "the poll loop does not answer")) from None

@@ -1,7 +1,7 @@
 """Lag per partition, in records and in seconds, from the ledger and the watermarks.
 
 librdkafka's own `consumer_lag` counts from offsets that the consumer committed or fetched itself, so it freezes under
-transactional commits (facts, Kafka 12). Here lag is what lies between a partition's lowest unfinished record and its
+transactional commits. Here lag is what lies between a partition's lowest unfinished record and its
 end, and its age is that record's. Transaction markers of a transactional upstream count as records.
 """
 
@@ -63,7 +63,7 @@ class Books(Protocol):
 
 
 class LagGauge:
-    """Sets the lag metrics; the poll thread's, as every call to the consumer is (`errands`)."""
+    """Sets the lag metrics; the poll thread's, as every call to the consumer is (`consumer_proxy`)."""
 
     def __init__(self, consumer: Consumer, books: Books, group: str, topics: Iterable[str]) -> None:
         self._consumer = consumer
@@ -85,7 +85,7 @@ class LagGauge:
         owned = set(self._books.partitions())
         for key in self._meters.keys() - owned:
             del self._meters[key]
-            _forget((self._group, key[0], str(key[1])))
+            _remove_gauges((self._group, key[0], str(key[1])))
         for key in owned:
             end = self._end(key)
             if end is not None:
@@ -100,6 +100,6 @@ class LagGauge:
         return None if answer is None or answer[1] < 0 else answer[1]
 
 
-def _forget(labels: tuple[str, str, str]) -> None:
+def _remove_gauges(labels: tuple[str, str, str]) -> None:
     metrics.LAG.remove(*labels)
     metrics.LAG_SECONDS.remove(*labels)

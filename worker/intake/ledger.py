@@ -40,7 +40,7 @@ class _Partition:
     # Ordered, since a plain dict gets slower with every entry that is deleted at its front.
     delivered: OrderedDict[int, bool] = field(default_factory=OrderedDict)
     starts: dict[int, int] = field(default_factory=dict)
-    handed_back: set[int] = field(default_factory=set)
+    released: set[int] = field(default_factory=set)
     unfinished: int = 0
     metadata_bytes: int = 0
 
@@ -103,7 +103,7 @@ class Ledger:
             book is not None
             and book.epoch == origin.epoch
             and book.delivered.get(origin.offset) is False
-            and origin.offset not in book.handed_back
+            and origin.offset not in book.released
         )
 
     def is_closing(self, origin: Origin) -> bool:
@@ -121,8 +121,8 @@ class Ledger:
         book.starts[origin.offset] = book.starts.get(origin.offset, 0) + 1
         return book.starts[origin.offset]
 
-    def hand_back(self, origin: Origin) -> None:
-        """Forget a record that ends here without an outcome; its starts in this life are taken back.
+    def release(self, origin: Origin) -> None:
+        """Release a record that leaves without an outcome; its starts in this life are taken back.
 
         The next owner begins it anew. Starts of lives before, which ended in a crash, still count.
         """
@@ -135,7 +135,7 @@ class Ledger:
         else:
             book.starts.pop(origin.offset, None)
         # For the commit it stays unfinished, but nobody waits for it any more.
-        book.handed_back.add(origin.offset)
+        book.released.add(origin.offset)
         book.unfinished -= 1
 
     def finish(self, origins: Iterable[Origin]) -> None:

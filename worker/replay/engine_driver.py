@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import TypeVar
 
 from worker.delivery.manifest import applied_profile
-from worker.job import Failure, Hooks, Job, Picture
+from worker.job import Engine, EngineHooks, Failure, Job, MakeEngine, Picture
 from worker.replay.plan import Item
 
 T = TypeVar("T")
 
 
-def make(
-    make_engine: Callable[[Hooks], Any], entries: Iterator[Job | T], at_once: int
-) -> Iterator[Picture | Failure | T]:
+def make(make_engine: MakeEngine, entries: Iterator[Job | T], at_once: int) -> Iterator[Picture | Failure | T]:
     """What becomes of each job, in the order in which they end; entries that are no jobs pass through at once."""
     ended: deque[Picture | Failure] = deque()
-    hooks = Hooks(ended.append, lambda _job, _step, _steps: None, lambda _job: None)
-    engine: Any = None
+    hooks = EngineHooks(on_pixels=ended.append, on_failed=ended.append)
+    engine: Engine | None = None
     running, more = 0, True
     while more or running:
         while more and running < at_once:
@@ -33,7 +31,7 @@ def make(
                 running += 1
             else:
                 yield entry
-        if running:
+        if engine is not None and running:
             engine.tick()
         while ended:
             running -= 1

@@ -19,11 +19,11 @@ from worker.delivery.upload import PictureStore
 from worker.errors import ErrorCode, RequestRejected, UndecodableError
 from worker.events.headers import passed_through
 from worker.events.types import GenerationCompleted, GenerationFailed, GenerationRequest
+from worker.intake.admit import AdmissionRules
 from worker.job import Job, Lane, Origin
 from worker.replay.compare import flaws
 from worker.replay.pool import ahead, patiently
 from worker.replay.selection import History, Requested, Selection, admit_again, by_job
-from worker.settings import Settings
 
 # No assignment of a group, so no epoch of one.
 _NO_EPOCH = 0
@@ -141,16 +141,16 @@ def _requested(record: Record, request: GenerationRequest, lane: Lane) -> Reques
     return Requested(request, lane, origin, recorded_at, passed_through(record.headers))
 
 
-def items(plan: Plan, store: PictureStore, settings: Settings, pool: ThreadPoolExecutor) -> Iterator[Item]:
+def items(plan: Plan, store: PictureStore, rules: AdmissionRules, pool: ThreadPoolExecutor) -> Iterator[Item]:
     """Each job with its manifest, in order; a few are looked up ahead.
 
     Raises:
         StoreUnavailable: S3 has not answered for a while.
     """
-    return ahead(pool, lambda records: _item(records, plan.history, store, settings), plan.jobs)
+    return ahead(pool, lambda records: _item(records, plan.history, store, rules), plan.jobs)
 
 
-def _item(records: list[Requested], history: History, store: PictureStore, settings: Settings) -> Item:
+def _item(records: list[Requested], history: History, store: PictureStore, rules: AdmissionRules) -> Item:
     # Of several requests under one id, the picture's own counts; where there is no picture, the last word.
     requested, manifest, unreadable = records[-1], None, ""
     for candidate in records:
@@ -171,7 +171,7 @@ def _item(records: list[Requested], history: History, store: PictureStore, setti
     if code is not None and not announced and manifest["request_digest"] != request_digest(requested.request):
         # Refused as invalid_request, for its id was another's: that one's picture is no business of this record.
         return Item(requested, Standing.FAILED, code=code)
-    found_flaws = flaws(manifest, requested.request, _admitted(requested, settings), announced)
+    found_flaws = flaws(manifest, requested.request, _admitted(requested, rules), announced)
     standing = Standing.TAMPERED if found_flaws else Standing.COMPLETED
     return Item(requested, standing, manifest, flaws=tuple(found_flaws))
 
@@ -191,8 +191,8 @@ def _manifest(request: GenerationRequest, store: PictureStore) -> tuple[dict[str
         return None, str(error)
 
 
-def _admitted(requested: Requested, settings: Settings) -> Job | None:
+def _admitted(requested: Requested, rules: AdmissionRules) -> Job | None:
     try:
-        return admit_again(requested, settings, time.time())
+        return admit_again(requested, rules, time.time())
     except RequestRejected:
         return None

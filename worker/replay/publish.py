@@ -17,8 +17,8 @@ from confluent_kafka import Producer
 
 from worker.client.connection import Connection
 from worker.client.errors import CommandError
-from worker.delivery.finish import Completer, stored_event
-from worker.delivery.messages import Announcer
+from worker.delivery.finish import Finisher, stored_event
+from worker.delivery.messages import MessageWriter
 from worker.delivery.publish import encoded
 from worker.delivery.transport import (
     IDEMPOTENT_CONFIG,
@@ -31,13 +31,13 @@ from worker.delivery.transport import (
 from worker.delivery.upload import PictureStore
 from worker.errors import RequestRejected
 from worker.events.types import GenerationCompleted
-from worker.job import Failure, Hooks, Job, Outcome, Picture
+from worker.intake.admit import AdmissionRules
+from worker.job import Engine, EngineHooks, Failure, Job, MakeEngine, Outcome, Picture
 from worker.replay.engine_driver import job_of_manifest, make
 from worker.replay.plan import Item, Standing
 from worker.replay.pool import ahead, ended, patiently
 from worker.replay.selection import admit_again
 from worker.replay.state import Done
-from worker.settings import Settings
 from worker.topics import DEAD_LETTER_MAX_BYTES
 
 FLUSH_RESULTS = 50
@@ -152,28 +152,28 @@ class Batch:
 class Remaker:
     """Turns items into results: from the store where the picture is there, else by making it.
 
-    `make_engine` and `completer` may be left out where no item needs to be made (`needs_model`).
+    `make_engine` and `finisher` may be left out where no item needs to be made (`needs_model`).
     """
 
     store: PictureStore
-    announcer: Announcer
-    settings: Settings
+    announcer: MessageWriter
+    rules: AdmissionRules
     pool: ThreadPoolExecutor
     replay_id: str
-    make_engine: Callable[[Hooks], Any] | None = None
-    completer: Completer | None = None
+    make_engine: MakeEngine | None = None
+    finisher: Finisher | None = None
 
     def results(self, items: Iterator[Item]) -> Iterator[Ready]:
         """The result of each item, in the order in which they are found. Raises StoreUnavailable."""
         uploads: set[Future[Ready]] = set()
         entries = ahead(self.pool, self._look, items)
-        for result in make(self._engine, entries, 4 * self.settings.slots):
+        for result in make(self._engine, entries, 4 * self.rules.settings.slots):
             match result:
                 case Ready():
                     yield result
                 case Picture() | Failure():
                     uploads.add(self.pool.submit(self._finish, result))
-            yield from ended(uploads, at_most=2 * self.settings.slots)
+            yield from ended(uploads, at_most=2 * self.rules.settings.slots)
         yield from ended(uploads, at_most=0)
 
     def _look(self, item: Item) -> Ready | Job:
@@ -184,21 +184,21 @@ class Remaker:
         if item.standing is Standing.COMPLETED:
             assert item.manifest is not None
             job = job_of_manifest(item, now, self.replay_id)
-            return self._republished(job, stored_event(item.manifest, job, self.store, self.settings, now), now)
+            return self._republished(job, stored_event(item.manifest, job, self.store, self.rules.settings, now), now)
         try:
-            job = admit_again(item.requested, self.settings, now, self.replay_id)
+            job = admit_again(item.requested, self.rules, now, self.replay_id)
         except RequestRejected as error:
             return self._failed(_refused(item, error, now, self.replay_id), now)
-        assert self.completer is not None
-        completer = self.completer
+        assert self.finisher is not None
+        finisher = self.finisher
         try:
             # It may have been made since the plan was.
-            event = patiently(lambda: completer.stored(job, now))
+            event = patiently(lambda: finisher.stored(job, now))
         except RequestRejected as error:
             return self._failed(Failure.of(job, error.code, error.message), now)
         return job if event is None else self._republished(job, event, now)
 
-    def _engine(self, hooks: Hooks) -> Any:
+    def _engine(self, hooks: EngineHooks) -> Engine:
         assert self.make_engine is not None
         return self.make_engine(hooks)
 
@@ -206,10 +206,10 @@ class Remaker:
         now = time.time()
         if isinstance(result, Failure):
             return self._failed(result, now)
-        job, completer = result.job, self.completer
-        assert completer is not None
+        job, finisher = result.job, self.finisher
+        assert finisher is not None
         try:
-            event = patiently(lambda: completer.complete(result, now))
+            event = patiently(lambda: finisher.finish(result, now))
         except RequestRejected as error:
             return self._failed(Failure.of(job, error.code, error.message), now)
         return Ready(Done(job.job_id, Sent.MADE.value), self.announcer.completed(job, event, now))

@@ -11,9 +11,8 @@ from typing import Any
 
 from worker.errors import ErrorCode
 from worker.events.types import GenerationCompleted, GenerationFailed, GenerationRequest
-from worker.intake.admit import Arrival, admit
+from worker.intake.admit import AdmissionRules, Arrival, admit
 from worker.job import Job, Lane, Origin
-from worker.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +142,7 @@ def by_job(records: Iterable[Requested]) -> list[list[Requested]]:
     return list(jobs.values())
 
 
-def admit_again(requested: Requested, settings: Settings, now: float, replay_id: str | None = None) -> Job:
+def admit_again(requested: Requested, rules: AdmissionRules, now: float, replay_id: str | None = None) -> Job:
     """The job of a request that is made again, now: an old `expires_at` does not end it, and its wait starts anew.
 
     Raises:
@@ -151,6 +150,6 @@ def admit_again(requested: Requested, settings: Settings, now: float, replay_id:
     """
     request = requested.request
     arrival = Arrival(requested.origin, requested.lane, now, requested.headers, replay_id=replay_id)
-    job = admit(replace(request, expires_at=None), arrival, settings, now)
+    job = admit(replace(request, expires_at=None), arrival, rules, now)
     # The stored request, and its digest, are those of the record.
     return replace(job, request=request, requested_at=now)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -15,7 +15,7 @@ from worker.delivery.manifest import ModelInfo
 from worker.delivery.upload import PictureStore
 from worker.engine.safety import blurred
 from worker.errors import ErrorCode
-from worker.job import Failure, Hooks, Job, Origin, Picture
+from worker.job import Failure, Job, MakeEngine, Origin, Picture
 from worker.replay.compare import picture_flaws, reasons
 from worker.replay.engine_driver import job_of_manifest, make
 from worker.replay.plan import Item, Standing
@@ -45,7 +45,7 @@ BAD = frozenset({Verdict.UNEXPLAINED, Verdict.TAMPERED, Verdict.MISSING})
 class Verifier:
     """What a verification needs; `info` describes the model that `make_engine` makes pictures with."""
 
-    make_engine: Callable[[Hooks], Any]
+    make_engine: MakeEngine
     info: ModelInfo
     store: PictureStore
     settings: Settings

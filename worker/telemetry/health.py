@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from socketserver import ThreadingMixIn
-from typing import Any
+from typing import Any, Protocol
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -17,15 +17,37 @@ from prometheus_client import REGISTRY, make_wsgi_app
 STALE_AFTER_S = 120.0
 
 
+class Watched(Protocol):
+    """What a running worker tells the probes."""
+
+    def not_ready(self) -> list[str]:
+        """Why it can do no work now; empty when it can."""
+
+    def facts(self) -> dict[str, Any]:
+        """What changes while it runs."""
+
+
 @dataclass(slots=True)
 class Health:
-    """Shared by the loops, which beat, and the probes, which look."""
+    """Shared by the loops, which beat, and the probes, which look.
+
+    Args:
+        clock: seconds that only ever go forward.
+        facts: what `/health` tells beside the state; grows while the worker starts.
+    """
 
     clock: Callable[[], float]
     facts: dict[str, Any] = field(default_factory=dict)
-    live_facts: Callable[[], dict[str, Any]] = dict
-    ready: Callable[[], list[str]] = lambda: ["starting"]
+    _worker: Watched | None = None
     _beats: dict[str, float] = field(default_factory=dict)
+
+    def watch(self, worker: Watched) -> None:
+        """The worker is there: from now on it answers, and the probes no longer say `starting`."""
+        self._worker = worker
+
+    def not_ready(self) -> list[str]:
+        """Why the worker can do no work now; empty when it can."""
+        return ["starting"] if self._worker is None else self._worker.not_ready()
 
     def beat(self, loop: str) -> None:
         """Say that `loop` has just come round."""
@@ -39,9 +61,14 @@ class Health:
     def report(self) -> tuple[bool, dict[str, Any]]:
         """Whether the process is alive, and the guide's JSON with more beside it."""
         stale = self.stale()
-        reasons = self.ready()
-        status = "unhealthy" if stale else "starting" if reasons == ["starting"] else "healthy"
-        body = {"status": status, "ready": not reasons, **self.facts, **self.live_facts()}
+        reasons = self.not_ready()
+        status = "unhealthy" if stale else "starting" if self._worker is None else "healthy"
+        body = {
+            "status": status,
+            "ready": not reasons,
+            **self.facts,
+            **({} if self._worker is None else self._worker.facts()),
+        }
         if stale:
             body["stalled_loops"] = stale
         if reasons:
@@ -69,7 +96,7 @@ def _app(health: Health) -> WSGIApplication:
             alive, body = health.report()
             return _answer(start_response, "200 OK" if alive else "503 Service Unavailable", body)
         if path == "/ready":
-            reasons = health.ready()
+            reasons = health.not_ready()
             return _answer(
                 start_response,
                 "503 Service Unavailable" if reasons else "200 OK",

@@ -1,6 +1,6 @@
 """What a job leaves behind on its way: lines in the log, and spans where tracing is on.
 
-The flow tells of every turn. Nothing here waits, and no span is made while a job is on the GPU.
+The lifecycle reports every turn. Nothing here waits, and no span is made while a job is on the GPU.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class _Entry:
     outcome: dict[str, object] = field(default_factory=dict)
 
 
-class Journal:
+class JobLog:
     """Any thread may call it, since a job is with one thread at a time. It holds no more than the unfinished jobs."""
 
     def __init__(self, spans: Spans | None = None) -> None:
         self._spans = spans
         self._entries: dict[Origin, _Entry] = {}
 
-    def taken(self, job: Job) -> Job:
+    def on_admitted(self, job: Job) -> Job:
         """A request was admitted. With tracing on, what is told of it from here on belongs to its span."""
         if self._spans is not None:
             job = replace(job, headers=job.headers | self._spans.begin(job, job.received_at))
@@ -44,11 +44,11 @@ class Journal:
         _log.info("job_taken", **entry.about)
         return job
 
-    def started(self, job: Job) -> None:
+    def on_started(self, job: Job) -> None:
         """Its start is durable."""
         _log.info("job_started", **logs.about(job), attempt=job.attempt)
 
-    def drawn(self, picture: Picture) -> None:
+    def on_pixels(self, picture: Picture) -> None:
         """It left the GPU as pixels."""
         timing, origin = picture.timing, picture.job.origin
         begin, end = timing.started_at, timing.started_at + timing.generation
@@ -61,14 +61,14 @@ class Journal:
         if self._spans is not None:
             self._spans.phase(origin, name, begin, end)
 
-    def completed(self, job: Job, now: float) -> Job:
+    def on_stored(self, job: Job, now: float) -> Job:
         """Its picture is in S3. The job that comes back has the headers of the result."""
         self._entry(job, now).outcome |= {"status": "completed", "attempt": job.attempt}
         if self._spans is None:
             return job
         return replace(job, headers=job.headers | self._spans.send(job, job.attempt, None, now))
 
-    def failed(self, failure: Failure, now: float) -> Failure:
+    def on_failed(self, failure: Failure, now: float) -> Failure:
         """It ended without a picture, perhaps before it was admitted. What comes back has the headers of the result."""
         known = failure.origin in self._entries
         if self._spans is not None:
@@ -84,7 +84,7 @@ class Journal:
         }
         return failure
 
-    def committed(self, origin: Origin, now: float) -> None:
+    def on_committed(self, origin: Origin, now: float) -> None:
         """Its outcome is durable."""
         entry = self._entries.pop(origin, None)
         if entry is not None:
@@ -92,13 +92,13 @@ class Journal:
         if self._spans is not None:
             self._spans.end(origin, now)
 
-    def lost(self, origin: Origin, now: float) -> None:
-        """It is handed back, or somebody else's by now: another worker does it again."""
+    def on_released(self, origin: Origin, now: float) -> None:
+        """It left without an outcome, and another worker does it again."""
         entry = self._entries.pop(origin, None)
         if entry is not None:
-            _log.info("job_handed_back", **entry.about)
+            _log.info("job_released", **entry.about)
         if self._spans is not None:
-            self._spans.lose(origin, now)
+            self._spans.release(origin, now)
 
     def _entry(self, job: Job | Failure, now: float) -> _Entry:
         return self._entries.setdefault(job.origin, _Entry(logs.about(job), now))

@@ -125,12 +125,12 @@ class Spans:
         if trace is not None:
             self._close(trace, at)
 
-    def lose(self, origin: Origin, at: float) -> None:
+    def release(self, origin: Origin, at: float) -> None:
         """The job is another worker's now; so is its result, if it has one already."""
         trace = self._traces.pop(origin, None)
         if trace is None:
             return
-        trace.process.add_event("handed back", timestamp=_nanoseconds(at))
+        trace.process.add_event("released", timestamp=_nanoseconds(at))
         if trace.send is not None:
             trace.send.set_status(StatusCode.ERROR, "discarded")
         self._close(trace, at)

@@ -15,12 +15,12 @@ import torch
 from devtools.bench.equality.jobs import write_loras
 from devtools.models.tiny import write_tiny
 from worker.engine.cost import CostModel
-from worker.engine.loop import Engine
+from worker.engine.loop import StepEngine
 from worker.engine.pipeline import SdxlModel
 from worker.engine.row import Row
 from worker.engine.schedule import Counts, Policy, StepScheduler
 from worker.errors import ErrorCode
-from worker.job import Failure, Hooks, Job, Picture
+from worker.job import EngineHooks, Failure, Job, Picture
 from worker.models.load import load_base, load_refiner
 
 SLOTS = 4
@@ -84,8 +84,8 @@ def draw(model: WatchedModel, jobs: Sequence[Job], *, deterministic: bool, rng: 
 
     scheduler = StepScheduler(Policy(slots=SLOTS), CostModel(SLOTS if deterministic else None))
     clock = count(0.0, _TICK_S).__next__
-    hooks = Hooks(end, lambda *_: None, lambda _: None)
-    engine = Engine(model, scheduler, hooks, clock, deterministic=deterministic)
+    hooks = EngineHooks(on_pixels=end, on_failed=end)
+    engine = StepEngine(model, scheduler, hooks, clock, deterministic=deterministic)
     arrivals = _arrivals(jobs, rng)
     while True:
         arrived = next(arrivals, None)

@@ -22,11 +22,11 @@ from devtools.bench.schedule.simulate import PROMPT, SIDE_PX, STEPS, bench_job
 from devtools.bench.schedule.traffic import Arrival
 from worker.engine.cost import CostModel, Stage
 from worker.engine.denoise import Denoiser
-from worker.engine.loop import Engine
+from worker.engine.loop import StepEngine
 from worker.engine.pipeline import SdxlModel
 from worker.engine.samplers import make_scheduler
 from worker.engine.schedule import Policy, StepScheduler
-from worker.job import SCHEDULERS, Hooks, Lane
+from worker.job import SCHEDULERS, EngineHooks, Lane
 
 _QUEUED = 8
 
@@ -108,8 +108,8 @@ def _diffusers(base: Any, pictures: int) -> None:
 
 def _engine(model: SdxlModel, rows: int, queued: int) -> None:
     scheduler = StepScheduler(Policy(slots=rows), CostModel(padded_to=rows))
-    hooks = Hooks(lambda _: None, lambda *_: None, lambda _: None)
-    engine = Engine(model, scheduler, hooks, time.time, deterministic=True)
+    hooks = EngineHooks(on_pixels=lambda _: None, on_failed=lambda _: None)
+    engine = StepEngine(model, scheduler, hooks, time.time, deterministic=True)
     for index in range(rows + queued):
         engine.submit(bench_job(index, Arrival(time.time(), Lane.NORMAL)))
     for _ in range(STEPS):

@@ -1,7 +1,6 @@
-"""The policies that ours is compared with. Each is the worker's scheduler with another order of rows.
+"""The policies that ours is compared with: the worker's step scheduler with another ordering.
 
-What is theirs is `_by_right`, the batch that is due; the bookkeeping is shared, so that nothing else differs. The
-guaranteed share is switched off for them.
+Only the ordering differs; the bookkeeping is shared. The guaranteed share is switched off for the others.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from collections.abc import Iterable
 from math import inf
 
 from worker.engine.cost import CostModel
-from worker.engine.schedule import Policy, StepScheduler, _Row
+from worker.engine.schedule import Candidates, Ordering, Policy, QueuedRow, StepScheduler
 
 OURS = "step-level, preemptive (ours)"
 FIFO = "FIFO batches"
@@ -18,44 +17,35 @@ PRIORITY = "priority, run to completion"
 STEP = "step-level, no preemption"
 
 
-class FifoBatches(StepScheduler):
+def fifo_batches(candidates: Candidates) -> list[QueuedRow]:
     """A batch of the oldest rows is formed when the device is free, and runs until its last row is done."""
-
-    def _by_right(self) -> list[_Row]:
-        return self._running() or self._first(self._rows.values())
-
-    def _running(self) -> list[_Row]:
-        return [self._rows[key] for key in self._batch]
-
-    def _first(self, rows: Iterable[_Row]) -> list[_Row]:
-        """As many as fit, of the first one's group."""
-        rows = list(rows)
-        return [row for row in rows if row.group == rows[0].group][: self.policy.slots]
+    return list(candidates.running) or _first(candidates.arrived, candidates.slots)
 
 
-class PriorityBatches(FifoBatches):
+def priority_batches(candidates: Candidates) -> list[QueuedRow]:
     """As FIFO batches, but formed of the most urgent rows."""
-
-    def _by_right(self) -> list[_Row]:
-        return self._running() or self._first(self._in_order())
+    return list(candidates.running) or _first(candidates.by_lane(), candidates.slots)
 
 
-class StepPriority(FifoBatches):
-    """Free slots are filled at every step by the most urgent rows; who has started stays until done."""
-
-    def _by_right(self) -> list[_Row]:
-        running = self._running()
-        waiting = (row for row in self._in_order() if row.key not in self._batch)
-        return self._first([*running, *waiting])
+def step_priority(candidates: Candidates) -> list[QueuedRow]:
+    """Free slots are filled at every step by the most urgent rows; a row that has started stays until it is done."""
+    waiting = (row for row in candidates.by_lane() if row not in candidates.running)
+    return _first([*candidates.running, *waiting], candidates.slots)
 
 
-OTHERS: dict[str, type[StepScheduler]] = {FIFO: FifoBatches, PRIORITY: PriorityBatches, STEP: StepPriority}
+OTHERS: dict[str, Ordering] = {FIFO: fifo_batches, PRIORITY: priority_batches, STEP: step_priority}
 NAMES = (*OTHERS, OURS)
 
 
 def make(name: str, slots: int, bounds_s: tuple[float, float, float]) -> StepScheduler:
-    """The scheduler of a policy; `bounds_s` as in `Policy`, for ours."""
+    """The step scheduler of a policy; `bounds_s` as in `Policy`, for ours."""
     cost = CostModel(padded_to=slots)
     if name == OURS:
         return StepScheduler(Policy(slots=slots, bounds_s=bounds_s), cost)
-    return OTHERS[name](Policy(slots=slots, share=0.0, bounds_s=(inf, inf, inf)), cost)
+    return StepScheduler(Policy(slots=slots, share=0.0, bounds_s=(inf, inf, inf)), cost, ordering=OTHERS[name])
+
+
+def _first(rows: Iterable[QueuedRow], slots: int) -> list[QueuedRow]:
+    """As many as fit, of the first one's group."""
+    rows = list(rows)
+    return [row for row in rows if row.group == rows[0].group][:slots]

@@ -13,10 +13,10 @@ from devtools.bench.schedule.model import Prices
 from devtools.bench.schedule.simulate import STEPS, bench_job
 from devtools.bench.schedule.traffic import Arrival
 from worker.engine.cost import CostModel
-from worker.engine.loop import Engine
+from worker.engine.loop import StepEngine
 from worker.engine.pipeline import SdxlModel
 from worker.engine.schedule import Policy, StepScheduler
-from worker.job import Hooks, Lane
+from worker.job import EngineHooks, Lane
 
 # A UNet call of four guided 1024² rows on an H100: 2.26 pictures of 20 steps per second (MLPerf v5.1) are 88 ms,
 # rounded up for the rest of the step. The bounds of the policy are scaled by the toy's step over this one.
@@ -61,10 +61,10 @@ def jobs_per_second(prices: Prices, slots: int) -> float:
     return slots / (STEPS * prices.step + slots * alone)
 
 
-def _filled(model: SdxlModel, slots: int) -> Engine:
+def _filled(model: SdxlModel, slots: int) -> StepEngine:
     scheduler = StepScheduler(Policy(slots=slots), CostModel(padded_to=slots))
-    engine = Engine(
-        model, scheduler, Hooks(lambda _: None, lambda *_: None, lambda _: None), time.time, deterministic=True
+    engine = StepEngine(
+        model, scheduler, EngineHooks(on_pixels=lambda _: None, on_failed=lambda _: None), time.time, deterministic=True
     )
     for index in range(slots):
         engine.submit(bench_job(index, Arrival(time.time(), Lane.NORMAL)))

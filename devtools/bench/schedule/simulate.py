@@ -11,10 +11,10 @@ from typing import Any
 from devtools.bench.jobs import job_of
 from devtools.bench.schedule.model import ChargedModel, Prices, Work
 from devtools.bench.schedule.traffic import Arrival
-from worker.engine.loop import Engine
+from worker.engine.loop import StepEngine
 from worker.engine.schedule import State, StepScheduler
 from worker.events.types import GenerationRequest
-from worker.job import Failure, Hooks, Job, Lane, Origin, Picture
+from worker.job import EngineHooks, Failure, Job, Lane, Origin, Picture
 
 STEPS = 30
 SIDE_PX = 64
@@ -74,9 +74,9 @@ class Simulation:
         self.visits: list[Visit] = []
         self.steps: list[Step] = []
         self.tally = Tally()
-        hooks = Hooks(self._ended, lambda *_: None, lambda _: None)
+        hooks = EngineHooks(on_pixels=self._ended, on_failed=self._ended)
         model = ChargedModel(base, self._charge, real=real)
-        self._engine = Engine(model, scheduler, hooks, lambda: self._now, deterministic=True)
+        self._engine = StepEngine(model, scheduler, hooks, lambda: self._now, deterministic=True)
 
     def tick(self) -> bool:
         """One tick of the engine, or a leap to the next arrival; False when all is done."""

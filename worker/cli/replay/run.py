@@ -19,8 +19,8 @@ from worker.cli.replay.options import same_but_for_the_window
 from worker.cli.replay.progress import ReplayProgress
 from worker.client.connection import Connection
 from worker.client.errors import CommandError
-from worker.delivery.finish import Completer
-from worker.delivery.messages import Announcer
+from worker.delivery.finish import Finisher
+from worker.delivery.messages import MessageWriter
 from worker.delivery.upload import PictureStore
 from worker.engine.safety import make_screen
 from worker.errors import StoreUnavailable
@@ -30,6 +30,7 @@ from worker.replay.publish import Batch, Remaker, Results, Sent, needs_model
 from worker.replay.selection import Selection
 from worker.replay.state import Done, State
 from worker.replay.verify import BAD, Verdict, Verifier
+from worker.rule_files import read_rules
 from worker.telemetry import logs
 
 VERIFY, PUBLISH = "verify", "publish"
@@ -55,7 +56,8 @@ def count(connection: Connection, selection: Selection, *, as_json: bool) -> Non
     plan = _read(connection, selection, None)
     with ThreadPoolExecutor(connection.settings.upload_threads) as pool:
         counts = Counter(
-            (item.requested.lane, item.label) for item in _guarded(items(plan, store, connection.settings, pool))
+            (item.requested.lane, item.label)
+            for item in _guarded(items(plan, store, read_rules(connection.settings), pool))
         )
     if as_json:
         by_lane = {lane.label: {label: n for (at, label), n in sorted(counts.items()) if at is lane} for lane in Lane}
@@ -72,6 +74,7 @@ class Replay:
     def __init__(self, connection: Connection, mode: str, replay_id: str, path: Path, *, as_json: bool) -> None:
         self._connection = connection
         self._settings = connection.settings
+        self._rules = read_rules(connection.settings)
         self._mode = mode
         self._id = replay_id
         self._path = path
@@ -106,10 +109,10 @@ class Replay:
         plan = self._plan(state)
         if not plan.jobs:
             return
-        make_engine, info, _ = app.load_engine(self._settings)
-        verifier = Verifier(make_engine, info, store, self._settings, pool)
+        loaded = app.load_engine(self._settings)
+        verifier = Verifier(loaded.make_engine, loaded.info, store, self._settings, pool)
         with self._progress(state, plan) as progress:
-            for done in verifier.verify(items(plan, store, self._settings, pool)):
+            for done in verifier.verify(items(plan, store, self._rules, pool)):
                 self._finished(state, progress, done)
 
     def _publish(self, state: State, store: PictureStore, pool: ThreadPoolExecutor) -> None:
@@ -121,13 +124,13 @@ class Replay:
         results = Results(self._connection, self._id, answered)
         results.open()
         plan = self._plan(state)
-        todo = list(items(plan, store, self._settings, pool))
-        announcer = Announcer(self._connection.topics, self._settings.worker_id)
-        remaker = Remaker(store, announcer, self._settings, pool, self._id)
+        todo = list(items(plan, store, self._rules, pool))
+        messages = MessageWriter(self._connection.topics, self._settings.worker_id)
+        remaker = Remaker(store, messages, self._rules, pool, self._id)
         if needs_model(todo):
-            make_engine, info, _ = app.load_engine(self._settings)
-            completer = Completer(store, info, self._settings, screen=make_screen(self._settings))
-            remaker = replace(remaker, make_engine=make_engine, completer=completer)
+            loaded = app.load_engine(self._settings)
+            finisher = Finisher(store, loaded.info, self._settings, screen=make_screen(self._settings))
+            remaker = replace(remaker, make_engine=loaded.make_engine, finisher=finisher)
         with self._progress(state, plan) as progress:
             batch = Batch(results, lambda done: self._finished(state, progress, done))
             for ready in remaker.results(iter(todo)):
@@ -174,7 +177,7 @@ class Replay:
 
 def _store(connection: Connection) -> PictureStore:
     store = PictureStore.from_settings(connection.settings)
-    store.check()
+    store.require_bucket()
     return store
 
 

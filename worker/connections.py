@@ -1,0 +1,58 @@
+"""Everything outside the process that a worker talks to, as one object: Kafka clients and the picture store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from confluent_kafka import Consumer, Producer
+
+from worker import kafka_config
+from worker.delivery.producer import TransactionalProducer
+from worker.delivery.transport import IDEMPOTENT_CONFIG, TRANSACTION_CONFIG, AtLeastOnce, ExactlyOnce, Group, Transport
+from worker.delivery.upload import PictureStore
+from worker.settings import Settings
+
+
+class Connections(Protocol):
+    """What `app.build` makes a worker's clients with; the simulation has its own."""
+
+    @property
+    def store(self) -> PictureStore: ...
+
+    def member(self) -> Consumer:
+        """The consumer that joins the group."""
+
+    def offsets_reader(self) -> Consumer:
+        """A client that reads the group's committed offsets and never joins it."""
+
+    def cancellations_reader(self) -> Consumer:
+        """A client of the cancellations topic, outside the group."""
+
+    def transport(self, group: Group) -> Transport:
+        """How results and the group's offsets become durable."""
+
+
+@dataclass(frozen=True, slots=True)
+class RealConnections:
+    """confluent-kafka's clients by the settings, and an S3 store."""
+
+    settings: Settings
+    store: PictureStore
+
+    def member(self) -> Consumer:
+        return Consumer(kafka_config.consumer_config(self.settings))
+
+    def offsets_reader(self) -> Consumer:
+        return Consumer(kafka_config.offsets_reader_config(self.settings))
+
+    def cancellations_reader(self) -> Consumer:
+        return Consumer(kafka_config.reader_config(self.settings))
+
+    def transport(self, group: Group) -> Transport:
+        settings = self.settings
+        if settings.delivery == "at-least-once":
+            return AtLeastOnce(Producer(kafka_config.producer_config(settings, IDEMPOTENT_CONFIG)), group)
+        identity = {"transactional.id": kafka_config.transactional_id(settings)}
+        config = kafka_config.producer_config(settings, TRANSACTION_CONFIG | identity)
+        return ExactlyOnce(lambda: TransactionalProducer(config), group)
