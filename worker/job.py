@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 
 # Ids become object keys, and names of LoRAs and profiles files: none of them leaves its folder.
-SAFE_NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}", re.ASCII)
+MAX_NAME_CHARS = 128
+SAFE_NAME = re.compile(rf"(?!\.)[A-Za-z0-9._-]{{1,{MAX_NAME_CHARS}}}", re.ASCII)
 
 # The schedulers offered, by diffusers' class names; the first is the default (DPM++ 2M Karras).
 SCHEDULERS = (
@@ -188,11 +189,17 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What becomes durable together when the record at `origin` is finished."""
+    """What becomes durable together when the record at `origin` is finished.
+
+    Args:
+        messages: the result first; the others (status) may be left out where they cannot be written.
+        smallest: replaces the result where the brokers find it too large.
+    """
 
     origin: Origin
     messages: tuple[Message, ...]
     urgent: bool = False
+    smallest: Message | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -170,7 +170,7 @@ class Lifecycle:
         """A request has ended without a picture; intake and the pool call this too."""
         metrics.ERRORS.labels(failure.lane.label, failure.code.value).inc()
         now = self._threads.now()
-        self._enqueue(self._messages.failed(self._job_log.on_failed(failure, now), now))
+        self._enqueue_outcome(self._messages.failed(self._job_log.on_failed(failure, now), now))
 
     def on_released(self, job: Job) -> None:
         """The engine has released a job whose record is not ours any more, or will not be soon."""
@@ -204,14 +204,13 @@ class Lifecycle:
 
     def _on_stored(self, job: Job, event: GenerationCompleted) -> None:
         now = self._threads.now()
-        self._enqueue(self._messages.completed(self._job_log.on_stored(job, now), event, now))
+        self._enqueue_outcome(self._messages.completed(self._job_log.on_stored(job, now), event, now))
 
     # From the publisher: the outcome is durable.
 
     def on_committed(self, origin: Origin) -> None:
         """The outcome is durable."""
         self._job_log.on_committed(origin, self._threads.now())
-        self._leave_gate(origin)
 
     # Cancellation, and release without an outcome.
 
@@ -275,6 +274,11 @@ class Lifecycle:
             free = self._gate.leave(origin)
         for job in free:
             self._look_up(job)
+
+    def _enqueue_outcome(self, outcome: Outcome) -> None:
+        self._enqueue(outcome)
+        # Not only once it is durable: an outcome that cannot be written must not keep other suspects waiting.
+        self._leave_gate(outcome.origin)
 
     def _enqueue(self, item: Outcome | Notice) -> None:
         self.publisher.enqueue(item, self._threads.monotonic())

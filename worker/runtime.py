@@ -16,6 +16,7 @@ from worker.intake.lag import LagGauge
 from worker.intake.ledger import Ledger
 from worker.lifecycle import Lifecycle
 from worker.settings import Settings
+from worker.telemetry import metrics
 from worker.telemetry.health import Health
 from worker.threads import Loop, Threads
 
@@ -63,6 +64,7 @@ class Worker:
         self.intake.tick(POLL_S)
         with self.ledger.lock:
             self.lag.sample(self.threads.now())
+        metrics.PUBLISHING_FAILS.set(self.lifecycle.publisher.failing_s(self.threads.monotonic()))
         if self._crash:
             raise Crashed from self._crash[0]
 
@@ -107,6 +109,9 @@ class Worker:
             reasons.append("draining")
         if not self.retry_queue.store_up:
             reasons.append("S3 does not answer")
+        problem = self.lifecycle.publisher.problem(self.threads.monotonic())
+        if problem is not None:
+            reasons.append(problem)
         return reasons
 
     def facts(self) -> dict[str, Any]:

@@ -96,6 +96,16 @@ class Broker:
         self.logs: dict[Key, Log] = {}
         self.positions: dict[Key, tuple[int, str]] = {}
         self._sessions: dict[str, Session] = {}
+        self.missing: set[str] = set()
+        self.max_bytes: dict[str, int] = {}
+
+    def refusal_of(self, topic: str, value: bytes | None) -> KafkaError | None:
+        """Why the broker takes no such record; None when it does."""
+        if topic in self.missing:
+            return KafkaError(KafkaError._UNKNOWN_TOPIC, "simulated")
+        if len(value or b"") > self.max_bytes.get(topic, 1 << 20):
+            return KafkaError(KafkaError.MSG_SIZE_TOO_LARGE, "simulated")
+        return None
 
     def log(self, key: Key) -> Log:
         return self.logs.setdefault(key, Log())

@@ -190,6 +190,7 @@ class FakeProducer:
         self._must_abort = False
         self._begun = False
         self._ended = False
+        self._refused: list[Callable[[], None]] = []
 
     def init_transactions(self, _timeout_s: float) -> None:
         def init() -> None:
@@ -202,11 +203,23 @@ class FakeProducer:
         assert self._session is not None
         assert not self._begun, "a transaction is open already"
         self._begun, self._ended = True, False
+        self._refused.clear()
 
     def produce(
-        self, topic: str, *, key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes | None]]
+        self,
+        topic: str,
+        *,
+        key: bytes | None,
+        value: bytes | None,
+        headers: list[tuple[str, bytes | None]],
+        on_delivery: Callable[[KafkaError | None, object], None],
     ) -> None:
         assert self._begun
+        refusal = self._broker.refusal_of(topic, value)
+        if refusal is not None:
+            # As a delivery report that comes with the commit.
+            self._refused.append(lambda: on_delivery(refusal, None))
+            return
         self._call(
             "produce",
             lambda: self._broker.produce(self._open(), self._timeout_s, topic, key, value, headers),
@@ -224,6 +237,11 @@ class FakeProducer:
 
     def commit_transaction(self, _timeout_s: float) -> None:
         assert self._begun
+        if self._refused:
+            for report in self._refused:
+                report()
+            self._must_abort = True
+            raise abortable(KafkaError.MSG_SIZE_TOO_LARGE)
 
         def commit() -> None:
             # After an answer that was lost, librdkafka goes on where it was.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from worker.errors import ErrorCode
 from worker.events.headers import result_headers
@@ -39,10 +39,50 @@ class MessageWriter:
             generation_time=event.generation_time,
         )
         result = self._message(self.topics.completed, event, job.requested_at, job.headers, now)
-        return Outcome(origin=job.origin, messages=(result, status), urgent=job.lane is Lane.URGENT)
+        reason = "the picture is stored, but its completed event was refused as too large"
+        smallest = self._failed_result(Failure.of(job, ErrorCode.INTERNAL, reason), {}, now)
+        return Outcome(origin=job.origin, messages=(result, status), urgent=job.lane is Lane.URGENT, smallest=smallest)
 
     def failed(self, failure: Failure, now: float) -> Outcome:
         """The failed event and the last status of a request."""
+        cancelled = failure.code is ErrorCode.CANCELLED
+        status = self._status(
+            failure,
+            JobStatus.CANCELLED if cancelled else JobStatus.FAILED,
+            now,
+            error_code=failure.code,
+            error_message=failure.message,
+        )
+        return Outcome(
+            origin=failure.origin,
+            messages=(self._failed_result(failure, failure.headers, now), status),
+            urgent=failure.lane is Lane.URGENT,
+            smallest=self._failed_result(replace(failure, message=""), {}, now),
+        )
+
+    def dead_letter(self, origin: Origin, original: Original, error: str) -> Outcome:
+        """The original bytes and headers, with `dlq-*` headers that say where they came from and what is wrong."""
+        headers = tuple((name, v.encode() if isinstance(v, str) else v) for name, v in original.headers or ())
+        added = {
+            "dlq-topic": origin.topic,
+            "dlq-partition": str(origin.partition),
+            "dlq-offset": str(origin.offset),
+            "dlq-error": " ".join(error.split())[:_MAX_ERROR_CHARS],
+            "worker-id": self.worker_id,
+        }
+        extra = tuple((name, text.encode()) for name, text in added.items())
+        topic = self.topics.dead_letter
+        message = Message(topic=topic, key=original.key, value=original.value, headers=headers + extra)
+        # The original is where dlq-topic, dlq-partition and dlq-offset say, for as long as that topic keeps it.
+        left_out = str(len(original.value or b"")).encode()
+        smallest = Message(topic=topic, key=None, value=None, headers=(*extra, ("dlq-value-bytes", left_out)))
+        return Outcome(origin=origin, messages=(message,), smallest=smallest)
+
+    def progress(self, job: Job, status: JobStatus, now: float, step: int | None = None) -> Notice:
+        """Where `job` stands; `step` of `num_inference_steps`."""
+        return Notice(origin=job.origin, message=self._status(job, status, now, step=step))
+
+    def _failed_result(self, failure: Failure, passed: dict[str, str], now: float) -> Message:
         request = failure.request
         event = GenerationFailed(
             job_id=request.job_id,
@@ -57,36 +97,7 @@ class MessageWriter:
             replay_id=failure.replay_id,
             failed_at=timestamp(now),
         )
-        cancelled = failure.code is ErrorCode.CANCELLED
-        status = self._status(
-            failure,
-            JobStatus.CANCELLED if cancelled else JobStatus.FAILED,
-            now,
-            error_code=failure.code,
-            error_message=failure.message,
-        )
-        result = self._message(self.topics.failed, event, failure.requested_at, failure.headers, now)
-        return Outcome(origin=failure.origin, messages=(result, status), urgent=failure.lane is Lane.URGENT)
-
-    def dead_letter(self, origin: Origin, original: Original, error: str) -> Outcome:
-        """The original bytes and headers, with `dlq-*` headers that say where they came from and what is wrong."""
-        headers = tuple((name, v.encode() if isinstance(v, str) else v) for name, v in original.headers or ())
-        added = {
-            "dlq-topic": origin.topic,
-            "dlq-partition": str(origin.partition),
-            "dlq-offset": str(origin.offset),
-            "dlq-error": " ".join(error.split())[:_MAX_ERROR_CHARS],
-            "worker-id": self.worker_id,
-        }
-        extra = tuple((name, text.encode()) for name, text in added.items())
-        message = Message(
-            topic=self.topics.dead_letter, key=original.key, value=original.value, headers=headers + extra
-        )
-        return Outcome(origin=origin, messages=(message,))
-
-    def progress(self, job: Job, status: JobStatus, now: float, step: int | None = None) -> Notice:
-        """Where `job` stands; `step` of `num_inference_steps`."""
-        return Notice(origin=job.origin, message=self._status(job, status, now, step=step))
+        return self._message(self.topics.failed, event, failure.requested_at, passed, now)
 
     def _status(
         self,

@@ -1,20 +1,25 @@
 """The publisher: gathers what has ended, and makes it durable together with the offsets.
 
 It owns the producer. A flush happens at once for urgent outcomes and for starts, since a job waits for its start to be
-recorded; other outcomes wait for company, at most the flush interval.
+recorded; other outcomes wait for company, at most the flush interval. A flush that the brokers refuse is taken apart
+(`batch`) until the record that they refuse is alone; what cannot be written at all is kept aside (`blocked`) and holds
+back its own partition only.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import structlog
 
-from worker.delivery.transport import Encoded, Offset, Transport, TryAgain
+from worker.delivery.batch import Batch, Part, parts_of, place, split, without_extras
+from worker.delivery.blocked import FIRST_PAUSE_S, BlockedOutcomes, Cause
+from worker.delivery.transport import Encoded, Offset, Refused, Transport, TryAgain
 from worker.errors import RegistryUnavailable
 from worker.events.codec import EventCodec
 from worker.job import Job, Message, Notice, Origin, Outcome
@@ -24,6 +29,10 @@ _log = structlog.get_logger()
 
 _RETRY_FIRST_S = 0.1
 _RETRY_MAX_S = 5.0
+# A record that is not acknowledged, while others of its flush are, is sent alone after this many tries.
+_TRIES_BEFORE_SPLIT = 3
+# Beyond the longest that a flush may take while a coordinator moves.
+STUCK_AFTER_S = 60.0
 
 
 class Books(Protocol):
@@ -71,21 +80,20 @@ class PublisherHooks:
     on_not_owned: Callable[[Origin], None]
 
 
-@dataclass(slots=True)
-class _Batch:
-    """One flush, kept until it is durable."""
-
-    outcomes: list[Outcome] = field(default_factory=list)
-    starts: list[tuple[Job, int]] = field(default_factory=list)
-    notices: list[Notice] = field(default_factory=list)
-    touched: set[tuple[str, int]] = field(default_factory=set)
-
-
 class Publisher:
-    """Any thread may `enqueue`; one thread calls `tick`."""
+    """Any thread may `enqueue` and ask for `problem`; one thread calls the others.
+
+    Times are monotonic seconds.
+    """
 
     def __init__(
-        self, transport: Transport, books: Books, codec: EventCodec, hooks: PublisherHooks, *, flush_interval_s: float
+        self,
+        transport: Transport,
+        books: Books,
+        codec: EventCodec,
+        hooks: PublisherHooks,
+        *,
+        flush_interval_s: float,
     ) -> None:
         self._transport = transport
         self._books = books
@@ -94,59 +102,75 @@ class Publisher:
         self._flush_interval_s = flush_interval_s
         self._changed = threading.Condition()
         self._items: list[Item] = []
-        self._due: float | None = None
-        self._batch: _Batch | None = None
+        self._items_due: float | None = None
+        # What is sent next, the first one until it is durable; nothing is added to it, so that a flush whose answer
+        # was lost either took place or did not.
+        self._pending: deque[Batch] = deque()
+        self._parts: list[Part] = []
+        self._retry_at = 0.0
         self._tries = 0
+        self._blocked = BlockedOutcomes()
         self._sending = False
+        self._failing_since: float | None = None
+        self._failure = ""
+        self._blocked_sentence: str | None = None
 
     def enqueue(self, item: Item, now: float) -> None:
         """Queue something for the next flush."""
         with self._changed:
             self._items.append(item)
             due = now if _is_urgent(item) else now + self._flush_interval_s
-            self._due = due if self._due is None else min(self._due, due)
+            self._items_due = due if self._items_due is None else min(self._items_due, due)
             self._changed.notify()
 
     @property
     def idle(self) -> bool:
-        """Whether nothing waits and no flush is under way."""
+        """Whether nothing waits and no flush is under way; blocked outcomes do not count."""
         with self._changed:
-            return not self._items and self._batch is None
+            return not self._items and not self._pending
 
     @property
     def sending(self) -> bool:
         """Whether a flush is under way that was made up from the books as they were."""
         return self._sending
 
+    def failing_s(self, now: float) -> float:
+        """How long the flush under way has been failing or hanging; 0 while all is well."""
+        since = self._failing_since
+        return 0.0 if since is None else max(0.0, now - since)
+
+    def problem(self, now: float) -> str | None:
+        """Why results do not become durable, as a sentence; None while they do."""
+        failing_s = self.failing_s(now)
+        if failing_s > STUCK_AFTER_S:
+            return f"nothing could be published for {failing_s:.0f} s: {self._failure or 'a flush hangs'}"
+        return self._blocked_sentence
+
     def wait(self, now: float, timeout_s: float) -> None:
         """Sleep until a flush is due, at most `timeout_s`."""
         with self._changed:
-            pause = timeout_s if self._due is None else min(timeout_s, self._due - now)
+            due = self._due()
+            pause = timeout_s if due is None else min(timeout_s, due - now)
             if pause > 0:
                 self._changed.wait(pause)
 
     def tick(self, now: float) -> bool:
         """Flush if it is time; False when it is not."""
-        with self._changed:
-            if self._due is None or now < self._due:
-                return False
-            # A flush that failed is sent anew with nothing added, so that it either took place or did not.
-            items: list[Item] = []
-            if self._batch is None:
-                items, self._items = self._items, []
-                self._batch = _Batch()
-            batch = self._batch
-        self._sort(items, batch)
+        batch = self._next(now)
+        if batch is None:
+            return False
+        if self._failing_since is None:
+            self._failing_since = now
         try:
-            self._flush(batch)
+            self._flush(batch, now)
+        except Refused as refused:
+            self._on_refused(batch, refused, now)
         except (TryAgain, RegistryUnavailable) as error:
-            pause = min(_RETRY_MAX_S, _RETRY_FIRST_S * 2**self._tries)
-            self._tries += 1
-            _log.warning("flush_failed", error=str(error), tries=self._tries, retry_in_s=pause)
-            with self._changed:
-                self._due = now + pause
-            return True
-        self._close_batch(batch, now)
+            self._on_failed(batch, error, now)
+        else:
+            self._on_durable(batch, now)
+        self._blocked_sentence = self._blocked.sentence()
+        metrics.BLOCKED.set(len(self._blocked))
         return True
 
     def open(self) -> None:
@@ -157,14 +181,48 @@ class Publisher:
             _log.warning("producer_not_open", error=str(error))
 
     def close(self) -> None:
-        """Let go of the producer."""
+        """Close the producer."""
         self._transport.close()
 
-    def _sort(self, items: list[Item], batch: _Batch) -> None:
+    def _due(self) -> float | None:
+        if self._pending:
+            return self._retry_at
+        times = [time for time in (self._items_due, self._blocked.due()) if time is not None]
+        return min(times, default=None)
+
+    def _next(self, now: float) -> Batch | None:
+        """The batch to send now; None when none is due."""
+        with self._changed:
+            due = self._due()
+            if due is None or now < due:
+                return None
+            if self._pending:
+                return self._pending[0]
+            items: list[Item] = []
+            if self._items_due is not None and self._items_due <= now:
+                items, self._items = self._items, []
+                self._items_due = None
+            # At once, so that `idle` does not see a moment without a batch.
+            batch = Batch()
+            self._pending.append(batch)
+            self._tries = 0
+        if items:
+            self._sort(items, batch, now)
+        else:
+            outcome = self._blocked.take(now)
+            batch.outcomes += [] if outcome is None else [outcome]
+        return batch
+
+    def _sort(self, items: list[Item], batch: Batch, now: float) -> None:
         for item in items:
             match item:
                 case Outcome():
-                    batch.outcomes.append(item)
+                    topic = item.messages[0].topic
+                    cause = self._blocked.refuses(topic, now)
+                    if cause is None:
+                        batch.outcomes.append(item)
+                    else:
+                        self._block(item, topic, cause, now)
                 case Notice():
                     batch.notices.append(item)
                 case Touch():
@@ -172,22 +230,22 @@ class Publisher:
                 case Start():
                     self._begin(item.job, batch)
 
-    def _begin(self, job: Job, batch: _Batch) -> None:
+    def _begin(self, job: Job, batch: Batch) -> None:
         with self._books.lock:
             wanted = self._books.owns(job.origin) and not self._books.is_closing(job.origin)
             count = self._books.start(job.origin) if wanted else 0
         if wanted:
             batch.starts.append((job, count))
-            batch.touched.add(_key(job.origin))
+            batch.touched.add(place(job.origin))
         else:
             self._hooks.on_not_owned(job.origin)
 
-    def _flush(self, batch: _Batch) -> None:
+    def _flush(self, batch: Batch, now: float) -> None:
         membership = self._transport.membership()
         try:
-            messages, offsets = self._compose(batch)
-            if messages or offsets:
-                records = [encoded(self._codec, message) for message in messages]
+            offsets = self._compose(batch, now)
+            if self._parts or offsets:
+                records = [self._encode(index, part) for index, part in enumerate(self._parts)]
                 before = time.perf_counter()
                 self._transport.send(records, offsets, membership, again=self._tries > 0)
                 metrics.PHASE.labels("publish").observe(time.perf_counter() - before)
@@ -196,41 +254,129 @@ class Publisher:
         with self._books.lock:
             self._books.finish(outcome.origin for outcome in batch.outcomes)
 
-    def _compose(self, batch: _Batch) -> tuple[list[Message], list[Offset]]:
-        """What to send of the batch, by the books as they are now."""
+    def _compose(self, batch: Batch, now: float) -> list[Offset]:
+        """Set the parts to send of the batch, by the books as they are now; returns the offsets to commit."""
         with self._books.lock:
             self._sending = True
-            self._release_unowned(batch)
+            self._release_unowned(batch, now)
             finishing = {outcome.origin for outcome in batch.outcomes}
             notices = [n for n in batch.notices if self._books.owns(n.origin) and n.origin not in finishing]
             # With offsets of its partition, so that the broker's check of the membership stops a late notice.
-            noticed = {_key(notice.origin) for notice in notices}
+            noticed = {place(notice.origin) for notice in notices}
             commits = self._books.commits(finishing, also=batch.touched | noticed)
-        messages = [notice.message for notice in notices]
-        messages += [message for outcome in batch.outcomes for message in outcome.messages]
-        ending = {_key(origin) for origin in finishing}
-        return messages, [
-            Offset(c.topic, c.partition, c.offset, c.metadata, (c.topic, c.partition) in ending) for c in commits
-        ]
+        self._parts = [part for part in parts_of(batch.outcomes, notices) if not self._is_left_out(part, now)]
+        ending = {place(origin) for origin in finishing}
+        return [Offset(c.topic, c.partition, c.offset, c.metadata, (c.topic, c.partition) in ending) for c in commits]
 
-    def _release_unowned(self, batch: _Batch) -> None:
-        """Drop the outcomes of records that have another owner by now."""
+    def _is_left_out(self, part: Part, now: float) -> bool:
+        """Whether a notice or a status is for a topic that refuses everything now."""
+        is_result = isinstance(part.owner, Outcome) and part.message is part.owner.messages[0]
+        if is_result or self._blocked.refuses(part.message.topic, now) is None:
+            return False
+        metrics.LEFT_OUT.inc()
+        return True
+
+    def _encode(self, index: int, part: Part) -> Encoded:
+        try:
+            return encoded(self._codec, part.message)
+        except RegistryUnavailable:
+            raise
+        except Exception as error:  # a value that no schema takes is one outcome's trouble
+            _log.error("event_not_encodable", topic=part.message.topic, exc_info=True)
+            text = f"{part.message.topic}: {type(error).__name__} while the event was encoded"
+            raise Refused(text, {index: Cause(text, size=True)}) from error
+
+    def _release_unowned(self, batch: Batch, now: float) -> None:
+        """Release the outcomes of records that have another owner by now."""
         for outcome in batch.outcomes:
             if not self._books.owns(outcome.origin):
                 metrics.DISCARDED.inc()
-                _log.info("result_discarded", **logs.about_outcome(outcome))
+                _log.info("result_released", **logs.about_outcome(outcome))
+                self._blocked.remove(outcome, now)
                 self._hooks.on_not_owned(outcome.origin)
         batch.outcomes = [outcome for outcome in batch.outcomes if self._books.owns(outcome.origin)]
 
-    def _close_batch(self, batch: _Batch, now: float) -> None:
-        self._tries = 0
+    def _on_durable(self, batch: Batch, now: float) -> None:
         for job, count in batch.starts:
             self._hooks.on_started(job, count)
         for outcome in batch.outcomes:
+            self._blocked.remove(outcome, now)
             self._hooks.on_committed(outcome.origin)
+        self._failing_since = None
+        self._replace_first([], now)
+
+    def _on_failed(self, batch: Batch, error: TryAgain | RegistryUnavailable, now: float) -> None:
+        """Send it again after a pause; what alone is not acknowledged, again and again, is sent alone."""
+        self._tries += 1
+        self._failure = str(error)
+        suspects = error.suspects if isinstance(error, TryAgain) else {}
+        if (
+            self._tries >= _TRIES_BEFORE_SPLIT
+            and suspects
+            and (batch.is_one_outcome or len(suspects) < len(self._parts))
+        ):
+            self._take_apart(batch, suspects, now)
+            return
+        pause = min(_RETRY_MAX_S, _RETRY_FIRST_S * 2 ** (self._tries - 1))
+        _log.warning("flush_failed", error=str(error), tries=self._tries, retry_in_s=pause, **_where(batch))
         with self._changed:
-            self._batch = None
-            self._due = now if self._items else None
+            self._retry_at = now + pause
+
+    def _on_refused(self, batch: Batch, refused: Refused, now: float) -> None:
+        self._failure = str(refused)
+        _log.error("flush_refused", error=str(refused), causes=_texts(refused.causes), **_where(batch))
+        of_topic = {index: cause for index, cause in refused.causes.items() if cause.of_topic}
+        for index, cause in of_topic.items():
+            self._blocked.refuse(self._parts[index].message.topic, cause, now + FIRST_PAUSE_S)
+        results = {index for index in of_topic if self._is_result(index)}
+        if not results and of_topic:
+            # Without what goes to those topics, the same flush may pass.
+            self._replace_first([batch], now)
+            return
+        for index in results:
+            outcome = self._parts[index].owner
+            assert isinstance(outcome, Outcome)
+            batch.outcomes = [other for other in batch.outcomes if other is not outcome]
+            self._block(outcome, self._parts[index].message.topic, of_topic[index], now)
+        if results:
+            self._replace_first([batch], now)
+        else:
+            self._take_apart(batch, refused.causes, now)
+
+    def _take_apart(self, batch: Batch, causes: Mapping[int, Cause], now: float) -> None:
+        if not causes and not batch.outcomes and not batch.notices:
+            # Offsets alone were refused: there is nothing to leave out.
+            self._on_failed(batch, TryAgain(self._failure), now)
+            return
+        if not batch.is_one_outcome:
+            self._replace_first(split(batch, self._parts, causes), now)
+            return
+        [outcome] = batch.outcomes
+        smaller = without_extras(outcome, self._parts, causes)
+        if smaller is not None:
+            _log.error("result_made_smaller", causes=_texts(causes), **logs.about_outcome(outcome))
+            metrics.LEFT_OUT.inc()
+            self._replace_first([Batch([smaller], touched=batch.touched)], now)
+            return
+        index = next(iter(causes), 0)
+        topic = self._parts[index].message.topic if self._parts else outcome.messages[0].topic
+        self._block(outcome, topic, causes.get(index, Cause(self._failure)), now)
+        self._replace_first([Batch(touched=batch.touched)] if batch.touched else [], now)
+
+    def _is_result(self, index: int) -> bool:
+        part = self._parts[index]
+        return isinstance(part.owner, Outcome) and part.message is part.owner.messages[0]
+
+    def _block(self, outcome: Outcome, topic: str, cause: Cause, now: float) -> None:
+        _log.error("outcome_blocked", to=topic, cause=cause.text, **logs.about_outcome(outcome))
+        self._blocked.add(outcome, topic, cause, now)
+
+    def _replace_first(self, batches: list[Batch], now: float) -> None:
+        self._tries = 0
+        with self._changed:
+            self._pending.popleft()
+            self._pending.extendleft(reversed(batches))
+            self._retry_at = now
 
 
 def encoded(codec: EventCodec, message: Message) -> Encoded:
@@ -254,5 +400,20 @@ def _is_urgent(item: Item) -> bool:
             return False
 
 
-def _key(origin: Origin) -> tuple[str, int]:
-    return origin.topic, origin.partition
+def _where(batch: Batch) -> dict[str, object]:
+    """The first record that the batch is about, for a log line."""
+    origins = [outcome.origin for outcome in batch.outcomes]
+    origins += [job.origin for job, _ in batch.starts] + [notice.origin for notice in batch.notices]
+    if not origins:
+        return {"outcomes": 0}
+    first = origins[0]
+    return {
+        "outcomes": len(batch.outcomes),
+        "topic": first.topic,
+        "partition": first.partition,
+        "offset": first.offset,
+    }
+
+
+def _texts(causes: Mapping[int, Cause]) -> list[str]:
+    return sorted({cause.text for cause in causes.values()})

@@ -6,13 +6,15 @@ be sent anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
+from worker.delivery.blocked import Cause
+from worker.delivery.reports import DeliveryReports, produce
 from worker.errors import WorkerError
 from worker.telemetry import metrics
 
@@ -23,6 +25,9 @@ INIT_TIMEOUT_S = 60.0
 CALL_TIMEOUT_S = 30.0
 # Well inside the transaction's own timeout: past that the broker aborts it, and waiting is of no use.
 TRANSACTION_CALL_TIMEOUT_S = 8.0
+# A topic that is not there is reported after this, and not only when the message times out. Long enough for the
+# metadata of a topic that was just created.
+UNKNOWN_TOPIC_CONFIG: dict[str, Any] = {"topic.metadata.propagation.max.ms": 4_000}
 # A transaction holds up its partitions' next owner until it times out (librdkafka#3265), and a message that is not
 # delivered within the transaction is of no use. With the default of 100 ms, the broker's short
 # CONCURRENT_TRANSACTIONS after each commit would cost that much per flush (facts, Kafka 20).
@@ -31,8 +36,9 @@ TRANSACTION_CONFIG: dict[str, Any] = {
     "message.timeout.ms": 12_000,
     "retry.backoff.ms": 5,
     "linger.ms": 0,
+    **UNKNOWN_TOPIC_CONFIG,
 }
-IDEMPOTENT_CONFIG: dict[str, Any] = {"enable.idempotence": True, "acks": "all", "linger.ms": 0}
+IDEMPOTENT_CONFIG: dict[str, Any] = {"enable.idempotence": True, "acks": "all", "linger.ms": 0, **UNKNOWN_TOPIC_CONFIG}
 
 
 # The offsets were refused, the producer is sound.
@@ -45,8 +51,36 @@ _MEMBERSHIP_ERRORS = {
 }
 
 
+# The same offsets with the same metadata will be refused again.
+_OFFSETS_REFUSED = {
+    KafkaError.OFFSET_METADATA_TOO_LARGE,
+    KafkaError.INVALID_COMMIT_OFFSET_SIZE,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+}
+
+
 class TryAgain(WorkerError):
-    """The flush has to be sent anew, after a pause."""
+    """The flush has to be sent anew, after a pause.
+
+    Args:
+        suspects: records that were not acknowledged, by index, of a flush that did certainly not take place.
+    """
+
+    def __init__(self, message: str, suspects: Mapping[int, Cause] | None = None) -> None:
+        super().__init__(message)
+        self.suspects = suspects or {}
+
+
+class Refused(WorkerError):
+    """Nothing became durable, and the same flush would be refused again.
+
+    Args:
+        causes: why, by the index of the record; empty where no record is named.
+    """
+
+    def __init__(self, message: str, causes: Mapping[int, Cause]) -> None:
+        super().__init__(message)
+        self.causes = causes
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +142,7 @@ class Transport(Protocol):
 
         Raises:
             TryAgain: it is not; call again with what is then still owned of it, and with nothing new.
+            Refused: it is not, and cannot be with the records that the error names.
         """
         ...
 
@@ -155,11 +190,16 @@ class ExactlyOnce:
             return
         self._in_doubt = ()
         assert self._producer is not None
+        reports = DeliveryReports()
         try:
-            self._transact(self._producer, records, offsets, membership)
+            self._transact(self._producer, records, offsets, membership, reports)
         except KafkaException as error:
-            self._recover(error.args[0])
-            raise TryAgain(f"transaction: {error}") from error
+            # Before the abort, which reports every other record as purged.
+            refused, suspects = dict(reports.refused), dict(reports.unacknowledged)
+            self._recover(error.args[0], refused=bool(refused))
+            if refused or error.args[0].code() in _OFFSETS_REFUSED:
+                raise Refused(f"transaction: {error}", refused) from error
+            raise TryAgain(f"transaction: {error}", {} if self._in_doubt else suspects) from error
         except BufferError as error:
             self._replace()
             raise TryAgain("the producer's queue is full") from error
@@ -170,11 +210,15 @@ class ExactlyOnce:
         self._producer = None
 
     def _transact(
-        self, producer: Producer, records: Sequence[Encoded], offsets: Sequence[Offset], membership: Any
+        self,
+        producer: Producer,
+        records: Sequence[Encoded],
+        offsets: Sequence[Offset],
+        membership: Any,
+        reports: DeliveryReports,
     ) -> None:
         producer.begin_transaction()
-        for record in records:
-            producer.produce(record.topic, key=record.key, value=record.value, headers=record.headers)
+        produce(producer, records, reports)
         if offsets:
             positions = [offset.to_kafka() for offset in offsets]
             # Once only: a call that got no answer may still be under way (`producer`).
@@ -183,8 +227,8 @@ class ExactlyOnce:
         _patiently(lambda: producer.commit_transaction(TRANSACTION_CALL_TIMEOUT_S))
         self._in_doubt = ()
 
-    def _recover(self, error: KafkaError) -> None:
-        """Leave the way clear for the next try: abort after a rebalance, else go on with a new producer.
+    def _recover(self, error: KafkaError, *, refused: bool) -> None:
+        """Leave the way clear for the next try: abort after a rebalance or a refusal, else go on with a new producer.
 
         A producer whose messages timed out needs its epoch bumped before it can go on, and may stand still for more
         than a minute over it (tried: broker gone for 20 s). A new one is there as soon as the broker is, and its
@@ -195,8 +239,11 @@ class ExactlyOnce:
         if error.txn_requires_abort():
             # An abortable error on commit says that it did not take place.
             self._in_doubt = ()
-            if error.code() in _MEMBERSHIP_ERRORS and self._abort():
+            if (refused or error.code() in _MEMBERSHIP_ERRORS) and self._abort():
                 return
+        elif refused and not error.fatal() and self._abort():
+            # The producer itself refused the record, and the transaction is as it was.
+            return
         self._replace()
 
     def _abort(self) -> bool:
@@ -250,22 +297,20 @@ class AtLeastOnce:
         *,
         again: bool = False,  # noqa: ARG002
     ) -> None:
-        errors: list[KafkaError] = []
-
-        def delivered(error: KafkaError | None, _message: object) -> None:
-            if error is not None:
-                errors.append(error)
-
+        reports = DeliveryReports()
+        problem: Exception | None = None
         try:
-            for record in records:
-                self._producer.produce(
-                    record.topic, key=record.key, value=record.value, headers=record.headers, on_delivery=delivered
-                )
+            produce(self._producer, records, reports)
         except (KafkaException, BufferError) as error:
-            self._producer.flush(CALL_TIMEOUT_S)
-            raise TryAgain(f"produce: {error}") from error
-        if self._producer.flush(CALL_TIMEOUT_S) or errors:
-            raise TryAgain(f"not acknowledged: {errors[0].str() if errors else 'no answer'}")
+            problem = error
+        unanswered = self._producer.flush(CALL_TIMEOUT_S)
+        if reports.refused:
+            raise Refused("the brokers refused records", reports.refused)
+        if problem is not None:
+            raise TryAgain(f"produce: {problem}") from problem
+        if unanswered or reports.unacknowledged:
+            texts = {cause.text for cause in reports.unacknowledged.values()} or {"no answer"}
+            raise TryAgain(f"not acknowledged: {'; '.join(sorted(texts))}", reports.unacknowledged)
         if offsets:
             self._commit(offsets)
         metrics.FLUSHES.labels("committed").inc()

@@ -10,7 +10,8 @@ from worker.content.phrases import Phrases
 from worker.content.rules import check_content
 from worker.errors import ErrorCode, RequestRejected
 from worker.events.types import GenerationRequest, OutputFormat
-from worker.job import SAFE_NAME, SCHEDULERS, AppliedProfile, Job, Lane, Origin
+from worker.intake.times import plausible
+from worker.job import MAX_NAME_CHARS, SAFE_NAME, SCHEDULERS, AppliedProfile, Job, Lane, Origin
 from worker.profiles import Profiles
 from worker.settings import Settings
 
@@ -21,6 +22,7 @@ _MAX_SEED = 2**63 - 1
 
 # Of a wrong name, in messages.
 _SHOWN_CHARS = 80
+_DIGEST_DIGITS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ def admit(request: GenerationRequest, arrival: Arrival, rules: AdmissionRules, n
     expires_at = None if request.expires_at is None else request.expires_at.timestamp()
     if expires_at is not None and expires_at <= now:
         raise RequestRejected(ErrorCode.EXPIRED, "expires_at had passed when the request arrived")
-    requested = request.requested_at
+    requested = None if request.requested_at is None else plausible(request.requested_at.timestamp(), now)
     return Job(
         request=request,
         lane=arrival.lane,
@@ -81,13 +83,28 @@ def admit(request: GenerationRequest, arrival: Arrival, rules: AdmissionRules, n
         prompt=composed.prompt,
         negative_prompt=composed.negative_prompt,
         attempt=arrival.attempt,
-        requested_at=arrival.recorded_at if requested is None else requested.timestamp(),
+        requested_at=arrival.recorded_at if requested is None else requested,
         received_at=now,
         expires_at=expires_at,
         headers=arrival.headers,
         replay_id=arrival.replay_id,
         profile=composed.profile,
     )
+
+
+def with_bounded_ids(request: GenerationRequest) -> GenerationRequest:
+    """A refused request whose ids are short enough to be echoed in events, keys, headers and logs.
+
+    An id that is too long keeps its beginning and gets a digest, so that two of them stay different.
+    """
+    return replace(request, job_id=_bounded(request.job_id), girl_id=_bounded(request.girl_id))
+
+
+def _bounded(text: str) -> str:
+    if len(text) <= MAX_NAME_CHARS:
+        return text
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_DIGITS]
+    return f"{text[: MAX_NAME_CHARS - _DIGEST_DIGITS - 1]}~{digest}"
 
 
 def derived_seed(job_id: str) -> int:

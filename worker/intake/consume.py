@@ -14,18 +14,17 @@ from typing import Protocol
 
 import stamina
 import structlog
-from confluent_kafka import Consumer, KafkaException, TopicPartition
-from confluent_kafka import Message as Record
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
-from worker.errors import RegistryUnavailable, RequestRejected, UndecodableError
+from worker.errors import ProtocolError, RegistryUnavailable, RequestRejected, UndecodableError
 from worker.events.codec import EventCodec
 from worker.events.headers import passed_through
-from worker.events.single_object import Headers
 from worker.events.types import GenerationRequest
-from worker.intake.admit import AdmissionRules, Arrival, admit
+from worker.intake.admit import AdmissionRules, Arrival, admit, with_bounded_ids
 from worker.intake.consumer_proxy import ConsumerProxy
 from worker.intake.ledger import Ledger
 from worker.intake.ledger import TopicPartition as Key
+from worker.intake.records import Record, read_record
 from worker.job import Failure, Job, Lane, Origin, Original
 from worker.settings import Settings
 from worker.telemetry import logs, metrics
@@ -111,37 +110,34 @@ class Intake:
 
     def tick(self, timeout_s: float) -> None:
         """Poll once, then put the pauses right."""
-        record = self._consumer.poll(timeout_s)
+        message = self._consumer.poll(timeout_s)
         self._proxy.serve()
-        if record is not None:
-            self._take(record)
+        if message is not None:
+            self._take(message)
         self._retry_held()
         self._balance()
 
-    def _take(self, record: Record) -> None:
-        error = record.error()
+    def _take(self, message: Message) -> None:
+        error = message.error()
         if error is not None:
             if error.fatal():
                 raise KafkaException(error)
             _log.warning("consume_error", error=error.str(), code=error.name())
             return
-        topic, partition, offset = record.topic(), record.partition(), record.offset()
-        assert topic is not None
-        assert partition is not None
-        assert offset is not None
-        key = topic, partition
-        if self._is_cut_short(key, offset):
-            self._start_over(key, offset)
+        record = read_record(message, self._now())
+        key = record.topic, record.partition
+        if self._is_cut_short(key, record.offset):
+            self._start_over(key, record.offset)
         with self._ledger.lock:
-            origin = self._ledger.deliver(topic, partition, offset)
+            origin = self._ledger.deliver(*key, record.offset)
             is_through = self._ledger.is_through(key)
         if origin is None:
             if is_through:
                 self._hooks.on_already_finished(key)
         else:
-            metrics.REQUESTS.labels(self._lanes[topic].label).inc()
-            self._on_delivered(topic, partition, offset, _written_at(record, self._now()))
-            self._decode(record, origin)
+            metrics.REQUESTS.labels(self._lanes[record.topic].label).inc()
+            self._on_delivered(*key, record.offset, self._now() if record.written_at is None else record.written_at)
+            self._handle(record, origin)
 
     def _is_cut_short(self, key: Key, offset: int) -> bool:
         """Whether the topic was recreated, or has lost its end: a record below what was read, and not of it."""
@@ -165,18 +161,27 @@ class Intake:
             self._ledger.assign(*key, offset, None)
         self._hooks.release_unowned()
 
-    def _decode(self, record: Record, origin: Origin) -> None:
-        with logs.within(logs.about_record(origin, record.key(), _headers(record))):
-            self._decode_or_hold(record, origin)
+    def _handle(self, record: Record, origin: Origin) -> None:
+        """Decode and admit; whatever is wrong with the record is its own trouble."""
+        with logs.within(logs.about_record(origin, record.key, record.headers)):
+            try:
+                self._decode(record, origin)
+            except (KafkaException, ProtocolError):
+                raise
+            except Exception as error:  # the last line of defence: a record must not end every worker in turn
+                _log.error("record_failed_unexpectedly", exc_info=True)
+                self._dead_letter(record, origin, f"unexpected {type(error).__name__} while the record was read")
 
-    def _decode_or_hold(self, record: Record, origin: Origin) -> None:
+    def _dead_letter(self, record: Record, origin: Origin, error: str) -> None:
+        self._hooks.on_undecodable(origin, Original(record.key, record.value, record.headers), error)
+
+    def _decode(self, record: Record, origin: Origin) -> None:
         try:
             request = self._codec.decode(
-                _bytes(record.value()), topic=origin.topic, headers=_headers(record), expected=GenerationRequest
+                record.value, topic=origin.topic, headers=record.headers, expected=GenerationRequest
             )
         except UndecodableError as error:
-            original = Original(_bytes(record.key()), _bytes(record.value()), _headers(record))
-            self._hooks.on_undecodable(origin, original, str(error))
+            self._dead_letter(record, origin, str(error))
         except RegistryUnavailable as error:
             _log.warning("registry_unavailable", error=str(error))
             self._held.append(_Held(record, origin, self._now() + _REGISTRY_PAUSE_S))
@@ -185,8 +190,8 @@ class Intake:
 
     def _admit(self, request: GenerationRequest, record: Record, origin: Origin) -> None:
         now = self._now()
-        recorded_at = _written_at(record, now)
-        arrival = Arrival(origin, self._lanes[origin.topic], recorded_at, passed_through(_headers(record)))
+        recorded_at = now if record.written_at is None else record.written_at
+        arrival = Arrival(origin, self._lanes[origin.topic], recorded_at, passed_through(record.headers))
         with self._ledger.lock:
             starts = self._ledger.starts(origin)
         try:
@@ -194,7 +199,7 @@ class Intake:
         except RequestRejected as error:
             self._hooks.on_failed(
                 Failure(
-                    request=request,
+                    request=with_bounded_ids(request),
                     lane=arrival.lane,
                     origin=origin,
                     code=error.code,
@@ -211,7 +216,7 @@ class Intake:
         now = self._now()
         while self._held and self._held[0].due <= now:
             held = self._held.popleft()
-            self._decode(held.record, held.origin)
+            self._handle(held.record, held.origin)
 
     def _balance(self) -> None:
         """Pause partitions whose buffer is full, resume those that have drained; never the same twice."""
@@ -291,18 +296,3 @@ def _committed(group: ConsumerProxy, partitions: list[TopicPartition]) -> list[T
 
 def _names(partitions: Sequence[TopicPartition]) -> list[str]:
     return [f"{place.topic}/{place.partition}" for place in partitions]
-
-
-def _headers(record: Record) -> Headers:
-    headers = record.headers()
-    return list(headers.items()) if isinstance(headers, dict) else headers
-
-
-def _written_at(record: Record, now: float) -> float:
-    """When the record was written, in epoch seconds; `now` where it does not say."""
-    kind, millis = record.timestamp()
-    return millis / 1000 if kind else now
-
-
-def _bytes(value: str | bytes | None) -> bytes | None:
-    return value.encode() if isinstance(value, str) else value

@@ -50,6 +50,11 @@ STORE_UP = Gauge("sdxl_worker_store_up", "1 while S3 answers")
 DEAD_LETTERS = Counter("sdxl_worker_dead_letters", "Records sent to the dead-letter topic")
 FLUSHES = Counter("sdxl_worker_flushes", "Publishing flushes by result: committed, aborted", ["result"])
 DISCARDED = Counter("sdxl_worker_discarded_results", "Results of partitions that are no longer owned")
+BLOCKED = Gauge("sdxl_worker_blocked_outcomes", "Outcomes that the brokers refuse; their partitions are held back")
+LEFT_OUT = Counter("sdxl_worker_unwritten_records", "Status records left out, and results replaced by smaller ones")
+PUBLISHING_FAILS = Gauge(
+    "sdxl_worker_publishing_failing_seconds", "How long the present flush has been failing; 0 while flushes succeed"
+)
 REPUBLISHED = Counter("sdxl_worker_republished", "Stored results published again for a repeated job id")
 CRASH_LOOPS = Counter("sdxl_worker_crash_loops", "Jobs given up because they took the process down")
 PAUSED = Gauge("sdxl_worker_paused_partitions", "Partitions paused because a buffer is full")
