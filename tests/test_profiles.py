@@ -1,4 +1,4 @@
-"""Profiles: what is wrong with a file is told by file and key, and what a sound one makes of a request."""
+"""Profiles: errors name the file and the key, and a valid profile is composed with a request."""
 
 from __future__ import annotations
 

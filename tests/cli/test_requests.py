@@ -1,4 +1,4 @@
-"""Requests from JSON and from flags: what is refused, and how it is told."""
+"""Requests from JSON and from flags: what is rejected, and with which message."""
 
 from __future__ import annotations
 

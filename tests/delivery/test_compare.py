@@ -1,4 +1,4 @@
-"""What a manifest that was changed gives itself away by, and why the same recipe gives other pixels."""
+"""Signs that a manifest was changed, and reasons why the same recipe gives other pixels."""
 
 from __future__ import annotations
 

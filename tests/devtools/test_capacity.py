@@ -1,4 +1,4 @@
-"""The capacity model against a discrete-event simulation that knows none of its formulas."""
+"""The capacity model, compared with a discrete-event simulation that does not use its formulas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine's tick on the toy model: who is in which step, and how each job ends."""
+"""The engine's tick on the toy model: which rows are in which step, and how each job ends."""
 
 from __future__ import annotations
 

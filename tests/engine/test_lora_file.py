@@ -1,4 +1,4 @@
-"""What is read as a LoRA, and what is refused, with which words."""
+"""LoRA files: which are accepted, which are rejected, and the messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The screen after the GPU: scores, thresholds, blur, and detectors that fail."""
+"""The check of finished pictures: scores, thresholds, blur, and detectors that fail."""
 
 from __future__ import annotations
 

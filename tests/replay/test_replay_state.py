@@ -1,4 +1,4 @@
-"""The state file of a replay: what survives a kill, and what is refused."""
+"""The state file of a replay: what survives a kill, and what is rejected."""
 
 from __future__ import annotations
 

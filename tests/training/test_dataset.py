@@ -1,4 +1,4 @@
-"""Folders of captioned pictures: both layouts, and what is wrong with the others."""
+"""Folders of captioned pictures: both layouts, and the errors for invalid ones."""
 
 from __future__ import annotations
 

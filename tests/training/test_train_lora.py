@@ -1,4 +1,4 @@
-"""`models train-lora` on the toy SDXL: what it writes loads in the worker by name, and what is wrong is named."""
+"""`models train-lora` on the toy SDXL: the worker can load the result by name, and errors say what is wrong."""
 
 from __future__ import annotations
 

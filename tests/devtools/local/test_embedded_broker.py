@@ -1,4 +1,4 @@
-"""The embedded broker: reachable from other processes, with the topics it was asked for."""
+"""The embedded broker: other processes can connect to it, and it has the topics that were created."""
 
 from __future__ import annotations
 
