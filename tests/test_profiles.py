@@ -102,11 +102,11 @@ def test_a_file_that_is_no_profile_stops_the_start_too(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"mia\.toml"):
         Settings(_env_file=None, profiles_path=tmp_path).read_files()
     (tmp_path / "mia.toml").rename(tmp_path / "mi a.toml")
-    with pytest.raises(SettingsError, match=r"mi a\.toml: its name"):
+    with pytest.raises(SettingsError, match=r"mi a\.toml: the file name"):
         load_profiles(tmp_path, 8, 5.0)
     with pytest.raises(SettingsError, match=r"PROFILES_PATH: .* no profile"):
         load_profiles(tmp_path.parent, 8, 5.0)
-    with pytest.raises(SettingsError, match=r"PROFILES_PATH: .* no folder"):
+    with pytest.raises(SettingsError, match=r"PROFILES_PATH: .* not a readable folder"):
         load_profiles(tmp_path / "gone", 8, 5.0)
 
 

@@ -133,7 +133,7 @@ def test_the_images_bytes_are_held_to_the_manifest(make_manifest: Make) -> None:
     encoded, manifest = make_manifest()
     assert picture_flaws(manifest, encoded.data) == []
     assert "bytes" in picture_flaws(manifest, encoded.data + b"x")[0]
-    assert "gone" in picture_flaws(manifest, None)[0]
+    assert "missing" in picture_flaws(manifest, None)[0]
 
 
 LORAS = {"ink": "f" * 64}

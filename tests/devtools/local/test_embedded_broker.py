@@ -78,7 +78,7 @@ def test_it_stops_and_starts_empty(broker: EmbeddedBroker) -> None:
     broker.stop()
     broker.stop()
     assert not broker.running
-    with pytest.raises(EmbeddedBrokerError, match="does not run"):
+    with pytest.raises(EmbeddedBrokerError, match="is not running"):
         broker.create_topic("letters", 1)
     broker.start()
     assert not AdminClient({"bootstrap.servers": broker.bootstrap_servers}).list_topics(timeout=5).topics
