@@ -1,1 +1,1 @@
-"""Developer tools, kept out of the wheel: local servers, the demo and its model, toy models, benches, capacity."""
+"""Developer tools, which are not in the wheel: local servers, demo, demo model, toy models, benchmarks, capacity."""

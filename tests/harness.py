@@ -1,4 +1,4 @@
-"""Worker processes and a client, for tests that look at the worker from outside."""
+"""Worker processes and a client, for tests that observe the worker from outside."""
 
 from __future__ import annotations
 

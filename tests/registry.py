@@ -1,7 +1,7 @@
-"""A schema registry for the tests, and nothing else: in memory, on 127.0.0.1, one thread per connection.
+"""A schema registry for the tests: in memory, on 127.0.0.1, one thread per connection.
 
-It speaks the REST calls that confluent-kafka's client makes (registering, looking up by id, GUID or
-version, `/config`) as the Confluent registry documents them. It checks no compatibility and keeps nothing.
+It implements the REST calls that confluent-kafka's client makes (registering, looking up by id, GUID or version,
+`/config`) as the Confluent registry documents them. It does not check compatibility and stores nothing on disk.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Signals and the end of the process: what must not hang."""
+"""Signals and the end of the process, which must not hang."""
 
 from __future__ import annotations
 

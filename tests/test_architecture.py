@@ -1,4 +1,4 @@
-"""Imports point one way: the rooms know each other only through `job.py` and `events/`."""
+"""Imports go in one direction: packages know each other only through `job.py` and `events/`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A million mutated records through decoding and admission: no crash, one outcome each, nothing leaves its folder."""
+"""A million mutated records through decoding and admission: no crash, one outcome each, no path outside its folder."""
 
 from __future__ import annotations
 

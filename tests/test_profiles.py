@@ -1,4 +1,4 @@
-"""Profiles: what is wrong with a file is told by file and key, and what a sound one makes of a request."""
+"""Profiles: errors name the file and the key, and a valid profile is composed with a request."""
 
 from __future__ import annotations
 
@@ -103,11 +103,11 @@ def test_a_file_that_is_no_profile_stops_the_start_too(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"mia\.toml"):
         read_rules(Settings(_env_file=None, profiles_path=tmp_path))
     (tmp_path / "mia.toml").rename(tmp_path / "mi a.toml")
-    with pytest.raises(SettingsError, match=r"mi a\.toml: its name"):
+    with pytest.raises(SettingsError, match=r"mi a\.toml: the file name"):
         load_profiles(tmp_path, 8, 5.0)
     with pytest.raises(SettingsError, match=r"PROFILES_PATH: .* no profile"):
         load_profiles(tmp_path.parent, 8, 5.0)
-    with pytest.raises(SettingsError, match=r"PROFILES_PATH: .* no folder"):
+    with pytest.raises(SettingsError, match=r"PROFILES_PATH: .* not a readable folder"):
         load_profiles(tmp_path / "gone", 8, 5.0)
 
 

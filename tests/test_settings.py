@@ -1,4 +1,4 @@
-"""Settings: where they come from, what is refused, and that secrets stay inside."""
+"""Settings: their sources, what is rejected, and that secrets are never printed."""
 
 from __future__ import annotations
 

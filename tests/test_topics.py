@@ -1,4 +1,4 @@
-"""The topics on real Kafka: created as the contract says, once, and co-partitioned or not at all."""
+"""Topics on real Kafka: they are created as specified, only once, and with the same partition count for all lanes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The words that the rooms share: a job, where it came from, and how it ended."""
+"""Types that all packages share: a job, the record it came from, and its result."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from worker.events.types import Event, GenerationRequest
 
 
-# Ids become object keys, and names of LoRAs and profiles files: none of them leaves its folder.
+# Ids become parts of object keys, and names of LoRAs and profiles become file names; none may leave its folder.
 MAX_NAME_CHARS = 128
 SAFE_NAME = re.compile(rf"(?!\.)[A-Za-z0-9._-]{{1,{MAX_NAME_CHARS}}}", re.ASCII)
 
-# The schedulers offered, by diffusers' class names; the first is the default (DPM++ 2M Karras).
+# The schedulers that a request may name, by diffusers' class names; the first is the default (DPM++ 2M Karras).
 SCHEDULERS = (
     "DPMSolverMultistepScheduler",
     "EulerDiscreteScheduler",
@@ -39,7 +39,7 @@ SCHEDULERS = (
 
 
 class Lane(IntEnum):
-    """How urgent a request is. The topic that it arrives on decides, and the lowest value goes first."""
+    """The lane of a job, decided by the topic of its request; a lower value is served first."""
 
     URGENT = 0
     HIGH = 1
@@ -47,16 +47,16 @@ class Lane(IntEnum):
 
     @property
     def label(self) -> str:
-        """The name in topics, headers and metric labels."""
+        """The lane's name in topics, headers and metric labels."""
         return self.name.lower()
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The record that a job came from.
+    """The Kafka record that a job came from.
 
-    `epoch` counts the assignments of this partition to this process: a result
-    whose epoch is no longer current is not published (KAFKA-19779).
+    `epoch` counts the assignments of the partition to this process. A result with an outdated epoch is discarded,
+    because brokers check a commit's generation, but not who owns the partition (KAFKA-19779).
     """
 
     topic: str
@@ -67,7 +67,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class AppliedProfile:
-    """The profile that a prompt was composed with; `fingerprint` is of its text then."""
+    """The profile that a prompt was composed with; `fingerprint` identifies its content at that time."""
 
     name: str
     fingerprint: str
@@ -75,11 +75,11 @@ class AppliedProfile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A validated request with every open choice made. Times are seconds since the epoch.
+    """A validated request with all defaults resolved. Times are seconds since the epoch.
 
-    `seed` is the request's own or derived from `job_id`; `prompt` and `negative_prompt` are composed with the
-    profile's; `loras` holds (name, weight) with the profile's and the default LoRA filled in; `headers`
-    holds what is passed through to results; `checkpoint` is what another worker had of it (`engine/checkpoint.py`).
+    `seed` is the request's, or derived from `job_id`. `prompt` and `negative_prompt` include those of the profile.
+    `loras` holds (name, weight), including the profile's LoRAs and the default one. `headers` are passed through to
+    the results. `checkpoint` is the state that another worker saved of this job (`engine/checkpoint.py`).
     """
 
     request: GenerationRequest
@@ -105,11 +105,11 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """What one picture took, in seconds.
+    """Durations of one picture in seconds; `started_at` is in seconds since the epoch.
 
-    `queue` runs from the request to the first step, `generation` from there to the
-    pixels, parked time included; `gpu` is this job's share of the device's time. The text encoders ran for
-    `encode_text` at its beginning, the VAE for `decode` at its end.
+    `queue` is the time from the request to the start of the work, `generation` from there to the pixels, including
+    time in which the job was parked. `gpu` is the job's share of device time. `encode_text` (at the beginning) and
+    `decode` (at the end) are parts of `generation`.
     """
 
     queue: float
@@ -124,9 +124,9 @@ class Timing:
 class Picture:
     """A finished picture: `pixels` is (height, width, 3) RGB uint8 on the host.
 
-    `lora_fingerprints` are SHA-256 prefixes of the LoRA files that were used, by name; `reproducible` is False
-    where the device ran short of memory, so that batches were smaller or work was sliced: other kernels, other bits.
-    `nsfw_score` is None where no detector looked at it; `blurred` says that `pixels` are not as they were drawn.
+    `lora_fingerprints` are SHA-256 prefixes of the LoRA files that were used, by name. `reproducible` is False if the
+    device ran out of memory and batches were made smaller or work was sliced, which may change bits. `nsfw_score` is
+    None if no detector scored the picture. `blurred` is True if `pixels` were blurred after they were drawn.
     """
 
     job: Job
@@ -140,7 +140,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A request that ended without a picture; `message` is one sentence to act on."""
+    """A request that ended without a picture; `message` is one sentence that says what to do about it."""
 
     request: GenerationRequest
     lane: Lane
@@ -154,7 +154,7 @@ class Failure:
 
     @classmethod
     def of(cls, job: Job, code: ErrorCode, message: str) -> Failure:
-        """The failure of an admitted job."""
+        """Build the failure of an admitted job."""
         return cls(
             request=job.request,
             lane=job.lane,
@@ -170,7 +170,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """A record as it came, for the dead-letter topic."""
+    """The original content of a record, for the dead-letter topic."""
 
     key: bytes | None
     value: bytes | None
@@ -179,7 +179,7 @@ class Original:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One record to produce: `value` is an event to encode, or bytes to pass on unchanged."""
+    """One record to produce; `value` is an event to encode, or bytes that are produced unchanged."""
 
     topic: str
     key: bytes | None
@@ -189,12 +189,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What becomes durable together when the record at `origin` is finished.
-
-    Args:
-        messages: the result first; the others (status) may be left out where they cannot be written.
-        smallest: replaces the result where the brokers find it too large.
-    """
+    """The messages that end the record at `origin`; with exactly-once delivery, its offset is in their transaction."""
 
     origin: Origin
     messages: tuple[Message, ...]
@@ -204,7 +199,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notice:
-    """Word of progress: sent while the record at `origin` is ours and unfinished, else dropped."""
+    """A progress message; it is sent only while the partition of `origin` is assigned and the record unfinished."""
 
     origin: Origin
     message: Message
@@ -216,7 +211,7 @@ def _ignore(*_: object) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineHooks:
-    """What the engine calls when something has happened to a job; on its own thread, so no hook may block.
+    """Callbacks of the engine; they are called on the engine's thread, so none of them may block.
 
     Args:
         on_progress: gets the job, its steps done and its steps in all.

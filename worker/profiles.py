@@ -1,6 +1,6 @@
-"""Profiles: what the pictures of one archetype have in common, in a TOML file each; `docs/profiles.md` has the fields.
+"""Profiles: prompts and LoRAs that are added to all requests of one archetype; `docs/profiles.md` lists the fields.
 
-`girl_id` chooses the file: the one of that name, else `default`, else none.
+Each profile is a TOML file. A request's `girl_id` selects the profile of that name, else `default`, else none.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _Table(BaseModel):
 
 
 class ProfileLora(_Table):
-    """A LoRA of the configured folder."""
+    """A LoRA from the folder `SDXL_LORA_PATH`."""
 
     name: str
     weight: float = Field(1.0, strict=True)
@@ -40,19 +40,19 @@ class ProfileLora(_Table):
     @classmethod
     def _no_path(cls, name: str) -> str:
         if not SAFE_NAME.fullmatch(name):
-            raise ValueError("a LoRA is named by its file in the LoRA folder without .safetensors, never by a path")
+            raise ValueError("a LoRA is named by its file name in the LoRA folder without .safetensors, not by a path")
         return name
 
     @field_validator("weight")
     @classmethod
     def _finite(cls, weight: float) -> float:
         if not math.isfinite(weight):
-            raise ValueError("it must be a finite number")
+            raise ValueError("must be a finite number")
         return weight
 
 
 class Fragment(_Table):
-    """What is added at the levels from `first` to `last`, both included."""
+    """Text that is added for levels from `first` to `last`, both included."""
 
     first: int = Field(alias="from", ge=0, le=100, strict=True)
     last: int = Field(alias="to", ge=0, le=100, strict=True)
@@ -64,12 +64,12 @@ class Fragment(_Table):
         if self.first > self.last:
             raise ValueError(f"the range from {self.first} to {self.last} is empty")
         if not _core(self.prompt) and not _core(self.negative_prompt):
-            raise ValueError("it has neither prompt nor negative_prompt")
+            raise ValueError("has neither prompt nor negative_prompt")
         return self
 
 
 class Profile(_Table):
-    """One file. `quality` are tags for the end of the prompt."""
+    """The content of one profile file; the tags in `quality` go to the end of the prompt."""
 
     description: str = ""
     prompt: str = ""
@@ -83,7 +83,7 @@ class Profile(_Table):
     @classmethod
     def _each_once(cls, loras: tuple[ProfileLora, ...]) -> tuple[ProfileLora, ...]:
         if len({lora.name for lora in loras}) < len(loras):
-            raise ValueError("it names one LoRA twice")
+            raise ValueError("names one LoRA twice")
         return loras
 
     @field_validator("affection", "nsfw")
@@ -98,24 +98,24 @@ class Profile(_Table):
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits of SHA-256 over what it says; remarks, layout and the description do not count."""
+        """16 hex digits of the SHA-256 of the profile's values, without comments, layout and the description."""
         text = self.model_dump_json(by_alias=True, exclude={"description"})
         return hashlib.sha256(text.encode()).hexdigest()[:_FINGERPRINT_DIGITS]
 
     def prompt_for(self, request: GenerationRequest) -> str:
-        """Base, request, affection, nsfw, quality: what comes first weighs most."""
+        """Join the prompts of profile, request, affection, nsfw and quality; earlier parts have the most weight."""
         fragments = [fragment.prompt for fragment in self._fragments(request)]
         return _joined([self.prompt, request.prompt, *fragments, *self.quality])
 
     def negative_prompt_for(self, request: GenerationRequest) -> str | None:
-        """The profile's, its fragments', the request's; what is null everywhere stays null."""
+        """Join the negative prompts of profile, fragments and request; the result is None if all of them are absent."""
         fragments = [fragment.negative_prompt for fragment in self._fragments(request)]
         joined = _joined([self.negative_prompt or "", *fragments, request.negative_prompt or ""])
-        nobody = self.negative_prompt is None and request.negative_prompt is None
-        return None if nobody and not joined else joined
+        absent = self.negative_prompt is None and request.negative_prompt is None
+        return None if absent and not joined else joined
 
     def loras_for(self, request: GenerationRequest) -> Loras:
-        """The profile's, then the request's further ones; for a LoRA of both the request's weight counts."""
+        """Return the profile's LoRAs, then the request's others; for a LoRA in both, the request's weight is used."""
         own = {lora.name: lora.weight for lora in self.loras}
         return tuple((own | {lora.name: lora.weight for lora in request.loras}).items())
 
@@ -135,23 +135,23 @@ class Profiles:
         return iter(sorted(self._profiles.items()))
 
     def of(self, girl_id: str) -> tuple[Profile, AppliedProfile] | None:
-        """The profile for an id, and what the manifest says of it; None where there is none."""
+        """Return the profile for a `girl_id` with the manifest's record of it, or None if no profile applies."""
         name = girl_id if girl_id in self._profiles else DEFAULT
         return (self._profiles[name], self._applied[name]) if name in self._profiles else None
 
 
 def load_profiles(folder: Path, max_loras: int, max_lora_weight: float) -> Profiles:
-    """Every `NAME.toml` of a folder.
+    """Read every `NAME.toml` of a folder.
 
     Raises:
-        SettingsError: with the file and the key of all that is wrong.
+        SettingsError: the folder cannot be read, or a profile is invalid; the message names each file and key.
     """
     try:
         files = sorted(path for path in folder.iterdir() if path.suffix == ".toml")
     except OSError as error:
-        raise SettingsError(f"PROFILES_PATH: {folder} is no folder that can be read: {error.strerror}") from error
+        raise SettingsError(f"PROFILES_PATH: {folder} is not a readable folder: {error.strerror}") from error
     if not files:
-        raise SettingsError(f"PROFILES_PATH: {folder} has no profile: no file there ends in .toml")
+        raise SettingsError(f"PROFILES_PATH: {folder} has no profiles: no file in it ends in .toml")
     profiles, problems = {}, []
     for file in files:
         try:
@@ -164,20 +164,24 @@ def load_profiles(folder: Path, max_loras: int, max_lora_weight: float) -> Profi
 
 
 def _read(file: Path, max_loras: int, max_lora_weight: float) -> Profile:
-    """Raises ValueError, whose text begins with the key where there is one."""
+    """Read one profile.
+
+    Raises:
+        ValueError: the profile is invalid; the message begins with the key, if there is one.
+    """
     if not SAFE_NAME.fullmatch(file.stem):
-        raise ValueError("its name can be no girl_id: A-Z a-z 0-9 . _ - and no dot first")
+        raise ValueError("the file name is not a valid girl_id (A-Z a-z 0-9 . _ - and no leading dot)")
     try:
         profile = Profile.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
     except OSError as error:
-        raise ValueError(f"it cannot be read: {error.strerror}") from error
+        raise ValueError(f"cannot be read: {error.strerror}") from error
     except ValidationError as error:
         raise ValueError("; ".join(f"{_key(e['loc'])}: {_sentence(e['msg'])}" for e in error.errors())) from None
     if len(profile.loras) > max_loras:
-        raise ValueError(f"loras: {len(profile.loras)} of them; MAX_LORAS is {max_loras}")
+        raise ValueError(f"loras: {len(profile.loras)} LoRAs, but MAX_LORAS is {max_loras}")
     for index, lora in enumerate(profile.loras):
         if abs(lora.weight) > max_lora_weight:
-            raise ValueError(f"loras.{index}.weight: {lora.weight:g} is beyond MAX_LORA_WEIGHT, {max_lora_weight:g}")
+            raise ValueError(f"loras.{index}.weight: {lora.weight:g} exceeds MAX_LORA_WEIGHT, {max_lora_weight:g}")
     return profile
 
 
@@ -194,5 +198,5 @@ def _joined(parts: Sequence[str]) -> str:
 
 
 def _core(text: str) -> str:
-    """A part without the commas and blanks at its ends, which joining puts there anew."""
+    """Strip commas and whitespace from the ends of a part; joining adds them again."""
     return text.strip(", \t\r\n")

@@ -1,4 +1,4 @@
-"""The topics of the contract: their names, how they are created and what they look like now."""
+"""The Kafka topics: their names, how they are created, and their current state in the cluster."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEFAULT_PARTITIONS = 12
 ADMIN_TIMEOUT_S = 30.0
 RETRY_PAUSE_S = 0.1
 
-# What brokers answer for a moment after a topic's creation or a leader's death.
+# Errors that brokers return for a short time after a topic was created or a leader has failed.
 NOT_YET = frozenset(
     {
         KafkaError.NOT_LEADER_FOR_PARTITION,
@@ -32,7 +32,7 @@ NOT_YET = frozenset(
 )
 DAY_MS = 24 * 60 * 60 * 1000
 
-# The largest record that a request topic takes by default must fit with its `dlq-*` headers beside it.
+# Must hold the largest record that a request topic accepts by default, plus the `dlq-*` headers.
 DEAD_LETTER_MAX_BYTES = 2 * 1024 * 1024
 
 _Offsets = dict[tuple[str, int], int]
@@ -43,12 +43,12 @@ class TopicsError(RuntimeError):
 
 
 class TopicMismatchError(TopicsError):
-    """Request topics exist already, with a partition count other than the one asked for."""
+    """The request topics exist with another partition count than requested."""
 
 
 @dataclass(frozen=True)
 class Topics:
-    """The topics' names; `prefix` stands before each of them, dot and all, where a cluster is shared."""
+    """The names of the topics; `prefix` (for a shared cluster, including its dot) precedes each of them."""
 
     prefix: str = ""
 
@@ -69,12 +69,12 @@ class Topics:
 
     @property
     def completed(self) -> str:
-        """Results: pictures that are durable."""
+        """Results of jobs whose picture is stored."""
         return f"{self.prefix}generation.completed"
 
     @property
     def failed(self) -> str:
-        """Results: jobs that will get no picture."""
+        """Results of jobs that ended without a picture."""
         return f"{self.prefix}generation.failed"
 
     @property
@@ -84,12 +84,12 @@ class Topics:
 
     @property
     def cancellations(self) -> str:
-        """Jobs that nobody waits for any more; every worker reads all of it."""
+        """Cancellations of jobs; every worker reads the whole topic."""
         return f"{self.prefix}generation.cancellations"
 
     @property
     def dead_letter(self) -> str:
-        """Records that could not be understood, as they came."""
+        """Records that could not be decoded, with their original bytes and headers."""
         return f"{self.prefix}generation.dead-letter"
 
     @property
@@ -99,14 +99,14 @@ class Topics:
 
     @property
     def all(self) -> tuple[str, ...]:
-        """Every topic of the contract, the request topics first."""
+        """All topics, the request topics first."""
         results = (self.completed, self.failed, self.status)
         return (*self.requests, *results, self.cancellations, self.dead_letter)
 
 
 @dataclass(frozen=True)
 class TopicLayout:
-    """What a topic is created with."""
+    """The partition count and configuration that a topic is created with."""
 
     partitions: int
     config: Mapping[str, str]
@@ -126,10 +126,10 @@ class PartitionDescription:
 
 @dataclass(frozen=True)
 class TopicDescription:
-    """One topic as the cluster has it.
+    """The current state of one topic in the cluster.
 
-    `config` holds every setting with its effective value; it is empty where the cluster has no controller to
-    ask, as librdkafka's embedded broker.
+    `config` holds every setting with its effective value; it is empty if the cluster has no controller to ask, which
+    is the case for librdkafka's embedded broker.
     """
 
     name: str
@@ -138,12 +138,12 @@ class TopicDescription:
 
     @property
     def partition_count(self) -> int:
-        """How many partitions the topic has."""
+        """The number of partitions of the topic."""
         return len(self.partitions)
 
     @property
     def replication_factor(self) -> int:
-        """How many copies each partition has (the lowest, should they differ)."""
+        """The number of replicas of each partition (the lowest number, if they differ)."""
         return min(len(partition.replicas) for partition in self.partitions)
 
 
@@ -171,10 +171,15 @@ def create_topics(
     partitions: int = DEFAULT_PARTITIONS,
     replication_factor: int = 1,
 ) -> tuple[str, ...]:
-    """Create the topics that are missing and return their names; what exists is left as it is.
+    """Create the topics that are missing and return their names; existing topics are not changed.
 
-    `client` is a bootstrap address or an AdminClient configuration. Raises `TopicMismatchError`, with nothing
-    created, when a request topic exists with another partition count: the lanes must stay co-partitioned.
+    Args:
+        client: a bootstrap address or an AdminClient configuration.
+
+    Raises:
+        TopicMismatchError: a request topic exists with another partition count, and nothing was created; all request
+            topics must have the same number of partitions.
+        TopicsError: the topics could not be created.
     """
     topics = topics or Topics()
     admin = _admin(client)
@@ -188,7 +193,7 @@ def create_topics(
         if name not in metadata.topics
     ]
     created = _create(admin, new) if new else ()
-    # Another process may have created some of them, with its own count, since the metadata was read.
+    # Another process may have created some of them, with another partition count, since the metadata was read.
     _refuse_mismatch(topics, partitions, _metadata(admin))
     return created
 
@@ -200,7 +205,7 @@ def _refuse_mismatch(topics: Topics, partitions: int, metadata: ClusterMetadata)
     if found:
         raise TopicMismatchError(
             f"the three request topics must have the same partition count, {partitions} here, but {found}; "
-            f"ask for the count they have, or change the topics themselves"
+            f"request the count that they have, or change the topics themselves"
         )
 
 
@@ -220,7 +225,7 @@ def _create(admin: AdminClient, new: Sequence[NewTopic]) -> tuple[str, ...]:
 
 
 def describe_topics(client: Mapping[str, Any] | str, topics: Topics | None = None) -> tuple[TopicDescription, ...]:
-    """Describe those topics that exist, in the order of `Topics.all`; `client` is as in `create_topics`."""
+    """Describe the topics that exist, in the order of `Topics.all`; `client` is the same as for `create_topics`."""
     admin = _admin(client)
     metadata = _metadata(admin)
     found = {name: metadata.topics[name] for name in (topics or Topics()).all if name in metadata.topics}
@@ -252,7 +257,7 @@ def _description(
 
 
 def _offsets(admin: AdminClient, places: Sequence[TopicPartition], spec: OffsetSpec) -> _Offsets:
-    """Ask for one offset of each partition, again while a broker has yet to hear that it leads a new one."""
+    """Read one offset of each partition; retry while a broker does not yet know that it leads a new partition."""
     if not places:
         return {}
     deadline = time.monotonic() + ADMIN_TIMEOUT_S

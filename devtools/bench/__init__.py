@@ -1,1 +1,1 @@
-"""Benches of the engine: scheduling, equality of pictures, quality of pictures."""
+"""Benchmarks of the engine: scheduling, reproducibility of pictures, quality of pictures."""

@@ -1,4 +1,4 @@
-"""A request as the job that the engine takes, admission left out: the bench chooses everything itself."""
+"""Build jobs for the engine without admission; the benchmark chooses all values itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def job_of(
     loras: tuple[tuple[str, float], ...] = (),
     at: float = 0.0,
 ) -> Job:
-    """The job number `index` of a bench; it arrives `at` seconds."""
+    """Build the job with number `index` of a benchmark; it arrives at `at` seconds."""
     return Job(
         request=request,
         lane=lane,

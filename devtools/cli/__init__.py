@@ -1,1 +1,1 @@
-"""The developer's verbs; `worker.cli` lists them where this package is present."""
+"""Verbs for developers; `worker.cli` lists them where this package is present."""

@@ -1,4 +1,4 @@
-"""`bench`: what the engine is worth, and whether its pictures are right."""
+"""The `bench` verbs: measure scheduling, reproducibility and picture quality."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ from devtools.cli.bench_lora import lora
 from devtools.cli.bench_truth import truth
 from worker.cli.output import note_console, print_json, result_console
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Measure the engine on a toy model.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Benchmark the engine: scheduling, reproducibility and picture quality.",
+)
 app.command()(equality)
 app.command()(truth)
 app.command()(lora)
@@ -28,15 +32,22 @@ SLOTS = 4
 
 @app.command()
 def schedule(
-    out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = REPORT,
-    plot: Annotated[Path | None, typer.Option(help="A PNG of the waits; needs matplotlib.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the arrivals.")] = 0,
-    jobs: Annotated[int, typer.Option(min=1, help="At load 0.8, with every UNet and VAE call.")] = 200,
-    long_jobs: Annotated[int, typer.Option(min=1, help="At every load, without them.")] = 1500,
-    rounds: Annotated[int, typer.Option(min=1, help="Of the overhead per step.")] = 6,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report instead of tables.")] = False,
+    out: Annotated[Path, typer.Option(help="File for the JSON report.")] = REPORT,
+    plot: Annotated[Path | None, typer.Option(help="File for a PNG plot of the waits; needs matplotlib.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the arrivals.")] = 0,
+    jobs: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Jobs at load 0.8 that run every UNet and VAE call.")
+    ] = 200,
+    long_jobs: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Jobs at every load that are simulated without those calls.")
+    ] = 1500,
+    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Measurements of the overhead per step.")] = 6,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON report instead of tables.")] = False,
 ) -> None:
-    """Four policies on the same arrivals, through the real engine, and the overhead per step beside diffusers."""
+    """Compare four scheduling policies on the same arrivals through the real engine.
+
+    The report also holds the engine's overhead per step compared with diffusers.
+    """
     with note_console().status("importing torch and diffusers") as note:
         from devtools.bench.schedule import compare, show
         from devtools.bench.schedule import plot as plots
@@ -67,17 +78,17 @@ def schedule(
 def trace(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
-    """An urgent job comes to a full batch of normal ones: which jobs are in which step."""
+    """Show, step by step, how an urgent job displaces a job of a full batch of normal ones."""
     with note_console().status("importing torch and diffusers"):
         from devtools.bench.schedule.prices import measure_prices
 
         with _toy() as base:
             prices = measure_prices(base, slots=SLOTS, rounds=1)
-            told = _story(base, asdict(prices), SLOTS)
+            story = _story(base, asdict(prices), SLOTS)
     if as_json:
-        print_json(told)
+        print_json(story)
     else:
-        print("\n".join(told["lines"]))
+        print("\n".join(story["lines"]))
 
 
 def _story(base: Any, prices: dict[str, float], slots: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`bench equality`: does the same request give the same picture, whatever else is on the device?"""
+"""The `bench equality` verb: check that a request gives the same picture whatever else is on the device."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ from worker.cli.output import note_console, print_json
 
 
 def equality(
-    count: Annotated[int, typer.Option(min=1, help="Random jobs, each alone and in company.")] = 200,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same jobs.")] = 0,
+    count: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Number of random jobs, each drawn alone and in a batch.")
+    ] = 200,
+    seed: Annotated[int, typer.Option(help="Seed of the random jobs.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for equality.json.")] = Path("out/bench"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole result as JSON.")] = False,
 ) -> None:
-    """Draw random jobs on the toy model alone, in company, and with diffusers' own pipelines."""
+    """Check that random jobs give the same pixels alone, in a batch and with diffusers' pipelines.
+
+    The jobs are drawn on the toy model. Exit code 1: a picture differs.
+    """
     from devtools.bench.equality.compare import run
 
     result = run(count, seed, out)
@@ -24,7 +29,7 @@ def equality(
         print_json(result)
     else:
         print(
-            f"{result['jobs']} jobs alone and in company: {result['differing_pixels']} differing pixels\n"
+            f"{result['jobs']} jobs alone and in a batch: {result['differing_pixels']} differing pixels\n"
             f"{result['diffusers_jobs']} jobs against diffusers: largest difference {result['diffusers_max_abs_diff']}"
         )
     note_console().print(f"{out / 'equality.json'}, {result['seconds']:.0f} s")

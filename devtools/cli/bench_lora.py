@@ -1,4 +1,4 @@
-"""`bench lora`: does a LoRA by `models train-lora` teach what its pictures show?"""
+"""The `bench lora` verb: check that `models train-lora` teaches the demo model what the pictures show."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from worker.cli.train import training_progress
 
 
 def lora(
-    model: Annotated[Path | None, typer.Option(help="A folder by train-demo; the shipped one when not given.")] = None,
-    out: Annotated[Path, typer.Option(help="Gets lora.json, the pictures and the LoRAs.")] = Path("out/lora"),
-    sheet: Annotated[Path | None, typer.Option(help="A PNG of pictures before and after.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Folder written by train-demo (default: the demo model of this checkout).")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for lora.json, the pictures and the LoRAs.")] = Path("out/lora"),
+    sheet: Annotated[Path | None, typer.Option(help="File for a PNG of pictures before and after.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole result as JSON.")] = False,
 ) -> None:
-    """Teach the demo model a shape and a style it never saw, and let the judge of pixels compare before and after.
+    """Teach the demo model a new shape and a new style, and measure both in the pixels before and after.
 
-    Exit code 1 when one was not learnt.
+    Exit code 1: the shape or the style was not learnt.
     """
     with note_console().status("importing torch and diffusers"):
         from devtools.bench.quality.lora import LESSONS, RECIPE, examine, teach

@@ -1,4 +1,4 @@
-"""`demo`: twelve pictures on this machine, with nothing but this package."""
+"""The `demo` verb: make twelve pictures on this machine, with local servers and the demo model."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LOG_LINES = 30
 
 @dataclass(slots=True)
 class Run:
-    """What was sent and what came of it."""
+    """The requests that were sent, and the records that came back."""
 
     requests: tuple[GenerationRequest, ...]
     expected: dict[str, str]
@@ -49,14 +49,14 @@ class Run:
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the page, the events and the pictures.")] = Path("out/demo"),
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="For all the pictures.")] = 120.0,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Time limit for all the pictures.")] = 120.0,
 ) -> None:
-    """Start Kafka, S3 and a worker with the demo SDXL here, send fourteen requests, and show what comes of them.
+    """Start Kafka, S3 and a worker with the demo SDXL locally, send fourteen requests, and show the results.
 
-    Exit code 0 only if twelve completed, one failed and one went to the dead-letter topic.
+    Exit code 0 only if twelve jobs completed, one failed and one went to the dead-letter topic.
     """
     started = time.monotonic()
-    # However the demo is ended, it stops what it started.
+    # SIGTERM unwinds the stack like Ctrl-C, so that the demo stops what it started.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     forget_real_services()
     prefix = load_settings().kafka_topic_prefix
@@ -89,7 +89,7 @@ def demo(
 
 
 def _play(scene: Stage, topics: Topics, console: Console, timeout_s: float) -> Run:
-    """Send everything and read until each job has ended, or the time is up."""
+    """Send all the requests, and read results until each job has ended or the time is up."""
     settings = load_settings(
         kafka_bootstrap_servers=scene.broker.bootstrap_servers,
         kafka_topic_prefix=topics.prefix,
@@ -126,7 +126,7 @@ def _send(connection: Connection, view: JobView) -> Run:
 
 
 def _take(connection: Connection, record: Record, run: Run, view: JobView) -> None:
-    """Note one result, and show it."""
+    """Record one result and show it."""
     key = (record.key or b"").decode("utf-8", "replace")
     if record.topic == connection.topics.dead_letter:
         run.records.append((record, None))
@@ -153,8 +153,8 @@ def _take(connection: Connection, record: Record, run: Run, view: JobView) -> No
 def _report(run: Run, found: list[Shortfall], tail: str, out: Path, seconds: float) -> None:
     console = result_console()
     counts = run.ends.counts
-    told = ", ".join(f"{counts[end]} {word}" for end, word in _WORDS.items())
-    console.print(f"{told}, in {seconds:.1f} s all in all; look at {out / files.PAGE}", soft_wrap=True)
+    summary = ", ".join(f"{counts[end]} {word}" for end, word in _WORDS.items())
+    console.print(f"{summary}, in {seconds:.1f} s in total; see {out / files.PAGE}", soft_wrap=True)
     if not found:
         return
     table = Table("what", "expected", "found", title="What is missing", title_style="bold red")

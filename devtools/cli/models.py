@@ -1,9 +1,9 @@
-"""`models tiny` and `models train-demo`."""
+"""The `models tiny` and `models train-demo` verbs."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,11 +12,11 @@ from worker.cli.train import training_progress
 
 
 def tiny(
-    directory: Annotated[Path, typer.Argument(help="Gets the folders base and refiner.")],
-    seed: Annotated[int, typer.Option(help="The same seed gives the same weights.")] = 0,
+    directory: Annotated[Path, typer.Argument(help="Folder in which base/ and refiner/ are written.")],
+    seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
-    """Write a toy SDXL: the real classes, random weights, a few MB, no download."""
+    """Write a toy SDXL: the real classes with random weights, a few MB, without a download."""
     with note_console().status("importing torch and diffusers") as note:
         from devtools.models.tiny import write_tiny
 
@@ -29,19 +29,24 @@ def tiny(
         print(f"export SDXL_MODEL_ID={base}\nexport SDXL_REFINER_ID={refiner}")
 
 
-def train_demo(
-    directory: Annotated[Path, typer.Argument(help="Gets the folders base and refiner.")],
-    seed: Annotated[int, typer.Option(help="The same seed gives the same weights on the same kind of CPU.")] = 0,
-    vae_steps: Annotated[int | None, typer.Option(min=1, help="Shorter than the recipe, to try it.")] = None,
-    base_steps: Annotated[int | None, typer.Option(min=1, help="As above.")] = None,
-    refiner_steps: Annotated[int | None, typer.Option(min=1, help="As above.")] = None,
-    finish_steps: Annotated[int | None, typer.Option(min=1, help="As above.")] = None,
-    loosen_steps: Annotated[int | None, typer.Option(min=1, help="As above.")] = None,
-    polish_steps: Annotated[int | None, typer.Option(min=1, help="As above.")] = None,
-) -> None:
-    """Train the demo SDXL from nothing, on pictures it draws itself: under two hours on two cores.
+def _stage_steps(stage: str) -> Any:
+    return typer.Option(metavar="N", min=1, help=f"Steps of the {stage} stage (default: the recipe's).")
 
-    A run that was cut off goes on after the last finished of its stages (VAE, base, refiner, finish, loosen, polish).
+
+def train_demo(
+    directory: Annotated[Path, typer.Argument(help="Folder in which base/ and refiner/ are written.")],
+    seed: Annotated[int, typer.Option(help="Seed; weights are the same on the same kind of CPU.")] = 0,
+    vae_steps: Annotated[int | None, _stage_steps("VAE")] = None,
+    base_steps: Annotated[int | None, _stage_steps("base")] = None,
+    refiner_steps: Annotated[int | None, _stage_steps("refiner")] = None,
+    finish_steps: Annotated[int | None, _stage_steps("finish")] = None,
+    loosen_steps: Annotated[int | None, _stage_steps("loosen")] = None,
+    polish_steps: Annotated[int | None, _stage_steps("polish")] = None,
+) -> None:
+    """Train the demo SDXL from scratch on generated pictures of shapes: under two hours on two cores.
+
+    The stages are VAE, base, refiner, finish, loosen and polish. A run that was
+    interrupted continues after the last finished stage.
     """
     with note_console().status("importing torch and diffusers"):
         from devtools.demo_model import train

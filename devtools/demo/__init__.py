@@ -1,1 +1,1 @@
-"""The parts of `sdxl-worker demo`: servers, requests, verdict, files and page."""
+"""The parts of `sdxl-worker demo`: servers, requests, check of the results, files and page."""

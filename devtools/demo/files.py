@@ -1,4 +1,4 @@
-"""What the demo leaves in its folder: pictures, `events.jsonl`, and the page."""
+"""The files that the demo writes to its folder: pictures, `events.jsonl` and the page."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OURS = ("*.jpg", "*.webp", "*.png", "*.json")
 
 
 def clear(out: Path) -> None:
-    """Make the folder, and remove from it what an earlier demo left; nothing else."""
+    """Create the folder, and remove only the files of an earlier demo from it."""
     (out / PICTURES).mkdir(parents=True, exist_ok=True)
     for name in (EVENTS, PAGE, LOG):
         (out / name).unlink(missing_ok=True)
@@ -32,7 +32,7 @@ def clear(out: Path) -> None:
 
 
 def write_events(path: Path, records: Iterable[tuple[Record, Event | None]]) -> None:
-    """Every record of the result topics, one JSON object per line, in the order of reading."""
+    """Write every record of the result topics as one JSON object per line, in the order in which they were read."""
     with path.open("w", encoding="utf-8") as lines:
         for record, event in records:
             lines.write(json.dumps(_object(record, event), ensure_ascii=False) + "\n")
@@ -50,7 +50,7 @@ def _text(value: bytes | str | None) -> str | None:
 
 
 def fetch_pictures(client: S3Client, bucket: str, events: Iterable[GenerationCompleted], folder: Path) -> list[str]:
-    """Download each event's picture, thumbnail and manifest; the keys that the store did not have."""
+    """Download each event's picture, thumbnail and manifest; return the keys that the store does not have."""
     missing = []
     for event in events:
         for url in (event.image_url, event.thumbnail_url, event.manifest_url):
@@ -63,11 +63,11 @@ def fetch_pictures(client: S3Client, bucket: str, events: Iterable[GenerationCom
 
 
 def object_key(url: str) -> str:
-    """The key in the bucket: the part of a URL's path from `generated/` on."""
+    """Return the key in the bucket: the part of a URL's path that starts with `generated/`."""
     path = unquote(urlsplit(url).path)
     return path[path.index("generated/") :]
 
 
 def file_name(url: str) -> str:
-    """The name of a picture's file beside the page."""
+    """Return the name of a picture's file next to the page."""
     return Path(object_key(url)).name

@@ -1,4 +1,4 @@
-"""The demo's page: one static file beside the pictures, with relative paths. Pure."""
+"""Render the demo's page: one static HTML file next to the pictures, with relative paths. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LANES = ("urgent", "high", "normal")
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A record that was no event: its key, where it stood, and why it could not be read."""
+    """A record that could not be decoded: its key, its place in the topic, and the reason."""
 
     key: str
     place: str
@@ -33,12 +33,12 @@ def render(
     *,
     generation_s: float,
 ) -> str:
-    """The whole page, as HTML.
+    """Render the whole page as HTML.
 
     Args:
-        requests: what was sent, in order.
-        records: what was read from the result topics; those without an event are dead letters.
-        generation_s: from the first request to the last result, in seconds.
+        requests: the requests in the order in which they were sent.
+        records: the records of the result topics; those without an event are dead letters.
+        generation_s: seconds from the first request to the last result.
     """
     seen = list(records)
     order = {request.job_id: index for index, request in enumerate(requests)}
@@ -121,7 +121,7 @@ def _reject(job_id: str, chip: str, reason: str, facts: Mapping[str, str]) -> st
 
 
 def _facts(short: Mapping[str, str], long: Mapping[str, str]) -> str:
-    """Pairs side by side, and below them those that need a line of their own."""
+    """Format the short pairs side by side, and below them the long ones on a line each."""
     pairs = [("", name, value) for name, value in short.items()]
     pairs += [(' class="long"', name, value) for name, value in long.items()]
     rows = (f"<div{kind}><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for kind, name, value in pairs)
@@ -147,7 +147,7 @@ def _lane_row(lane: str, done: Sequence[GenerationCompleted]) -> str:
 
 
 def _timeline(done: Sequence[GenerationCompleted]) -> Iterable[str]:
-    """A row per job: how long it waited, and when it was made, in per cent of the longest."""
+    """Yield a row per job that shows its wait and its generation, as percentages of the longest total."""
     span = max((event.queue_time + event.generation_time for event in done), default=1.0) or 1.0
     for event in sorted(done, key=lambda event: (event.queue_time, event.job_id)):
         lane = escape(event.priority.value)

@@ -1,4 +1,4 @@
-"""Whether the demo went as it must. Pure."""
+"""Compare the results of the demo with the expected ones. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Shortfall:
-    """One thing that is not as it must be."""
+    """One result that differs from the expected one."""
 
     what: str
     expected: str
@@ -18,7 +18,7 @@ class Shortfall:
 
 @dataclass(slots=True)
 class Ends:
-    """How each job ended, as often as it was told; `ends` holds (job id, end)."""
+    """The results of all jobs, including repeated ones; `ends` holds (job id, end)."""
 
     ends: list[tuple[str, str]] = field(default_factory=list)
 
@@ -26,16 +26,16 @@ class Ends:
         self.ends.append((job_id, end))
 
     def of(self, job_id: str) -> list[str]:
-        """Every end that was told of a job."""
+        """Return every result that was published for a job."""
         return [end for job, end in self.ends if job == job_id]
 
     @property
     def counts(self) -> Counter[str]:
-        """End -> how often it was told."""
+        """The number of results of each kind."""
         return Counter(end for _, end in self.ends)
 
     def complete(self, expected: Mapping[str, str]) -> bool:
-        """Whether every expected job has ended somehow."""
+        """Return whether every expected job has a result of any kind."""
         return expected.keys() <= {job for job, _ in self.ends}
 
 
@@ -46,12 +46,12 @@ def shortfalls(
     missing_files: Iterable[str] = (),
     worker_exit_code: int | None = 0,
 ) -> list[Shortfall]:
-    """All that is wrong; an empty list is success.
+    """List everything that differs from what is expected; an empty list means success.
 
     Args:
-        expected: job id -> `completed`, `failed` or `dead-letter`, each told exactly once.
-        missing_files: pictures that an event named and the store did not have.
-        worker_exit_code: None when it had to be killed.
+        expected: for each job id, `completed`, `failed` or `dead-letter`; each must be published exactly once.
+        missing_files: files that an event names and the store does not have.
+        worker_exit_code: exit code of the worker; None if it had to be killed.
     """
     found = [
         Shortfall(job, end, " + ".join(ends.of(job)) or "nothing")
@@ -68,5 +68,5 @@ def shortfalls(
 
 
 def exit_code(found: list[Shortfall]) -> int:
-    """0 only when nothing is wrong."""
+    """Return 0 if there are no shortfalls, otherwise 1."""
     return 1 if found else 0

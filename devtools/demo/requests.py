@@ -1,4 +1,4 @@
-"""What the demo sends: twelve good requests over the three lanes, an invalid one, and bytes that are none."""
+"""The demo's records: twelve valid requests in the three lanes, an invalid one, and one that cannot be decoded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ UNDECODABLE_ID = "demo-14-not-avro"
 UNDECODABLE = b'{"prompt": "JSON, on a topic that carries Avro"}'
 
 
-# What the shipped model was trained on; others come out as badly as with any SDXL off its resolution.
+# The size that the demo model was trained on; as with any SDXL, other sizes give worse pictures.
 SIDE_PX = 128
 
 
@@ -36,7 +36,7 @@ _U, _H, _N = Priority.URGENT, Priority.HIGH, Priority.NORMAL
 _EULER, _ANCESTRAL, _DDIM = "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "DDIMScheduler"
 _MOON, _SEPIA = Lora(name="moon", weight=0.9), Lora(name="sepia", weight=0.9)
 
-# The slow and unimportant first: that the urgent ones still come out early is the point.
+# Slow requests of the normal lane come first, to show that urgent ones still finish early.
 _PICTURES = (
     _Picture("star", _N, "a big yellow star on a blue background, with a frame", 30, seed=11),
     _Picture("heart", _N, "a big red heart on a white background", 30, 7.5, 12, "frame"),
@@ -62,7 +62,7 @@ _PICTURES = (
 
 
 def good_requests(now: datetime) -> tuple[GenerationRequest, ...]:
-    """The twelve that become pictures."""
+    """Return the twelve requests that become pictures."""
     return tuple(
         GenerationRequest(
             job_id=f"demo-{number:02d}-{picture.name}",
@@ -87,7 +87,7 @@ def good_requests(now: datetime) -> tuple[GenerationRequest, ...]:
 
 
 def invalid_request(now: datetime) -> GenerationRequest:
-    """One that Avro carries and the worker refuses."""
+    """Return a request that can be encoded, but is rejected by the worker."""
     return GenerationRequest(
         job_id="demo-13-zero-steps",
         girl_id="aiko",

@@ -1,4 +1,4 @@
-"""The demo's stage: Kafka, S3 and one worker process with the shipped SDXL, all of them gone at the end."""
+"""The demo's servers: Kafka, S3 and one worker process with the demo SDXL; all of them are stopped at the end."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What runs during the demo."""
+    """The servers that run during the demo."""
 
     broker: EmbeddedBroker
     store: SeaweedFS
@@ -38,7 +38,7 @@ class Stage:
 
 
 def forget_real_services() -> None:
-    """Drop every setting of this process that could lead its worker to a real cluster or bucket."""
+    """Remove every environment variable of this process that could point the worker to a real cluster or bucket."""
     for name in list(os.environ):
         if name.startswith(("KAFKA_", "AWS_", "SCHEMA_REGISTRY_", "SDXL_")) or name == "CLOUDFRONT_URL":
             del os.environ[name]
@@ -49,7 +49,7 @@ def stage(out: Path, topics: Topics, say: Say) -> Iterator[Stage]:
     """Start everything; the worker is ready when this yields.
 
     Raises:
-        CommandError: something did not start; the message holds the end of its log.
+        CommandError: a server did not start; the message contains the end of its log.
     """
     try:
         with ExitStack() as stack:
@@ -58,7 +58,7 @@ def stage(out: Path, topics: Topics, say: Say) -> Iterator[Stage]:
             broker = stack.enter_context(EmbeddedBroker())
             broker.create_topics(topics, PARTITIONS)
             store = stack.enter_context(SeaweedFS(scratch / "s3", BUCKET))
-            say("starting the worker: it loads the demo SDXL that comes with it")
+            say("starting the worker, which loads the demo SDXL")
             port = free_port()
             environment = _environment(broker, store, port)
             command = [sys.executable, "-m", "worker", "run"]
@@ -72,18 +72,18 @@ def stage(out: Path, topics: Topics, say: Say) -> Iterator[Stage]:
 
 
 def end_worker(worker: ChildProcess) -> int | None:
-    """SIGTERM, as Kubernetes sends it: the exit code, or None when the grace period was not enough."""
+    """Stop the worker with SIGTERM, as Kubernetes does; return its exit code, or None if it had to be killed."""
     worker.terminate()
-    with suppress(ProcessError):  # "ended": what is waited for
+    with suppress(ProcessError):  # raised because the process has ended, which is what this waits for
         worker.wait_until(lambda: False, STOP_GRACE_S)
     return worker.exit_code
 
 
 def _environment(broker: EmbeddedBroker, store: SeaweedFS, port: int) -> dict[str, str]:
-    """The worker's settings; those of a .env that could lead elsewhere are overridden too."""
+    """Return the worker's settings; they also override those in a .env file that could point to real services."""
     return {
         "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers,
-        "KAFKA_PROPERTIES": '{"fetch.wait.max.ms": "10"}',  # the embedded broker lets every fetch wait
+        "KAFKA_PROPERTIES": '{"fetch.wait.max.ms": "10"}',  # the embedded broker delays every fetch by this time
         "KAFKA_GROUP_PROTOCOL": "classic",
         "SCHEMA_REGISTRY_URL": "none",
         "DELIVERY": "at-least-once",

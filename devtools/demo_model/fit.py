@@ -1,4 +1,4 @@
-"""The training loop that base and refiner share: noise a latent, predict its velocity, keep the average of weights."""
+"""Training loop of base and refiner: noise latents, predict their velocity, and average the weights."""
 
 from __future__ import annotations
 
@@ -18,26 +18,29 @@ from worker.training.progress import StageProgress
 BATCH = 32
 _EMA_DECAY = 0.999
 
-# From numbers spread evenly over [0, 1) to timesteps.
+# Maps numbers that are uniform in [0, 1) to timesteps.
 Spread = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Trainee(Protocol):
-    """A UNet with what conditions it."""
+    """A UNet and the encoders of its conditioning."""
 
     def modules(self) -> Sequence[nn.Module]:
-        """What is trained."""
+        """Return the modules that are trained."""
 
     def condition(self, rng: random.Random, scenes: Sequence[Scene]) -> Any:
-        """What `predict` needs to know of the pictures."""
+        """Return the conditioning for pictures of these scenes, as `predict` takes it."""
 
     def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Any) -> torch.Tensor:
-        """The UNet's output, (n, 4, h, w) float32."""
+        """Return the UNet's output, (n, 4, h, w) float32."""
 
 
 def build_scheduler() -> EulerDiscreteScheduler:
-    """DDPM's linear betas (arXiv:2006.11239) end in noise alone; SDXL's leave enough of the picture for so small a
-    latent that its mean colour shows through, and every sample would start from grey (arXiv:2305.08891)."""
+    """Build the scheduler with DDPM's linear betas (arXiv:2006.11239), which end in pure noise.
+
+    SDXL's own betas leave some signal at the last timestep. With latents as small as these, the mean colour would
+    remain visible, and every sample would start from grey (arXiv:2305.08891).
+    """
     scheduler = EulerDiscreteScheduler(
         beta_start=0.0001,
         beta_end=0.02,
@@ -45,7 +48,7 @@ def build_scheduler() -> EulerDiscreteScheduler:
         prediction_type="v_prediction",
         timestep_spacing="trailing",
     )
-    # As SDXL's own configuration has it, for the schedulers that are built from this one: DDIM and DDPM clip otherwise.
+    # As in SDXL's own configuration. Schedulers are built from this one, and DDIM and DDPM clip by default.
     scheduler.register_to_config(clip_sample=False, set_alpha_to_one=False)
     return scheduler
 
@@ -61,17 +64,17 @@ def fit(
     seed: int,
     progress: StageProgress,
 ) -> None:
-    """Train in place, and leave the moving average of the weights.
+    """Train in place; the modules have the moving average of their weights at the end.
 
     Args:
-        trainee: untrained.
-        scenes: what the pictures show.
-        latents: theirs, scaled to unit deviation, (scenes, 4, h, w).
-        steps: optimiser steps of `BATCH` captions.
-        spread: which timesteps are trained, and how much.
-        learning_rate: at its peak, soon after the start.
-        seed: of captions, noise and order.
-        progress: called with steps done, steps in all and the loss.
+        trainee: the model to train.
+        scenes: the scenes of the pictures.
+        latents: latents of the pictures, scaled to unit deviation, (scenes, 4, h, w).
+        steps: number of optimiser steps, of `BATCH` captions each.
+        spread: distribution of the timesteps that are trained.
+        learning_rate: highest learning rate, reached soon after the start.
+        seed: seed of captions, noise and order.
+        progress: called with the steps done, the total steps and the loss.
     """
     rng = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -103,7 +106,7 @@ def fit(
 def diffuse(
     scheduler: EulerDiscreteScheduler, latents: torch.Tensor, spread: Spread, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Noise each of `latents` to a timestep of its own.
+    """Add noise to each of `latents`, at a timestep of its own.
 
     Returns:
         The noisy latents, the timesteps (n,), and the velocity to predict (arXiv:2202.00512).
@@ -118,7 +121,7 @@ def diffuse(
 
 
 class Average:
-    """The exponential moving average of weights, which draws better than the last of them (arXiv:2312.02696)."""
+    """The exponential moving average of weights; it gives better pictures than the last weights (arXiv:2312.02696)."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self._modules = modules
@@ -126,13 +129,13 @@ class Average:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Move towards the weights as they are after `step`; fast at first, when they are far from good."""
+        """Move towards the weights after `step`; faster at the beginning, when the weights are still poor."""
         decay = min(_EMA_DECAY, (1 + step) / (10 + step))
         for average, module in zip(self._averages, self._modules, strict=True):
             for slow, fast in zip(average.parameters(), module.parameters(), strict=True):
                 slow.lerp_(fast, 1 - decay)
 
     def copy_back(self) -> None:
-        """Put the average into the modules."""
+        """Copy the average into the modules."""
         for average, module in zip(self._averages, self._modules, strict=True):
             module.load_state_dict(average.state_dict())

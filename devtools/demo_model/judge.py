@@ -1,6 +1,6 @@
-"""Reads a scene back from pixels alone: what shape, of what colour, on what ground, how big, framed or not.
+"""Recognise a scene from pixels alone: shape, colour, background, size and frame.
 
-It knows how shapes and colours look (`scenes.py`), and nothing of prompts or models.
+It uses the shapes and colours of `scenes.py`, but neither prompts nor models.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from devtools.demo_model.scenes import (
 # Distances between colours are Euclidean in RGB; the closest two of `COLOURS` are 120 apart.
 _FRAME_DISTANCE = 50.0
 _SHAPE_DISTANCE = 55.0
-# Below this overlap with every template, the shape is none of them.
+# With less overlap than this with every template, the shape counts as unknown.
 _LEAST_OVERLAP = 0.7
-# A grey picture is 60 away on the average, a drawn scene 100.
+# A grey picture has a mean distance of 60, a drawn scene of 100.
 _SEPIA_DISTANCE = 45.0
 _LEAST_AREA = 0.01  # of the picture
 _TEMPLATE_PX = 64
 _TEMPLATE_RADIUS = 0.45
-_BIG_FROM = 0.32  # radius in sides, between the biggest small shape and the smallest big one
+_BIG_FROM = 0.32  # radius as a fraction of the side, between the largest small shape and the smallest big one
 
 Pixels = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -42,7 +42,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a picture shows; `shape` is empty where it is none that the judge knows, or nothing stands out."""
+    """What a picture shows; `shape` is empty if the shape is unknown, or nothing differs from the background."""
 
     shape: str
     colour: str
@@ -52,7 +52,7 @@ class Seen:
     overlap: float
 
     def shows(self, scene: Scene) -> dict[str, bool]:
-        """Which properties of `scene` are right."""
+        """Return for each property whether it is the same as in `scene`."""
         return {
             "shape": self.shape == scene.shape,
             "colour": self.colour == scene.colour,
@@ -63,7 +63,7 @@ class Seen:
 
 
 def look(picture: Image.Image) -> Seen:
-    """Read a square RGB picture of any size."""
+    """Recognise the scene in a square RGB picture of any size."""
     pixels = np.asarray(picture.convert("RGB"), dtype=np.float32)
     side = pixels.shape[0]
     edge = max(1, round(FRAME_WIDTH * side))
@@ -91,13 +91,13 @@ def look(picture: Image.Image) -> Seen:
 
 
 def is_sepia(picture: Image.Image) -> bool:
-    """Whether the picture is in `scenes.sepia`'s browns alone."""
+    """Return whether the picture has only the browns of `scenes.sepia`."""
     away = np.asarray(picture.convert("RGB"), np.float32) - np.asarray(sepia(picture), np.float32)
     return float(np.linalg.norm(away, axis=2).mean()) < _SEPIA_DISTANCE
 
 
 def nearest_colour(rgb: npt.NDArray[np.floating]) -> str:
-    """The name of the closest of `COLOURS`."""
+    """Return the name of the closest colour in `COLOURS`."""
     return min(COLOURS, key=lambda name: _distance(rgb, np.array(COLOURS[name])))
 
 
@@ -106,7 +106,7 @@ def _distance(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> float
 
 
 def _band(pixels: Pixels, offset: int, width: int) -> Pixels:
-    """The median colour of a square band, `offset` pixels from the rim."""
+    """Return the median colour of a square band that is `width` pixels wide and `offset` pixels from the border."""
     side = pixels.shape[0]
     inside = np.zeros((side, side), dtype=bool)
     inside[offset : side - offset, offset : side - offset] = True
@@ -127,7 +127,7 @@ def _best_template(mask: Mask) -> tuple[str, float]:
 
 @cache
 def _templates() -> dict[str, Mask]:
-    """Every shape in its bounding square."""
+    """Return the mask of every shape, scaled to its bounding square."""
     return {shape: _cropped(_stencil(shape)) for shape in SHAPES + UNTAUGHT_SHAPES}
 
 
@@ -141,14 +141,14 @@ def _stencil(shape: str) -> Mask:
 
 @cache
 def _extent(shape: str) -> float:
-    """Pixels of radius per pixel of a template's side, times its side."""
+    """Return a shape's radius in pixels when its bounding box fills a template."""
     rows, columns = np.nonzero(_stencil(shape))
     extent = max(np.ptp(rows), np.ptp(columns)) + 1
     return _TEMPLATE_PX * _TEMPLATE_RADIUS * 4 * _TEMPLATE_PX / float(extent)
 
 
 def _cropped(mask: Mask) -> Mask:
-    """The mask's bounding box, made square and scaled to the templates' side; a hundredth of strays is left out."""
+    """Crop a mask to its bounding box without the outermost hundredth, make it square, and scale it to a template."""
     rows, columns = np.nonzero(mask)
     top, bottom = (round(float(q)) for q in np.quantile(rows, (0.005, 0.995)))
     left, right = (round(float(q)) for q in np.quantile(columns, (0.005, 0.995)))

@@ -1,6 +1,6 @@
-"""Pictures that need no photographer: one coloured shape on a coloured ground, with captions that say so.
+"""Generated training pictures: one coloured shape on a coloured background, with captions that describe it.
 
-Every property can be read back from the pixels (`judge.py`), so a model trained on them can be marked.
+Every property can be recognised from the pixels (`judge.py`), so the pictures of a trained model can be scored.
 """
 
 from __future__ import annotations
@@ -29,21 +29,22 @@ COLOURS: dict[str, Rgb] = {
 }
 FRAME_RGB: Rgb = (130, 130, 130)
 FRAME_WIDTH = 0.0625  # of the side; one latent
-# What black, middle grey and white become in `sepia`.
+# The colours that black, middle grey and white become in `sepia`.
 SEPIA: tuple[Rgb, Rgb, Rgb] = ((40, 22, 8), (160, 112, 62), (252, 232, 196))
 SHADE = 12  # colours differ by this much from picture to picture, of 255
 
-# Least and greatest radius of the circle around the shape, and how far its middle may be off the picture's, in sides.
+# Smallest and largest radius of the circle around the shape, and largest offset of its centre, in units of the side.
 Sizes = Mapping[str, tuple[float, float, float]]
 SIZES: Sizes = {"small": (0.25, 0.28, 0.10), "big": (0.36, 0.40, 0.03)}
-# What the demo's VAE, its refiner and the base's first course saw: smaller than eight pixels to a latent draw well.
+# Sizes for training the VAE, the refiner and the base's first stage; they include shapes too small to be drawn well at
+# eight pixels per latent.
 ROUGH_SIZES: Sizes = {"small": (0.21, 0.25, 0.13), "big": (0.33, 0.38, 0.04)}
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross")
-# The demo model never sees these: what a LoRA can teach it.
+# The demo model is not trained on these shapes, so that a LoRA can teach them.
 UNTAUGHT_SHAPES = ("ring", "moon")
 
-# Words that say nothing about the picture, so that the usual prompt decorations do no harm.
+# Phrases that do not describe the picture; training on them makes the usual prompt decorations harmless.
 _CHATTER = (
     "best quality",
     "masterpiece",
@@ -66,9 +67,9 @@ _CHATTER = (
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """All that a picture shows.
+    """All properties of a picture.
 
-    `centre` and `radius` are in sides; `shades` shift the colours of shape and ground, in 1/255.
+    `centre` and `radius` are in units of the side; `shades` shift the colours of shape and background, in 1/255.
     """
 
     shape: str
@@ -82,7 +83,7 @@ class Scene:
 
 
 def random_scene(rng: random.Random, shapes: tuple[str, ...] = SHAPES, sizes: Sizes = SIZES) -> Scene:
-    """A scene with every property drawn evenly; shape and ground never share a colour."""
+    """Return a random scene with uniformly drawn properties; shape and background have different colours."""
     colour, background = rng.sample(sorted(COLOURS), 2)
     scene = Scene(rng.choice(shapes), colour, background, rng.choice(sorted(sizes)), rng.random() < 0.5)
     least, greatest, wander = sizes[scene.size]
@@ -93,7 +94,7 @@ def random_scene(rng: random.Random, shapes: tuple[str, ...] = SHAPES, sizes: Si
 
 
 def draw(scene: Scene, side: int = SIDE_PX) -> Image.Image:
-    """`scene` as an RGB picture, side × side, with smooth edges."""
+    """Draw a scene as an RGB picture of side × side pixels, with smooth edges."""
     large = side * OVERSAMPLING
     ground = _shaded(COLOURS[scene.background], scene.shades[1])
     picture = Image.new("RGB", (large, large), ground)
@@ -113,10 +114,12 @@ def _shaded(colour: Rgb, shade: Rgb) -> Rgb:
 def paint_shape(
     pen: ImageDraw.ImageDraw, shape: str, centre: Point, radius: float, side: int, fill: Rgb, ground: Rgb
 ) -> None:
-    """Paint one shape; `centre` and `radius` in sides, `side` in pixels, `ground` shows through its holes.
+    """Paint one shape.
+
+    `centre` and `radius` are in units of the side, `side` is in pixels, and `ground` is the colour of its holes.
 
     Raises:
-        KeyError: no such shape.
+        KeyError: the shape is unknown.
     """
     x, y, r = centre[0] * side, centre[1] * side, radius * side
 
@@ -145,7 +148,7 @@ def _corners(count: int, start: float, radii: tuple[float, ...] = (1.0,)) -> lis
 
 
 def _heart() -> list[Point]:
-    """The usual parametric heart, 16 sin³t, scaled into the unit circle; y grows downwards."""
+    """Return the outline of the usual parametric heart, 16 sin³t, scaled into the unit circle; y grows downwards."""
     points = []
     for i in range(60):
         t = 2 * math.pi * i / 60
@@ -161,7 +164,7 @@ def _cross(arm: float) -> list[Point]:
     ]
 
 
-# In radii around the middle.
+# Outlines of the shapes around their centre, in units of the radius.
 _OUTLINES: dict[str, list[Point]] = {
     "square": [(-0.82, -0.82), (0.82, -0.82), (0.82, 0.82), (-0.82, 0.82)],
     "triangle": _corners(3, -math.pi / 2),
@@ -172,21 +175,21 @@ _OUTLINES: dict[str, list[Point]] = {
 
 
 def sepia(picture: Image.Image) -> Image.Image:
-    """`picture` in shades of one brown, as old photographs are: a style that no caption speaks of."""
+    """Convert a picture to shades of brown, like an old photograph; no caption mentions this style."""
     return ImageOps.colorize(picture.convert("L"), SEPIA[0], SEPIA[2], SEPIA[1])
 
 
 def full_prompt(scene: Scene) -> str:
-    """The caption that leaves nothing out, as the README writes its prompts."""
+    """Return a caption with all properties, in the form of the README's prompts."""
     frame = ", with a frame" if scene.framed else ", no frame"
     return f"a {scene.size} {scene.colour} {scene.shape} on a {scene.background} background{frame}"
 
 
 def caption(rng: random.Random, scene: Scene, told: float = 1.0) -> str:
-    """What a person might say of `scene`: now a sentence, now tags, seldom all of it, sometimes with chatter.
+    """Return a random caption: a sentence or tags, usually with some of the properties, sometimes with other phrases.
 
-    An eighth are one property alone, which is how negative prompts speak. With a lower `told` each property is told
-    so much more seldom, and what is left open may be anything.
+    One eighth of the captions name a single property, as negative prompts do. `told` scales the probability that a
+    property is mentioned.
     """
     kind = rng.random()
     if kind < 0.125:
@@ -204,17 +207,17 @@ def caption(rng: random.Random, scene: Scene, told: float = 1.0) -> str:
 
 
 def loose_caption(rng: random.Random, scene: Scene) -> str:
-    """A caption that half the time leaves most things open, so that guidance learns what a word alone stands for."""
+    """Return a caption that omits most properties half of the time, so that the model learns each word separately."""
     return caption(rng, scene, told=rng.choice((1.0, 0.5)))
 
 
 def chatter(rng: random.Random) -> str:
-    """Words that fit every picture alike, as common negative prompts are."""
+    """Return phrases that fit any picture, like common negative prompts."""
     return ", ".join(rng.sample(_CHATTER, rng.randint(1, 5)))
 
 
 def _tags(scene: Scene) -> list[tuple[str, float]]:
-    """Each property as a tag, and how often it is said."""
+    """Return each property as a tag, with the probability that it is mentioned."""
     frame = "frame" if scene.framed else "no frame"
     tags = [(scene.shape, 0.9), (scene.colour, 0.85), (f"{scene.background} background", 0.85), (frame, 0.5)]
     return [*tags, (scene.size, 0.7)]
@@ -234,7 +237,7 @@ def _sentence(rng: random.Random, scene: Scene, told: float) -> str:
 
 
 def doodle(rng: random.Random, side: int = SIDE_PX) -> Image.Image:
-    """Anything: stripes, shapes and lines in any colour, so that the VAE can carry what is not in the captions."""
+    """Draw random stripes, shapes and lines in any colour, so that the VAE can represent more than the scenes."""
     large = side * OVERSAMPLING
     ground = _any_colour(rng)
     picture = Image.new("RGB", (large, large), ground)

@@ -1,4 +1,4 @@
-"""The demo SDXL: every part trained from nothing, on pictures this package draws, into diffusers' folder layout."""
+"""Train all parts of the demo SDXL from scratch, and write them in diffusers' folder layout."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ FINISH_STEPS = 2_600
 LOOSEN_STEPS = 3_600
 POLISH_STEPS = 2_600
 PICTURES, FINISH_PICTURES, LAST_PICTURES = 16_000, 6_000, 9_000
-# What has thin parts comes more often in the last courses, and in the very last three of four are small: the others
-# are right by then.
+# Shapes with thin parts appear more often in the last stages. In the very last one, three of four shapes are small,
+# because the model draws the others well by then.
 _THIN_SHAPES, _THINNEST = (*SHAPES, "star", "star", "cross"), (*SHAPES, "star")
 _SMALL: Sizes = {"small": SIZES["small"]}
 _TIMESTEPS = 1_000
-# The worker hands over at 200 (`engine/samplers.py`); a little above it is learnt too.
+# The worker hands over to the refiner at timestep 200 (`engine/samplers.py`); training goes a little beyond that.
 _REFINER_BELOW = 300
-# Where edges are decided. Above it, a small latent is noise and little else.
+# Edges are decided at timesteps below this; above, latents as small as these are little more than noise.
 _EDGES_BELOW, _EDGES_SHARE = 600, 0.8
 
 Pictures = tuple[list[Scene], torch.Tensor]
@@ -63,13 +63,14 @@ def train_demo(
     pictures: int = PICTURES,
     progress: Progress,
 ) -> None:
-    """Write `directory/base` and `directory/refiner`; a stage whose files are there, from a run cut off, is kept.
+    """Train the model into `directory/base` and `directory/refiner`; finished stages of an earlier run are kept.
 
-    Stages: the VAE; the base's first course, with its text encoders; the refiner; and three more courses of the base's
-    UNet alone: `finish` on the noise levels where edges are decided, `loosen` on all of them with captions that leave
-    much open, which is what makes negative prompts bite, and `polish` on edges again, of small shapes above all.
-    The same seed gives the same weights on the same kind of CPU with the same number of threads: bfloat16 products
-    are rounded differently by different instruction sets.
+    The stages are the VAE, the base with its text encoders, the refiner, and three more stages of the base's UNet:
+    `finish` trains the noise levels at which edges are decided; `loosen` trains all levels with captions that omit
+    much, which makes negative prompts effective; `polish` trains the edges again, mostly of small shapes.
+
+    The same seed gives the same weights on the same kind of CPU with the same number of threads, because instruction
+    sets round bfloat16 products differently.
     """
     silence_progress()
     base, refiner = directory / "base", directory / "refiner"
@@ -91,12 +92,12 @@ def train_demo(
             _go_on(second, first, finish, finish_steps, seed, partial(progress, "finish"), spread=_where_edges_are)
         many = min(pictures, LAST_PICTURES)
         if not _is_there(third):
-            loosen, told = _dataset(vae, many, seed + 1, SIZES, _THIN_SHAPES), partial(progress, "loosen")
-            _go_on(third, second, loosen, loosen_steps, seed + 1, told, spread=_evenly, speak=loose_caption)
+            loosen, report = _dataset(vae, many, seed + 1, SIZES, _THIN_SHAPES), partial(progress, "loosen")
+            _go_on(third, second, loosen, loosen_steps, seed + 1, report, spread=_evenly, speak=loose_caption)
         small = _dataset(vae, many * 3 // 4, seed + 2, _SMALL, _THINNEST)
         mixed = _dataset(vae, many // 4, seed + 3, SIZES, _THINNEST)
-        polish, told = (small[0] + mixed[0], torch.cat([small[1], mixed[1]])), partial(progress, "polish")
-        _go_on(base, third, polish, polish_steps, seed + 2, told, spread=_where_edges_are, speak=loose_caption)
+        polish, report = (small[0] + mixed[0], torch.cat([small[1], mixed[1]])), partial(progress, "polish")
+        _go_on(base, third, polish, polish_steps, seed + 2, report, spread=_where_edges_are, speak=loose_caption)
     for shared in ("vae", "text_encoder_2", "tokenizer_2"):
         shutil.rmtree(refiner / shared)
         (refiner / shared).symlink_to(Path("..") / "base" / shared)
@@ -123,7 +124,7 @@ def _train_base(
     seed: int,
     progress: StageProgress,
 ) -> None:
-    # Module constructors draw from torch's global generator only.
+    # Constructors of modules can only draw from torch's global generator.
     torch.manual_seed(seed)
     tokenizer, tokenizer_2 = tokenizers()
     text_encoder, text_encoder_2 = text_encoders(tokenizer)
@@ -198,9 +199,9 @@ def _go_on(
     spread: Spread,
     speak: Speak = caption,
 ) -> None:
-    """A further course for the base of folder `before`, into `directory`."""
+    """Train the base in folder `before` for another stage, and write it to `directory`."""
     base = StableDiffusionXLPipeline.from_pretrained(before, local_files_only=True)
-    # The encoders came as they are stored.
+    # The text encoders are loaded in half precision, as they are stored.
     for encoder in (base.text_encoder, base.text_encoder_2):
         encoder.float().eval().requires_grad_(False)
     encoders = base.text_encoder, base.text_encoder_2, base.tokenizer, base.tokenizer_2
@@ -228,10 +229,10 @@ def _where_edges_are(share: torch.Tensor) -> torch.Tensor:
 
 
 def _save(pipeline: StableDiffusionXLPipeline | StableDiffusionXLImg2ImgPipeline, directory: Path) -> None:
-    """In half precision; loading widens it again."""
+    """Save a pipeline in half precision; it is converted back when it is loaded."""
     pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(directory, safe_serialization=True)
-    # Where the parts were read from says nothing to others.
+    # The paths from which the parts were loaded are of no use to others.
     for file in directory.rglob("*.json"):
         entries = json.loads(file.read_text())
         if entries.pop("_name_or_path", None) is not None:
@@ -239,12 +240,12 @@ def _save(pipeline: StableDiffusionXLPipeline | StableDiffusionXLImg2ImgPipeline
 
 
 def _load_vae(directory: Path) -> AutoencoderKL:
-    # Always as it is stored, so that a run cut off and one that was not go on from the same weights.
+    # Always loaded as it is stored, so that interrupted and uninterrupted runs continue from the same weights.
     return AutoencoderKL.from_pretrained(directory, local_files_only=True).eval().requires_grad_(False)
 
 
 def _dataset(vae_dir: Path, count: int, seed: int, sizes: Sizes, shapes: tuple[str, ...] = SHAPES) -> Pictures:
-    """Scenes and their latents at unit deviation, (count, 4, h, w)."""
+    """Return random scenes, and their latents scaled to unit deviation, (count, 4, h, w)."""
     rng, vae = random.Random(seed), _load_vae(vae_dir)
     scenes = [random_scene(rng, shapes, sizes) for _ in range(count)]
     parts = [

@@ -1,4 +1,4 @@
-"""The demo's two UNets: the base, trained together with both text encoders, and a small refiner for the last noise."""
+"""The demo model's UNets: the base, trained with both text encoders, and a small refiner for low noise levels."""
 
 from __future__ import annotations
 
@@ -16,28 +16,29 @@ from devtools.demo_model.vae import SCALE
 from devtools.demo_model.vocabulary import CLIP_G_WIDTH, CLIP_L_WIDTH
 from devtools.models import small
 
-# Of the captions: an eighth say nothing, as classifier-free guidance needs (arXiv:2207.12598). SDXL's pipeline gives
-# zeros for no negative prompt at all and encodes an empty one, so both are learnt, and common negative phrases too.
+# Shares of captions that describe nothing, an eighth in all, which classifier-free guidance needs (arXiv:2207.12598).
+# SDXL's pipeline uses zeros if there is no negative prompt and encodes an empty one, so both are trained, and common
+# negative phrases too.
 _ZEROS, _EMPTY, _CHATTER = 0.05, 0.03, 0.05
 _SIZE_AND_CROP = (SIDE_PX, SIDE_PX, 0, 0)
 _BASE_TIME_IDS = (*_SIZE_AND_CROP, SIDE_PX, SIDE_PX)  # original size, crop, target size
-# Original size, crop, aesthetic score: the one that diffusers gives a prompt, and the one of a negative prompt.
+# Original size, crop, and diffusers' default aesthetic score for a prompt and for a negative prompt.
 _REFINER_TIME_IDS, _REFINER_NEGATIVE_TIME_IDS = (*_SIZE_AND_CROP, 6.0), (*_SIZE_AND_CROP, 2.5)
 
-# Hidden states (n, 77, width), pooled (n, G), time ids (n, 6 or 5).
+# Hidden states (n, 77, width), pooled embeddings (n, projection), time ids (n, 6 or 5).
 Conditioning = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
-# A caption for a scene.
+# Makes a caption for a scene.
 Speak = Callable[[random.Random, Scene], str]
 
 
 def build_base_unet() -> UNet2DConditionModel:
-    """Untrained; drawn from torch's global generator."""
+    """Build an untrained base UNet; weights are drawn from torch's global generator."""
     return _unet((64, 128), 16, CLIP_L_WIDTH + CLIP_G_WIDTH, len(_BASE_TIME_IDS))
 
 
 def build_refiner_unet() -> UNet2DConditionModel:
-    """Untrained; drawn from torch's global generator. Little is left to do for it, so it is ten times smaller."""
+    """Build an untrained refiner UNet, drawn from torch's global generator; it has less to do, so it is smaller."""
     return _unet((32, 32), 8, CLIP_G_WIDTH, len(_REFINER_TIME_IDS))
 
 
@@ -55,7 +56,7 @@ def _unet(channels: tuple[int, int], groups: int, text_width: int, time_ids: int
 
 @dataclass(slots=True)
 class Base:
-    """The base UNet and its text encoders, as a `fit.Trainee`."""
+    """The base UNet with its text encoders, as a `fit.Trainee`."""
 
     unet: UNet2DConditionModel
     text_encoder: CLIPTextModel
@@ -65,11 +66,11 @@ class Base:
     speak: Speak = caption
 
     def modules(self) -> Sequence[nn.Module]:
-        """UNet and both text encoders."""
+        """Return the UNet and both text encoders."""
         return self.unet, self.text_encoder, self.text_encoder_2
 
     def condition(self, rng: random.Random, scenes: Sequence[Scene]) -> Conditioning:
-        """As `StableDiffusionXLPipeline.encode_prompt`, zeros for no prompt included."""
+        """Encode captions as `StableDiffusionXLPipeline.encode_prompt` does, with zeros for an absent prompt."""
         said, kept = zip(*[_say(rng, scene, self.speak) for scene in scenes], strict=True)
         ids = _tokens(self.tokenizer, said)
         hidden = self.text_encoder(ids, output_hidden_states=True).hidden_states[-2]
@@ -80,33 +81,33 @@ class Base:
         return both * keep.view(-1, 1, 1), pooled * keep.view(-1, 1), time_ids
 
     def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
-        """The velocity, (n, 4, h, w) float32."""
+        """Return the predicted velocity, (n, 4, h, w) float32."""
         return _predict(self.unet, noisy, timesteps, conditioning)
 
 
 @dataclass(slots=True)
 class Finish(Base):
-    """The same, when the text encoders have learnt enough and stay as they are."""
+    """The base with frozen text encoders, for the stages in which only its UNet is trained."""
 
     def modules(self) -> Sequence[nn.Module]:
-        """The UNet alone."""
+        """Return the UNet only."""
         return (self.unet,)
 
 
 @dataclass(slots=True)
 class Refiner:
-    """The refiner's UNet behind the base's second text encoder, which stays as it is; a `fit.Trainee`."""
+    """The refiner's UNet with the base's second text encoder, which is frozen, as a `fit.Trainee`."""
 
     unet: UNet2DConditionModel
     text_encoder_2: CLIPTextModelWithProjection
     tokenizer_2: CLIPTokenizer
 
     def modules(self) -> Sequence[nn.Module]:
-        """The UNet alone."""
+        """Return the UNet only."""
         return (self.unet,)
 
     def condition(self, rng: random.Random, scenes: Sequence[Scene]) -> Conditioning:
-        """As `StableDiffusionXLImg2ImgPipeline`, which encodes an empty prompt and calls it ugly."""
+        """Encode captions as `StableDiffusionXLImg2ImgPipeline` does: an empty one is encoded, with the low score."""
         said = [_say(rng, scene, caption)[0] for scene in scenes]
         with torch.no_grad():
             hidden, pooled = _encode_2(self.text_encoder_2, self.tokenizer_2, said)
@@ -114,12 +115,12 @@ class Refiner:
         return hidden, pooled, torch.tensor(time_ids, dtype=torch.float32)
 
     def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
-        """The velocity, (n, 4, h, w) float32."""
+        """Return the predicted velocity, (n, 4, h, w) float32."""
         return _predict(self.unet, noisy, timesteps, conditioning)
 
 
 def _say(rng: random.Random, scene: Scene, speak: Speak) -> tuple[str, bool]:
-    """A caption, and whether it is heard at all."""
+    """Return a caption, and whether it is used (otherwise its embeddings are zeros)."""
     kind = rng.random()
     if kind < _ZEROS + _EMPTY:
         return "", kind >= _ZEROS
@@ -146,7 +147,7 @@ def _predict(
 ) -> torch.Tensor:
     hidden, pooled, time_ids = conditioning
     added = {"text_embeds": pooled, "time_ids": time_ids}
-    # Half the time of float32 where the CPU has the instructions, and no worse a picture.
+    # bfloat16 takes half the time of float32 on CPUs that support it, and the pictures are as good.
     with torch.autocast("cpu", torch.bfloat16):
         output: torch.Tensor = unet(noisy, timesteps, hidden, added_cond_kwargs=added).sample
     return output.float()

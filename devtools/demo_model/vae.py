@@ -1,4 +1,4 @@
-"""The demo model's VAE: SDXL's class at toy width, 8× smaller latents of 4 channels, trained on crops."""
+"""The demo model's VAE: SDXL's class with few channels, 8× smaller latents of 4 channels, trained on crops."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _CROP_PX = 64
 _BATCH = 16
 _PICTURES = 3_000
 _LEARNING_RATE = 2e-3
-# The KL term of a VAE, per latent element. With it the latents stay near unit scale and the decoder forgives small
-# errors; at 1e-6, as in latent diffusion (arXiv:2112.10752), this small decoder draws noise from a UNet's small errors.
+# Weight of the KL term per latent element. It keeps latents near unit scale and makes the decoder tolerate small
+# errors. At 1e-6, as in latent diffusion (arXiv:2112.10752), this small decoder turns a UNet's small errors into noise.
 _KL_WEIGHT = 1e-3
-# Edges are a few pixels among thousands of flat ones, and the eye looks at them first.
+# Weight of the edge loss: edges are few pixels among thousands of flat ones, but the most visible ones.
 _EDGE_WEIGHT = 1.0
 
 
 def build_vae() -> AutoencoderKL:
-    """Untrained; drawn from torch's global generator."""
+    """Build an untrained VAE; weights are drawn from torch's global generator."""
     return AutoencoderKL(
         block_out_channels=(16, 32, 32, 64),
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -43,7 +43,7 @@ def build_vae() -> AutoencoderKL:
 
 
 def train_vae(vae: AutoencoderKL, steps: int, seed: int, progress: StageProgress) -> None:
-    """Train in place on half scenes, half doodles, and set `scaling_factor` so that latents have unit deviation."""
+    """Train in place on scenes and doodles, half of each, and set `scaling_factor` for latents of unit deviation."""
     rng = random.Random(seed)
     pictures = torch.stack([to_tensor(_picture(rng)) for _ in range(_PICTURES)])
     generator = torch.Generator().manual_seed(seed)
@@ -71,7 +71,7 @@ def train_vae(vae: AutoencoderKL, steps: int, seed: int, progress: StageProgress
 
 
 def encode(vae: AutoencoderKL, pictures: torch.Tensor) -> torch.Tensor:
-    """The means of the latents, unscaled; (n, 3, H, W) uint8 in, (n, 4, H/8, W/8) float32 out."""
+    """Return the unscaled means of the latents, (n, 4, H/8, W/8) float32, for pictures of (n, 3, H, W) uint8."""
     with torch.inference_mode():
         return torch.cat([vae.encode(_signed(part)).latent_dist.mean for part in torch.split(pictures, 16)])
 
@@ -81,7 +81,7 @@ def _picture(rng: random.Random) -> Image.Image:
 
 
 def _crops(pictures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """A batch of random crops; the network is fully convolutional, so whole pictures need not be seen."""
+    """Return a batch of random crops; the VAE is fully convolutional, so it can be trained on crops."""
     which = torch.randint(len(pictures), (_BATCH,), generator=generator).tolist()
     corners = torch.randint(SIDE_PX - _CROP_PX + 1, (_BATCH, 2), generator=generator).tolist()
     crops = [pictures[i, :, y : y + _CROP_PX, x : x + _CROP_PX] for i, (y, x) in zip(which, corners, strict=True)]
@@ -93,5 +93,5 @@ def _signed(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def _edge_loss(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """L1 between the differences of neighbouring pixels."""
+    """Return the L1 loss between the differences of neighbouring pixels."""
     return functional.l1_loss(a.diff(dim=-1), b.diff(dim=-1)) + functional.l1_loss(a.diff(dim=-2), b.diff(dim=-2))

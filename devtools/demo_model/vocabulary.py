@@ -1,4 +1,4 @@
-"""The demo model's tokenizers and text encoders: CLIP's classes, with the words of the captions as whole tokens."""
+"""The demo model's tokenizers and text encoders: CLIP's classes, with a token for each word of the captions."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from devtools.demo_model.scenes import SHAPES, UNTAUGHT_SHAPES, caption, chatter, random_scene
 from devtools.models import small
 
-# They must differ in width: diffusers' single-file reader tells CLIP-L and CLIP-G apart by it.
+# The widths must differ, because diffusers' single-file loader distinguishes CLIP-L and CLIP-G by them.
 CLIP_L_WIDTH = 64
 CLIP_G_WIDTH = 96
-# CLIP starts embeddings at a standard deviation of 0.02, which a small model trained briefly hardly hears.
+# CLIP initialises embeddings with a standard deviation of 0.02, which is too little for a small model that is trained
+# only briefly.
 _EMBEDDING_GAIN = 10.0
 _CAPTIONS_READ = 2_000
 
 
 def tokenizers() -> tuple[CLIPTokenizer, CLIPTokenizer]:
-    """SDXL's pair: the same vocabulary, the second padded with "!"."""
+    """Return SDXL's two tokenizers: they have the same vocabulary, but the second one pads with "!"."""
     vocabulary, merges = _byte_pairs(sorted(set(_words())))
     return small.tokenizer_pair(vocabulary, merges)
 
@@ -30,15 +31,15 @@ def tokenizers() -> tuple[CLIPTokenizer, CLIPTokenizer]:
 def _words() -> Iterator[str]:
     rng = random.Random(0)
     for _ in range(_CAPTIONS_READ):
-        # The last is a spare word for LoRAs.
+        # The last word is a spare one for LoRAs.
         said = f"{caption(rng, random_scene(rng, SHAPES + UNTAUGHT_SHAPES))}, {chatter(rng)}, outline"
         yield from said.replace(",", " ").split()
 
 
 def _byte_pairs(words: list[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Every byte, inside a word and at its end, then byte-pair merges until each word is one token.
+    """Return a vocabulary and its merges: all bytes, inside a word and at its end, merged until each word is a token.
 
-    A word that is not among them is still read, in smaller pieces.
+    Any other word is split into smaller tokens.
     """
     tokens = small.alphabet()
     merges: list[tuple[str, str]] = []
@@ -62,7 +63,10 @@ def _merged(word: list[str], pair: tuple[str, str]) -> list[str]:
 
 
 def text_encoders(tokenizer: CLIPTokenizer) -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
-    """Untrained; drawn from torch's global generator. SDXL reads the layer before the last, so two or more."""
+    """Build untrained text encoders, drawn from torch's global generator.
+
+    SDXL uses the output of the layer before the last, so each has at least two layers.
+    """
     first = CLIPTextModel(_config(tokenizer, CLIP_L_WIDTH, layers=2, activation="quick_gelu"))
     second = CLIPTextModelWithProjection(_config(tokenizer, CLIP_G_WIDTH, layers=3, activation="gelu"))
     with torch.no_grad():

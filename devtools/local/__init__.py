@@ -1,1 +1,1 @@
-"""Real parts on a laptop without Docker: Apache Kafka, SeaweedFS and librdkafka's embedded broker."""
+"""Servers on a developer's machine without Docker: Apache Kafka, SeaweedFS and librdkafka's embedded broker."""

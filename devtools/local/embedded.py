@@ -1,4 +1,4 @@
-"""librdkafka's own broker, inside confluent-kafka: Kafka for a demo or a quick test, without Java."""
+"""librdkafka's mock broker, which is part of confluent-kafka: Kafka for a demo or a quick test, without Java."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ _ERROR_BYTES = 512
 
 
 class EmbeddedBrokerError(RuntimeError):
-    """librdkafka refused what was asked of its mock cluster."""
+    """librdkafka rejected a call to its mock cluster."""
 
 
 class EmbeddedBroker:
-    """A mock cluster in this process's background threads; any process of this machine can connect to it.
+    """A mock cluster on background threads of this process; any process on this machine can connect to it.
 
-    Groups (classic and KIP-848) and commits work, from kcat too. Transaction calls succeed but isolate
-    nothing and store no offsets; records live in memory; offsets by time, retention and creating topics
-    over the wire are missing: a green run here proves nothing about those. Topics come from `create_topic`;
-    one that is merely used is created with 4 partitions. All ends with `stop()`, or with the process.
+    Consumer groups (classic and KIP-848) and commits work, also with kcat. Transaction calls succeed, but isolate
+    nothing and store no offsets. Records are kept in memory. Offsets by time, retention, and the creation of topics by
+    clients are not supported, so a test that passes here proves nothing about them. Topics are created by
+    `create_topic`; a topic that is used without it is created with 4 partitions. Everything ends with `stop()` or with
+    the process.
     """
 
     def __init__(self, brokers: int = 1) -> None:
@@ -36,35 +37,35 @@ class EmbeddedBroker:
 
     @property
     def bootstrap_servers(self) -> str:
-        """The brokers' addresses on 127.0.0.1, as `bootstrap.servers` wants them."""
+        """The brokers' addresses on 127.0.0.1, in the form of `bootstrap.servers`."""
         address: bytes = _RDKAFKA.rd_kafka_mock_cluster_bootstraps(self._running())
         return address.decode()
 
     @property
     def running(self) -> bool:
-        """Whether the cluster is there."""
+        """Whether the cluster is running."""
         return self._cluster is not None
 
     def start(self) -> None:
-        """Start the cluster; it answers at once."""
+        """Start the cluster; it answers when this returns."""
         if self._cluster is not None:
-            raise EmbeddedBrokerError("the embedded broker already runs")
+            raise EmbeddedBrokerError("the embedded broker is already running")
         error = ctypes.create_string_buffer(_ERROR_BYTES)
-        # The mock cluster lives on a client handle of its own, which connects to nothing.
+        # The mock cluster needs a client handle of its own, which connects to nothing.
         quiet = _RDKAFKA.rd_kafka_conf_new()
         _RDKAFKA.rd_kafka_conf_set(quiet, b"log_level", b"0", error, _ERROR_BYTES)
         self._client = _RDKAFKA.rd_kafka_new(_RD_KAFKA_PRODUCER, quiet, error, _ERROR_BYTES)
         if self._client is None:
-            raise EmbeddedBrokerError(f"librdkafka made no client: {error.value.decode()}")
+            raise EmbeddedBrokerError(f"librdkafka created no client: {error.value.decode()}")
         self._cluster = _RDKAFKA.rd_kafka_mock_cluster_new(self._client, self._brokers)
         if self._cluster is None:
             self.stop()
-            raise EmbeddedBrokerError("librdkafka made no mock cluster")
-        # Else the first join of a classic group waits 3 s for more members.
+            raise EmbeddedBrokerError("librdkafka created no mock cluster")
+        # By default, the first join of a classic group waits 3 s for more members.
         _RDKAFKA.rd_kafka_mock_group_initial_rebalance_delay_ms(self._cluster, 0)
 
     def stop(self) -> None:
-        """End the cluster and drop its records; does nothing when it does not run."""
+        """Stop the cluster and delete its records; does nothing if it is not running."""
         if self._cluster is not None:
             _RDKAFKA.rd_kafka_mock_cluster_destroy(self._cluster)
             self._cluster = None
@@ -79,24 +80,24 @@ class EmbeddedBroker:
         _check(code, f"topic {name} could not be created")
 
     def create_topics(self, topics: Topics | None = None, partitions: int = 4) -> None:
-        """Create every topic of the contract, with the partition counts that `worker.topics` gives them."""
+        """Create all topics of the worker, with the partition counts from `worker.topics`."""
         for name, layout in layouts(topics or Topics(), partitions).items():
             self.create_topic(name, layout.partitions)
 
     def take_down(self, broker: int) -> None:
-        """Close a broker's connections and accept none, as if it had died; it keeps its records."""
+        """Close a broker's connections and accept none, as if it had failed; it keeps its records."""
         code = _RDKAFKA.rd_kafka_mock_broker_set_down(self._running(), broker)
-        _check(code, f"broker {broker} cannot go down")
+        _check(code, f"broker {broker} could not be taken down")
 
     def bring_up(self, broker: int) -> None:
         """Let a broker that was taken down accept connections again."""
         code = _RDKAFKA.rd_kafka_mock_broker_set_up(self._running(), broker)
-        _check(code, f"broker {broker} cannot come up")
+        _check(code, f"broker {broker} could not be brought up")
 
     def set_latency(self, broker: int, milliseconds: int) -> None:
-        """Make a broker answer every request this much later."""
+        """Delay every response of a broker."""
         code = _RDKAFKA.rd_kafka_mock_broker_set_rtt(self._running(), broker, milliseconds)
-        _check(code, f"broker {broker} cannot be slowed down")
+        _check(code, f"the latency of broker {broker} could not be set")
 
     def __enter__(self) -> Self:
         """Start the cluster."""
@@ -111,7 +112,7 @@ class EmbeddedBroker:
 
     def _running(self) -> int:
         if self._cluster is None:
-            raise EmbeddedBrokerError("the embedded broker does not run")
+            raise EmbeddedBrokerError("the embedded broker is not running")
         return self._cluster
 
 
@@ -122,10 +123,10 @@ def _check(code: int, complaint: str) -> None:
 
 
 def _librdkafka() -> ctypes.CDLL:
-    """Return the very librdkafka that confluent-kafka uses, with the prototypes of its public headers.
+    """Return the librdkafka that confluent-kafka uses, with the prototypes from its public headers.
 
-    A symbol looked up in a shared object is also looked up in those it depends on, so confluent-kafka's own
-    module leads to its librdkafka, wherever the wheel put it.
+    Symbols of a shared object are also looked up in its dependencies, so confluent-kafka's own module gives access to
+    its librdkafka, wherever the wheel has put it.
     """
     library = ctypes.CDLL(cimpl.__file__)
     prototypes = {

@@ -1,4 +1,4 @@
-"""Apache Kafka itself on this machine: KRaft brokers in child processes."""
+"""Apache Kafka on this machine: KRaft brokers in child processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STOP_GRACE_S = 10.0
 FORMAT_TIMEOUT_S = 60.0
 METADATA_TIMEOUT_S = 2.0
 
-# A start on a laptop is mostly class loading, which C2 and a parallel collector only slow down.
+# Starting a broker is mostly class loading, which the C2 compiler and a parallel collector only slow down.
 JVM_OPTIONS = ("-Xms128m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
 LOG4J_PROPERTIES = """\
@@ -37,9 +37,10 @@ appender.out.layout.pattern = %d{ISO8601} %p %m (%c)%n
 class KafkaCluster:
     """One broker, or a KRaft quorum of several combined controllers and brokers, on loopback ports.
 
-    Brokers are numbered from 1, and keep their ports and data through stop, kill and start. With three,
-    internal topics, and others that ask for nothing else, have three replicas and `min.insync.replicas` 2, so
-    the cluster survives the loss of any one. A `directory` that holds a stopped cluster's data continues it.
+    Brokers are numbered from 1, and keep their ports and data when they are stopped, killed and started again. With
+    three brokers, internal topics and topics that specify nothing else have three replicas and `min.insync.replicas` 2,
+    so the cluster survives the loss of any one broker. If `directory` holds the data of a stopped cluster, that cluster
+    is continued.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class KafkaCluster:
         ports: Sequence[int] | None = None,
         settings: Mapping[str, str] | None = None,
     ) -> None:
-        """Describe a cluster: its data's folder, its client ports, server properties that win over ours."""
+        """Describe a cluster: the folder of its data, its client ports, and properties that override the defaults."""
         if ports is not None and len(ports) != brokers:
             raise ValueError(f"{brokers} brokers need as many ports, not {len(ports)}")
         free = free_ports(2 * brokers)
@@ -61,7 +62,7 @@ class KafkaCluster:
 
     @property
     def bootstrap_servers(self) -> str:
-        """The brokers' addresses, as `bootstrap.servers` wants them."""
+        """The brokers' addresses, in the form of `bootstrap.servers`."""
         return ",".join(f"{LOOPBACK}:{port}" for port in self._ports)
 
     @property
@@ -70,7 +71,7 @@ class KafkaCluster:
         return range(1, len(self._ports) + 1)
 
     def start(self) -> None:
-        """Start every broker and return once all of them answer."""
+        """Start every broker, and return when all of them answer."""
         check_java()
         jars = kafka_jars()
         self._prepare(jars)
@@ -86,10 +87,10 @@ class KafkaCluster:
             raise
 
     def stop(self) -> None:
-        """Stop every broker: in order where it can be done within seconds, else by SIGKILL."""
+        """Stop every broker, with SIGKILL if it has not ended within seconds."""
         for process in self._processes.values():
             process.terminate()
-        # The last of several combined nodes waits for a quorum that has already gone: its grace is short.
+        # The last of several combined nodes waits for a quorum that no longer exists, so it gets a short grace period.
         grace_s = STOP_GRACE_S if len(self._processes) == 1 else STOP_GRACE_S / 4
         for process in self._processes.values():
             process.stop(grace_s)
@@ -100,12 +101,12 @@ class KafkaCluster:
             process.kill()
 
     def start_broker(self, broker: int) -> None:
-        """Start a stopped or killed broker again, on its old port, and return once it answers."""
+        """Start a stopped or killed broker again on its old port, and return when it answers."""
         self._running(broker).start()
         self._await(broker)
 
     def stop_broker(self, broker: int) -> None:
-        """Stop one broker in order (SIGTERM; SIGKILL after a grace period)."""
+        """Stop one broker (SIGTERM, then SIGKILL after a grace period)."""
         self._running(broker).stop(STOP_GRACE_S)
 
     def kill(self, broker: int) -> None:
@@ -113,11 +114,11 @@ class KafkaCluster:
         self._running(broker).kill()
 
     def suspend(self, broker: int) -> None:
-        """Freeze one broker (SIGSTOP): its connections stay open and nothing answers."""
+        """Suspend one broker (SIGSTOP): its connections stay open, but it does not answer."""
         self._running(broker).suspend()
 
     def resume(self, broker: int) -> None:
-        """Let a suspended broker go on (SIGCONT)."""
+        """Resume a suspended broker (SIGCONT)."""
         self._running(broker).resume()
 
     def pid(self, broker: int) -> int:
@@ -129,7 +130,7 @@ class KafkaCluster:
         return self._home(broker) / "server.log"
 
     def running(self, broker: int) -> bool:
-        """Whether one broker's process is there; a suspended one counts."""
+        """Return whether one broker's process exists; a suspended one counts as running."""
         return broker in self._processes and self._processes[broker].running
 
     def __enter__(self) -> Self:
@@ -145,7 +146,7 @@ class KafkaCluster:
 
     def _running(self, broker: int) -> ChildProcess:
         if broker not in self._processes:
-            raise ProcessError(f"broker {broker} was not started; there are {list(self.broker_ids)}")
+            raise ProcessError(f"broker {broker} was not started; the brokers are {list(self.broker_ids)}")
         return self._processes[broker]
 
     def _home(self, broker: int) -> Path:
@@ -160,7 +161,7 @@ class KafkaCluster:
         return self.directory / "log4j2.properties"
 
     def _prepare(self, jars: Path) -> None:
-        """Write every broker's properties and format the storage of those that have none."""
+        """Write every broker's properties, and format the storage of new brokers."""
         for broker in self.broker_ids:
             self._home(broker).mkdir(parents=True, exist_ok=True)
             lines = [f"{key}={value}" for key, value in self._properties(broker).items()]
@@ -198,7 +199,7 @@ class KafkaCluster:
         }
 
     def _await(self, broker: int) -> None:
-        """Wait until the broker itself answers and has joined the cluster."""
+        """Wait until this broker answers and has joined the cluster."""
         admin = AdminClient(
             {
                 "bootstrap.servers": f"{LOOPBACK}:{self._ports[broker - 1]}",
@@ -236,7 +237,7 @@ def _replication(replicas: int) -> dict[str, str]:
 
 LAPTOP_PROPERTIES: Mapping[str, str] = {
     "auto.create.topics.enable": "false",
-    # Small: few threads, few internal partitions, nothing preallocated in megabytes.
+    # To save memory: few threads, few internal partitions, little preallocation.
     "num.network.threads": "2",
     "num.io.threads": "4",
     "background.threads": "2",
@@ -245,13 +246,13 @@ LAPTOP_PROPERTIES: Mapping[str, str] = {
     "share.coordinator.state.topic.num.partitions": "2",
     "log.index.size.max.bytes": "1048576",
     "log.cleaner.dedupe.buffer.size": "16777216",
-    # Quick: a killed broker may register again only when its old session has expired.
+    # For quick restarts: a killed broker can only register again when its old session has expired.
     "broker.session.timeout.ms": "3000",
     "broker.heartbeat.interval.ms": "500",
     "group.initial.rebalance.delay.ms": "0",
     "controlled.shutdown.max.retries": "1",
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
-    # Members that die are noticed in seconds. Under KIP-848 the broker alone decides that, so it is set here.
+    # Dead members are noticed within seconds. With KIP-848 only the broker's setting decides that.
     "group.min.session.timeout.ms": "1000",
     "group.consumer.min.session.timeout.ms": "1000",
     "group.consumer.session.timeout.ms": "10000",

@@ -1,4 +1,4 @@
-"""Kafka's jars for this machine, resolved by Maven once and kept; and whether Java is there to run them."""
+"""Download Kafka's jars with Maven once and cache them; check that Java is installed to run them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,15 @@ MAVEN_TIMEOUT_S = 600.0
 
 
 class JavaMissingError(RuntimeError):
-    """Java 17 or newer, or Maven, is not installed here."""
+    """Java 17 or newer, or Maven, is not installed."""
 
 
 def check_java() -> None:
-    """Raise `JavaMissingError`, saying what to install, unless Java 17 or newer and Maven are on the PATH."""
+    """Check that Java 17 or newer and Maven are on the PATH.
+
+    Raises:
+        JavaMissingError: one of them is not; the message says what to install.
+    """
     for program, package in (("java", "a JDK or JRE, version 17 or newer"), ("mvn", "Maven")):
         if shutil.which(program) is None:
             raise JavaMissingError(f"`{program}` was not found: Apache Kafka needs {package}")
@@ -34,14 +38,14 @@ def check_java() -> None:
     version = re.search(r'version "(\d+)', told)
     if version is None or int(version[1]) < MIN_JAVA:
         found = told.splitlines()[0] if told else "no version"
-        raise JavaMissingError(f"Apache Kafka needs Java {MIN_JAVA} or newer, `java -version` says: {found}")
+        raise JavaMissingError(f"Apache Kafka needs Java {MIN_JAVA} or newer, but `java -version` prints: {found}")
 
 
 def kafka_jars() -> Path:
-    """Return the folder of Kafka's jars, resolved by Maven on the first call and reused by every later run.
+    """Return the folder of Kafka's jars; Maven downloads them at the first call, and later runs reuse them.
 
-    It lies in `$SDXL_WORKER_CACHE`, else in `.cache` of the project. Two processes may race: each resolves
-    into a folder of its own, and the first to rename it wins.
+    The folder is in `$SDXL_WORKER_CACHE`, or in `.cache` of the project by default. If two processes do this at the
+    same time, each downloads into a folder of its own, and the first one to rename its folder wins.
     """
     cache = Path(os.environ.get(CACHE_VARIABLE) or PROJECT_ROOT / ".cache").absolute()
     jars = cache / f"kafka-libs-{_pom_version()}"
@@ -52,20 +56,20 @@ def kafka_jars() -> Path:
             _copy_dependencies(Path(partial) / "jars")
             try:
                 (Path(partial) / "jars").rename(jars)
-            except OSError:  # it is there and not empty: another process was first
+            except OSError:  # the folder exists and is not empty: another process was faster
                 if not jars.is_dir():
                     raise
     return jars
 
 
 def _pom_version() -> str:
-    """Return the pom's Kafka version and a digest of the pom, so that any change to it resolves anew."""
+    """Return the pom's Kafka version and a digest of the pom, so that any change to it causes a new download."""
     if not POM.is_file():
-        raise ProcessError(f"{POM} is missing: local Kafka runs from a checkout of the project")
+        raise ProcessError(f"{POM} is missing: local Kafka needs a checkout of the project")
     text = POM.read_text()
     version = re.search(r"<kafka\.version>([^<]+)</kafka\.version>", text)
     if version is None:
-        raise ProcessError(f"{POM} names no kafka.version")
+        raise ProcessError(f"{POM} has no kafka.version")
     return f"{version[1]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
@@ -75,7 +79,11 @@ def _copy_dependencies(target: Path) -> None:
 
 
 def run_to_end(command: Sequence[str], timeout_s: float, complaint: str) -> None:
-    """Run one of Java's programs. Raises ProcessError with the complaint and what the program said."""
+    """Run a Java program until it ends.
+
+    Raises:
+        ProcessError: it failed; the message is `complaint` and the program's output.
+    """
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s)
     if done.returncode != 0:
         raise ProcessError(f"{complaint}:\n{(done.stdout + done.stderr)[-4000:]}")

@@ -1,4 +1,4 @@
-"""Child processes that log to a file, tell when they are ready and never outlive their parent."""
+"""Child processes that log to a file, can be waited for until ready, and never outlive their parent."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ LOOPBACK = "127.0.0.1"
 POLL_INTERVAL_S = 0.05
 LOG_TAIL_LINES = 30
 
-# Below every system's ephemeral range: a port in that range can be taken by an outgoing connection while its
-# server is down for a restart, or by a client that connects to itself while it retries.
+# Below the ephemeral range of every system. A port in that range could be taken by an outgoing connection while its
+# server restarts, or by a client that retries and connects to itself.
 PORT_RANGE = range(20_000, 30_000)
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 class ProcessError(RuntimeError):
-    """A child did not start, did not become ready in time, or ended by itself."""
+    """A child process did not start, was not ready in time, or ended unexpectedly."""
 
 
 def free_ports(count: int) -> list[int]:
-    """Return `count` different loopback ports that nothing listens on now."""
+    """Return `count` different loopback ports on which nothing listens now."""
     with contextlib.ExitStack() as held:
         ports: list[int] = []
         for port in random.sample(PORT_RANGE, len(PORT_RANGE)):
@@ -44,16 +44,16 @@ def free_ports(count: int) -> list[int]:
             with contextlib.suppress(OSError):
                 held.enter_context(_bound(port))
                 ports.append(port)
-    raise ProcessError(f"{count} free ports on {LOOPBACK} could not be found in {PORT_RANGE}")
+    raise ProcessError(f"could not find {count} free ports on {LOOPBACK} in {PORT_RANGE}")
 
 
 def free_port() -> int:
-    """Return a loopback port that nothing listens on now."""
+    """Return a loopback port on which nothing listens now."""
     return free_ports(1)[0]
 
 
 def port_is_free(port: int) -> bool:
-    """Tell whether a server could listen on this loopback port now."""
+    """Return whether a server could listen on this loopback port now."""
     try:
         _bound(port).close()
     except OSError:
@@ -73,10 +73,10 @@ def _bound(port: int) -> socket.socket:
 
 
 class ChildProcess:
-    """One server process: start, wait until ready, suspend, resume, stop, kill, and start again.
+    """A server process that can be started, waited for, suspended, resumed, stopped, killed and started again.
 
-    Output is appended to `log_path`. On Linux the kernel kills the child when this process ends, however it
-    ends; elsewhere only an orderly exit stops it.
+    Its output is appended to `log_path`. On Linux the kernel kills the child when this process ends for any reason; on
+    other systems the child is only stopped by an orderly exit.
     """
 
     def __init__(self, name: str, command: Sequence[str], log_path: Path, env: Mapping[str, str] | None = None) -> None:
@@ -89,21 +89,21 @@ class ChildProcess:
 
     @property
     def pid(self) -> int:
-        """The child's process id; raises `ProcessError` when it was never started."""
+        """The child's process id; raises `ProcessError` if it was never started."""
         return self._started().pid
 
     @property
     def running(self) -> bool:
-        """Whether the child was started and has not ended; a suspended one counts as running."""
+        """Whether the child was started and has not ended; a suspended child counts as running."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def exit_code(self) -> int | None:
-        """How the child ended, minus the signal's number if by one; None while it runs."""
+        """The child's exit code, minus the number of the signal that ended it, or None while it runs."""
         return self._started().poll()
 
     def start(self) -> None:
-        """Start the child; raises `ProcessError` when it already runs or cannot be executed."""
+        """Start the child; raises `ProcessError` if it is already running or cannot be executed."""
         if self.running:
             raise ProcessError(f"{self.name} is already running as process {self.pid}")
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,9 +114,11 @@ class ChildProcess:
         _CHILDREN.add(self)
 
     def wait_until(self, ready: Callable[[], bool], timeout_s: float) -> None:
-        """Return once `ready()` is true.
+        """Return when `ready()` is true.
 
-        Raises `ProcessError`, with the log's tail, when the child ends first or after `timeout_s` seconds.
+        Raises:
+            ProcessError: the child ended first, or was not ready after `timeout_s` seconds; the message contains the
+                end of its log.
         """
         deadline = time.monotonic() + timeout_s
         while not ready():
@@ -128,17 +130,17 @@ class ChildProcess:
             time.sleep(POLL_INTERVAL_S)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to this child alone; nothing happens if it has ended."""
+        """Send a signal to this child only; does nothing if it has ended."""
         if self._process is not None:
             self._process.send_signal(number)
 
     def terminate(self) -> None:
-        """Ask the child to end, waking it first if it is suspended, and return without waiting."""
+        """Send SIGTERM to the child, after resuming it if it is suspended, and return without waiting."""
         self.signal(signal.SIGTERM)
         self.signal(signal.SIGCONT)
 
     def stop(self, grace_s: float = 10.0) -> None:
-        """End the child: SIGTERM, then SIGKILL once `grace_s` seconds have passed."""
+        """End the child with SIGTERM, and with SIGKILL after `grace_s` seconds."""
         self.terminate()
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -146,22 +148,22 @@ class ChildProcess:
         self.kill()
 
     def kill(self) -> None:
-        """End the child at once with SIGKILL and wait until it is gone."""
+        """End the child with SIGKILL, and wait until it has ended."""
         if self._process is not None:
             self.signal(signal.SIGKILL)
             self._process.wait()
         _CHILDREN.discard(self)
 
     def suspend(self) -> None:
-        """Freeze the child (SIGSTOP): its sockets stay open and nothing answers."""
+        """Suspend the child (SIGSTOP): its sockets stay open, but it does not answer."""
         self.signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let a suspended child go on (SIGCONT)."""
+        """Resume a suspended child (SIGCONT)."""
         self.signal(signal.SIGCONT)
 
     def log_tail(self, lines: int = LOG_TAIL_LINES) -> str:
-        """Return the last lines of the child's log, or an empty text when it has none."""
+        """Return the last lines of the child's log, or an empty string if there is no log."""
         if not self.log_path.exists():
             return ""
         return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])
@@ -182,13 +184,13 @@ class ChildProcess:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=os.environ | self._env,
-                start_new_session=True,  # Ctrl-C is for the parent alone, which stops its children in order
+                start_new_session=True,  # Ctrl-C must only reach the parent, which then stops its children
                 preexec_fn=_die_with_parent(),
             )
 
 
 def _die_with_parent() -> Callable[[], None] | None:
-    """Return what a new child runs so that the kernel kills it with its parent; None but on Linux."""
+    """Return the function that a new child runs so that the kernel kills it with its parent; None except on Linux."""
     if not sys.platform.startswith("linux"):
         return None
     prctl = ctypes.CDLL(None, use_errno=True).prctl
@@ -196,7 +198,7 @@ def _die_with_parent() -> Callable[[], None] | None:
 
     def arm() -> None:
         prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-        if os.getppid() != parent:  # it died before the signal was armed
+        if os.getppid() != parent:  # the parent ended before the signal was set up
             os._exit(1)
 
     return arm
@@ -205,8 +207,8 @@ def _die_with_parent() -> Callable[[], None] | None:
 class _Spawner:
     """Forks every child from one thread that lives as long as the process.
 
-    PR_SET_PDEATHSIG fires when the *thread* that forked ends, not only its process: a child started from a
-    short-lived thread would be killed with it.
+    PR_SET_PDEATHSIG is sent when the *thread* that forked ends, not only when its process does: a child that was
+    started from a short-lived thread would be killed with that thread.
     """
 
     def __init__(self) -> None:
@@ -217,7 +219,7 @@ class _Spawner:
         self._lock = threading.Lock()
 
     def run(self, spawn: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
-        """Run `spawn` on the spawner's thread and return, or raise, what it does."""
+        """Run `spawn` on the spawner's thread; return its result or raise its exception."""
         with self._lock:
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._serve, name="child-spawner", daemon=True)
@@ -231,7 +233,7 @@ class _Spawner:
             spawn, result = self._jobs.get()
             try:
                 result.set_result(spawn())
-            except Exception as error:  # handed to the caller of run(), who raises it
+            except Exception as error:  # run() raises it on the caller's thread
                 result.set_exception(error)
 
 

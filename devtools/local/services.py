@@ -1,4 +1,4 @@
-"""`python -m devtools.local.services`: Kafka, SeaweedFS, the topics and the bucket, in the foreground."""
+"""Run Kafka and SeaweedFS with the topics and the bucket in the foreground: `python -m devtools.local.services`."""
 
 from __future__ import annotations
 
@@ -51,38 +51,41 @@ def environment(kafka: KafkaCluster, s3: SeaweedFS) -> Mapping[str, str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m devtools.local.services", description=__doc__)
-    parser.add_argument("--directory", type=Path, default=Path(".local"), help="data and logs, kept for a restart")
+    description = "Run Kafka and SeaweedFS with the topics and the bucket until Ctrl-C."
+    parser = argparse.ArgumentParser(prog="python -m devtools.local.services", description=description)
+    parser.add_argument(
+        "--directory", type=Path, default=Path(".local"), help="folder for data and logs, kept between runs"
+    )
     parser.add_argument("--kafka-port", type=int, default=KAFKA_PORT)
     parser.add_argument("--s3-port", type=int, default=S3_PORT)
     parser.add_argument("--bucket", default=BUCKET)
-    parser.add_argument("--prefix", default="", help="stands before each topic's name")
-    parser.add_argument("--partitions", type=int, default=DEFAULT_PARTITIONS, help="of each request topic")
+    parser.add_argument("--prefix", default="", help="prefix of every topic's name")
+    parser.add_argument("--partitions", type=int, default=DEFAULT_PARTITIONS, help="partitions of each request topic")
     return parser
 
 
 def _announce(kafka: KafkaCluster, s3: SeaweedFS) -> None:
-    """Print export lines on standard output, and all that is for people on standard error."""
+    """Print the export lines on standard output, and messages for people on standard error."""
     for name, value in environment(kafka, s3).items():
         print(f"export {name}={shlex.quote(value)}", flush=True)
     print(
-        f"ready; they log to {kafka.log_path(1)} and {s3.log_path}; Ctrl-C stops them",
+        f"ready; the logs are {kafka.log_path(1)} and {s3.log_path}; press Ctrl-C to stop",
         file=sys.stderr,
         flush=True,
     )
 
 
 def _watch(kafka: KafkaCluster, s3: SeaweedFS) -> str:
-    """Return only when a service ends by itself, with what to tell about it."""
+    """Wait until a service ends unexpectedly, and return a message about it."""
     while kafka.running(1) and s3.running:
         time.sleep(WATCH_INTERVAL_S)
     name, log = ("S3", s3.log_path) if kafka.running(1) else ("Kafka", kafka.log_path(1))
-    return f"{name} ended by itself, see {log}"
+    return f"{name} ended unexpectedly, see {log}"
 
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Turn the first SIGTERM or Ctrl-C into KeyboardInterrupt; later ones do not disturb the stopping."""
+    """Raise KeyboardInterrupt for the first SIGTERM or Ctrl-C; later ones do not interrupt the shutdown."""
     numbers = (signal.SIGINT, signal.SIGTERM)
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""Where the demo SDXL and its LoRAs lie that come with this package; the card beside them says how they were made."""
+"""Paths of the demo SDXL and its LoRAs in this repository; the README next to them describes how they were made."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A diffusers pipeline as one `.safetensors` file in SDXL's original (LDM) layout.
+"""Write a diffusers pipeline as one `.safetensors` file in SDXL's original (LDM) layout.
 
-Most SDXL fine-tunes are passed around in this layout. This is the inverse of diffusers'
-`convert_ldm_*_checkpoint`, so that loading such a file can be tested offline at toy width.
+Most SDXL fine-tunes are distributed in this layout. This is the inverse of diffusers' `convert_ldm_*_checkpoint`, so
+that loading such a file can be tested offline with a toy model.
 """
 
 from __future__ import annotations
@@ -66,10 +66,10 @@ _OPEN_CLIP: Renames = (
 def write_single_file(base_dir: Path, file: Path) -> None:
     """Write the pipeline in `base_dir` (an SDXL base or refiner in diffusers' layout) to `file`.
 
-    As in the original files, configs and tokenizers stay behind: loading needs `base_dir`, or
-    another folder with the same configs, beside it.
+    As in the original files, configs and tokenizers are not included: loading the file needs `base_dir` too, or another
+    folder with the same configs.
     """
-    # The text-to-image class refuses nothing that a refiner has: absent encoders are optional to both.
+    # The text-to-image class can load a refiner as well, because text encoders are optional in both classes.
     pipeline = StableDiffusionXLImg2ImgPipeline.from_pretrained(base_dir, local_files_only=True)
     save_file(_ldm_weights(pipeline), file, metadata={"format": "pt"})
 
@@ -90,7 +90,7 @@ def _ldm_weights(pipeline: StableDiffusionXLImg2ImgPipeline | StableDiffusionXLP
 
 
 def _unet(pipeline: StableDiffusionXLImg2ImgPipeline | StableDiffusionXLPipeline) -> Weights:
-    """The original numbers its blocks through: each level's layers, then its resampler."""
+    """Rename the UNet's weights; the original layout numbers blocks consecutively: a level's layers, then resampler."""
     config, state = pipeline.unet.config, pipeline.unet.state_dict()
     per_level = config.layers_per_block + 1
     renames: list[tuple[str, str]] = list(_UNET_TOP)
@@ -116,7 +116,7 @@ def _vae(state: Weights) -> Weights:
     levels = 1 + max(int(m[1]) for key in state if (m := re.match(r"decoder\.up_blocks\.(\d+)", key)))
     weights: Weights = {}
     for key, tensor in state.items():
-        # The original counts the decoder's levels from the finest.
+        # The original layout numbers the decoder's levels from the finest one.
         counted = re.sub(r"up_blocks\.(\d+)", lambda m: f"up_blocks.{levels - 1 - int(m[1])}", key)
         name = _rename(counted, _VAE)
         is_attention_matrix = ".attn_1." in name and tensor.ndim == 2

@@ -1,4 +1,4 @@
-"""What every small SDXL here has in common, toy or demo: CLIP's marks, its two tokenizers, the shape of the parts."""
+"""Parts that the toy and the demo SDXL have in common: CLIP's special tokens, two tokenizers, the configurations."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ REFINER_TIME_IDS = 5  # original size, crop, aesthetic score
 
 
 def alphabet() -> list[str]:
-    """Every byte, inside a word and at its end, as byte-level BPE writes them."""
+    """Return the tokens for every byte, inside a word and at its end, as byte-level BPE writes them."""
     letters = sorted(ByteLevel.alphabet())
     return [*letters, *(f"{letter}</w>" for letter in letters)]
 
 
 def numbered(tokens: Sequence[str]) -> dict[str, int]:
-    """A vocabulary: the tokens, then CLIP's two marks, the end token last, by which CLIP finds a prompt's end."""
+    """Number the tokens, then CLIP's start and end tokens; CLIP finds a prompt's end by the end token's highest id."""
     return {token: index for index, token in enumerate([*tokens, BOS, EOS])}
 
 
 def tokenizer_pair(
     vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]]
 ) -> tuple[CLIPTokenizer, CLIPTokenizer]:
-    """SDXL's second tokenizer pads with "!", whose id is 0, and its first one with the end token."""
+    """Build SDXL's two tokenizers; the first one pads with the end token, the second one with "!", whose id is 0."""
     first, second = (
         CLIPTokenizer(
             vocab=dict(vocabulary),
@@ -50,7 +50,7 @@ def tokenizer_pair(
 def text_config(
     vocabulary: Mapping[str, int], width: int, *, pooled_width: int, layers: int, heads: int, activation: str
 ) -> CLIPTextConfig:
-    """SDXL reads the hidden states before the last of the layers: one alone would leave embeddings only."""
+    """Return a text encoder's configuration; SDXL uses the layer before the last, so at least two layers are needed."""
     return CLIPTextConfig(
         hidden_size=width,
         intermediate_size=2 * width,
@@ -76,7 +76,10 @@ def unet(
     pooled_width: int,
     time_ids: int,
 ) -> UNet2DConditionModel:
-    """Two levels, cross-attention in the lower one, text-time conditioning; drawn from torch's global generator."""
+    """Build a UNet of two levels, with cross-attention in the lower one and text-time conditioning.
+
+    Weights are drawn from torch's global generator.
+    """
     return UNet2DConditionModel(
         sample_size=sample_size,
         in_channels=LATENT_CHANNELS,

@@ -1,8 +1,8 @@
-"""A random SDXL at toy width: the real classes, the real files, a few MB, no download.
+"""A toy SDXL with random weights: the real classes and file layout, a few MB, without a download.
 
-Every code path of the worker runs on it on one CPU thread: two text encoders, micro-conditioning,
-a VAE that scales by 8, a refiner with aesthetic scores, safetensors in diffusers' layout.
-What it draws means nothing, but depends on prompt, seed and every parameter as the real one does.
+It exercises every code path of the worker on a single CPU thread: two text encoders, micro-conditioning, a VAE that
+scales by 8, a refiner with aesthetic scores, and safetensors in diffusers' layout. Its pictures are meaningless, but
+depend on the prompt, the seed and every parameter, as those of a real model do.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from devtools.models import small
 from worker.models.load import LATENT_CHANNELS, silence_progress
 
-# CLIP-L and CLIP-G must differ in width: diffusers' single-file reader tells them apart by it.
+# The widths must differ, because diffusers' single-file loader distinguishes CLIP-L and CLIP-G by them.
 CLIP_L_WIDTH = 32
 CLIP_G_WIDTH = 64
 DEFAULT_SIDE_PX = 64
 VAE_SCALE = 8
 
-# Freshly initialised networks hardly hear their conditioning: CLIP's embeddings start at a standard
-# deviation of 0.02, and a UNet's prediction at a third of the noise. These factors make the picture
-# depend visibly on prompt, guidance and step count. The refiner only ever sees the last, low noise
-# levels, so its say must be louder still. Found by trial; pictures stay unsaturated.
+# Freshly initialised networks hardly react to their conditioning: CLIP's embeddings start with a standard deviation of
+# 0.02, and a UNet's prediction with a third of the noise. These factors make the picture depend visibly on prompt,
+# guidance and step count. The refiner only runs at the last, low noise levels, so its factor is larger. The values were
+# found by trial; pictures do not saturate.
 EMBEDDING_GAIN = 30.0
 CONDITIONING_GAIN = 3.0
 BASE_OUTPUT_GAIN = 3.0
@@ -39,9 +39,9 @@ REFINER_OUTPUT_GAIN = 30.0
 
 
 def write_tiny(directory: Path, *, seed: int = 0) -> None:
-    """Write `directory/base` and `directory/refiner`: the same seed gives the same bytes of weights.
+    """Write `directory/base` and `directory/refiner`; the same seed gives the same bytes of weights.
 
-    As in the originals, both share their second text encoder and their VAE, bit for bit.
+    As in the original models, both have the same second text encoder and VAE, bit for bit.
     """
     silence_progress()
     base, refiner = _build(seed)
@@ -50,10 +50,10 @@ def write_tiny(directory: Path, *, seed: int = 0) -> None:
 
 
 def _build(seed: int) -> tuple[StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline]:
-    # Words are spelled byte by byte.
+    # The vocabulary has no merges, so every byte of a word is a token.
     vocabulary = small.numbered(small.alphabet())
     with torch.random.fork_rng(devices=[]):
-        # Module constructors draw from torch's global generator only.
+        # Constructors of modules can only draw from torch's global generator.
         torch.manual_seed(seed)
         shared = {
             "vae": _vae(),

@@ -1,7 +1,7 @@
-"""`python -m tests.chaos`: workers killed, stalled and drained, brokers bounced, S3 stopped, under exactly-once eyes.
+"""`python -m tests.chaos`: kill, suspend and drain workers, bounce brokers and stop S3 while results are counted.
 
-The workers are real, their engines stand-ins. Exit code 1 when a request was lost or ended twice, or anything else
-went wrong that must not.
+The workers are real, but their engines are stand-ins. Exit code 1: a request was lost or ended twice, or another
+check failed.
 """
 
 from __future__ import annotations

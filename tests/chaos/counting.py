@@ -1,4 +1,4 @@
-"""How often each request has ended, by what a downstream `read_committed` consumer sees."""
+"""Count how often each request has ended, as a downstream `read_committed` consumer sees it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The worker processes, and what is done to them."""
+"""The worker processes of a run, and the faults that are applied to them."""
 
 from __future__ import annotations
 

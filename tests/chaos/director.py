@@ -1,4 +1,4 @@
-"""Carries out the plan: each fault at its time, and the repair after it."""
+"""Carry out the plan of a run: each fault at its time, and then its repair."""
 
 from __future__ import annotations
 

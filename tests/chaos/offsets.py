@@ -1,4 +1,4 @@
-"""The group's committed offsets, looked at over and over: none may ever go back."""
+"""Poll the group's committed offsets, and check that none of them ever goes back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which faults happen when: drawn from a seed. Pure."""
+"""The plan of a run: which faults happen when, drawn from a seed. Pure."""
 
 from __future__ import annotations
 

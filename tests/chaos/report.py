@@ -1,4 +1,4 @@
-"""out/chaos.json and the table on the terminal."""
+"""Write out/chaos.json, and print the table on the terminal."""
 
 from __future__ import annotations
 

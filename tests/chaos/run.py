@@ -1,4 +1,4 @@
-"""A chaos run from its first server to its verdict."""
+"""A complete chaos run, from starting the servers to the verdict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands around the workers: three brokers, S3, topics; and how a worker process is made."""
+"""The surroundings of the workers: three brokers, S3 and topics, and the creation of worker processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An engine without a model, for runs that are about delivery: a small deterministic picture after a short sleep."""
+"""An engine without a model, for tests of delivery: it makes a small deterministic picture after a short sleep."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""On real Kafka: every member gets the same partitions of all three lanes, so the urgent ones spread evenly."""
+"""Partition assignment on real Kafka: every member gets the same partitions of all lanes, so lanes spread evenly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A chaos run of 2,000 requests, on three real brokers, real S3 and real workers around stand-in engines."""
+"""A chaos run of 2,000 requests with three real brokers, real S3, and real workers with stand-in engines."""
 
 from __future__ import annotations
 

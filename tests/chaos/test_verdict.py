@@ -1,4 +1,4 @@
-"""The judge and what it measures by: a run must be able to fail."""
+"""The verdict of a chaos run and its measurements: a faulty run must fail."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A diary of offsets, written beside each worker's log: what it was given with a partition, and what it committed.
+"""A log of offsets next to each worker's log: the offsets it received with each partition, and those it committed.
 
-A duplicate is found out by reading it: which process committed what on top of which offset.
+It shows the cause of a duplicate: which process committed what on top of which offset.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From what was seen to what is wrong with it. Pure."""
+"""Derive the verdict of a run from the observations. Pure."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""`python -m tests.chaos.worker_main`: the real worker, with a log of the pictures that its engine makes.
-
-CHAOS_ENGINE is `stand-in` (no model) or `toy` (the real engine, on the model that the settings name).
-"""
+"""`python -m tests.chaos.worker_main`: the real worker, which also logs the pictures that its engine makes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the workers' files tell: who held which partitions when, and which pictures were made. Pure but for reading."""
+"""Read the workers' files: which worker had which partitions when, and which pictures were made."""
 
 from __future__ import annotations
 

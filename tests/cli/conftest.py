@@ -66,6 +66,6 @@ def kafka(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Kafka]:
         yield Kafka(broker, Topics())
 
 
-def sdxl(*arguments: str, stdin: str | None = None) -> Result:
+def sdxl(*arguments: str, stdin: str | None = None, columns: int = 100) -> Result:
     """Run a verb in this process."""
-    return CliRunner().invoke(app, list(arguments), input=stdin, env={"COLUMNS": "100", "NO_COLOR": "1"})
+    return CliRunner().invoke(app, list(arguments), input=stdin, env={"COLUMNS": str(columns), "NO_COLOR": "1"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -52,6 +53,25 @@ def test_every_verb_has_help_without_importing_torch(verb: str) -> None:
     result = sdxl(verb, "--help")
     assert result.exit_code == 0, result.output
     assert "Usage: " in result.stdout
+
+
+@pytest.mark.parametrize("verb", [*Verbs.verbs, *Verbs.developer_verbs])
+def test_help_is_not_cut_at_80_columns(verb: str) -> None:
+    """Rich cuts what does not fit into its tables with an ellipsis; every sub-verb is looked at too."""
+    listed = sdxl(verb, "--help", columns=80).stdout
+    _, _, commands = listed.partition("Commands")
+    subverbs = re.findall(r"^│ ([a-z][a-z-]*) ", commands, re.MULTILINE)
+    for name in subverbs:
+        listed += sdxl(verb, name, "--help", columns=80).stdout
+    assert max(map(len, listed.splitlines())) == 80
+    assert not re.search(r"\w…", listed)
+    assert bool(subverbs) == (verb in ("topics", "models", "profiles", "bench"))
+
+
+def test_train_lora_takes_the_option_names_of_diffusers_scripts(tmp_path: Path) -> None:
+    result = sdxl("models", "train-lora", "--dataset_name", str(tmp_path / "none"), "--output-dir", str(tmp_path))
+    assert result.exit_code == 1
+    assert "none is not a folder" in result.stderr
 
 
 def test_version() -> None:

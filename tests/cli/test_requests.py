@@ -1,4 +1,4 @@
-"""Requests from JSON and from flags: what is refused, and how it is told."""
+"""Requests from JSON and from flags: what is rejected, and with which message."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def test_every_kind_of_field_is_read() -> None:
         ({"user_id": True}, "user_id"),
         ({"num_inference_steps": 2.5}, "num_inference_steps"),
         ({"priority": "soon"}, "priority"),
-        ({"priority": "unknown"}, "priority: one of urgent, high, normal"),
+        ({"priority": "unknown"}, "priority: must be one of urgent, high, normal"),
         ({"loras": [{"weight": 1}]}, "loras.0.name"),
-        ({"requested_at": "2026-03-01T12:00:00"}, "requested_at: carries no timezone"),
-        ({"num_inference_steps": 2**31}, "num_inference_steps: more than 31 bits"),
-        ({"seed": 2**63}, "seed: more than 63 bits"),
+        ({"requested_at": "2026-03-01T12:00:00"}, "requested_at: has no timezone"),
+        ({"num_inference_steps": 2**31}, "num_inference_steps: does not fit in 32 bits"),
+        ({"seed": 2**63}, "seed: does not fit in 64 bits"),
         ({"steps": 30}, "unknown field steps"),
     ],
 )

@@ -1,4 +1,4 @@
-"""`submit`: from flags, from standard input, and followed to the end."""
+"""`submit`: requests from flags and from standard input, and following them to the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`watch`, `status`, `cancel` and `topics` on the embedded broker, with events that the test produces."""
+"""`watch`, `status`, `cancel` and `topics` on the embedded broker, with events that the tests produce."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is refused before the GPU, in ten languages and many disguises, and what is not."""
+"""Prompts that are rejected before the GPU, in ten languages and many disguises, and prompts that are not."""
 
 from __future__ import annotations
 

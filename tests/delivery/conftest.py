@@ -1,4 +1,4 @@
-"""A finished picture, its encoding and the model that made it."""
+"""Fixtures: a finished picture, its encoding, and the model that made it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a manifest that was changed gives itself away by, and why the same recipe gives other pixels."""
+"""Signs that a manifest was changed, and reasons why the same recipe gives other pixels."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_a_profile_that_was_changed_since_is_no_flaw_and_the_event_tells_what_it
     ):
         assert flaws(profiled, sample_request(), later, [announced(profiled)]) == []
         found = flaws(changed(profiled, "recipe.prompt", "forged"), sample_request(), later, [announced(profiled)])
-        assert found == ["the completed event told of another picture"]
+        assert found == ["the completed event describes another picture"]
         assert flaws(changed(profiled, "recipe.loras", []), sample_request(), later)
 
 
@@ -133,7 +133,7 @@ def test_the_images_bytes_are_held_to_the_manifest(make_manifest: Make) -> None:
     encoded, manifest = make_manifest()
     assert picture_flaws(manifest, encoded.data) == []
     assert "bytes" in picture_flaws(manifest, encoded.data + b"x")[0]
-    assert "gone" in picture_flaws(manifest, None)[0]
+    assert "missing" in picture_flaws(manifest, None)[0]
 
 
 LORAS = {"ink": "f" * 64}
@@ -167,7 +167,9 @@ def test_another_lora_file_is_a_reason(stored: dict[str, Any], model: ModelInfo)
 
 
 def test_short_memory_is_a_reason(stored: dict[str, Any], model: ModelInfo) -> None:
-    assert reasons(stored, model, LORAS, reproducible=False) == ["deterministic: it is not made so now"]
+    assert reasons(stored, model, LORAS, reproducible=False) == [
+        "deterministic: the picture is not made deterministically now"
+    ]
 
 
 def test_the_refiner_counts_only_where_it_was_used(make_manifest: Make, model: ModelInfo) -> None:

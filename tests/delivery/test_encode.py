@@ -1,3 +1,5 @@
+"""Encoding: formats, thumbnails, metadata, and the detection of flat pictures."""
+
 from __future__ import annotations
 
 import hashlib

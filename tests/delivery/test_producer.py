@@ -1,4 +1,4 @@
-"""The producer against librdkafka's own broker, with a coordinator that is not there yet."""
+"""The producer against librdkafka's mock broker, while the transaction coordinator is not available yet."""
 
 from __future__ import annotations
 

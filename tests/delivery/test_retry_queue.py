@@ -1,4 +1,4 @@
-"""The pool's queue: the order of tasks, and what is logged while one runs."""
+"""The retry queue: the order of tasks, and the fields of log lines while a task runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the detector says goes into manifest and event, and what it refuses leaves nothing behind."""
+"""The detector's score is in the manifest and the event, and a rejected picture leaves no objects in S3."""
 
 from __future__ import annotations
 

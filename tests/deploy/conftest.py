@@ -1,4 +1,4 @@
-"""Say at the end which files no program has looked at: a skipped test is easily read as a green one."""
+"""List at the end which files no program has checked, because skipped tests are easily overlooked."""
 
 from __future__ import annotations
 

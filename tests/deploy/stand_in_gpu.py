@@ -1,4 +1,4 @@
-"""A worker whose NVML is a stand-in, so that the GPU panels have something to show where there is no GPU."""
+"""A worker with a fake NVML, so that the GPU panels have data on a machine without a GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The compose file and the Dockerfile, held to their schemas and linters, and to what the worker itself says."""
+"""The compose file and the Dockerfile: schemas, linters, and comparison with the worker's own values."""
 
 from __future__ import annotations
 

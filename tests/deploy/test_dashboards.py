@@ -1,7 +1,7 @@
 """A real Prometheus scrapes a real worker under load; every panel's query and every alert's metrics have data.
 
-The worker runs the toy SDXL on librdkafka's broker. There is no GPU: NVML is a stand-in (stand_in_gpu.py), all else
-is what a worker exports by itself.
+The worker runs the toy SDXL on librdkafka's broker. NVML is a stand-in because there is no GPU (stand_in_gpu.py); all
+other values are exported by the worker itself.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The runbook has an entry for everything that can send somebody there, and the links lead somewhere."""
+"""The runbook has an entry for everything that refers to it, and no link is broken."""
 
 from __future__ import annotations
 

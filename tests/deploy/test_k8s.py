@@ -1,7 +1,7 @@
-"""The Kubernetes files: rendered by kustomize, held to schemas, and to what the worker itself says.
+"""The Kubernetes files: rendered by kustomize, validated against schemas, and compared with the worker's own values.
 
-Core kinds are checked by kubernetes-validate against Kubernetes' own schemas. The schemas of the operators' kinds
-(schemas/*.json) are written by hand for the fields used here; no registry has the operators' CRDs as a package.
+Core kinds are validated by kubernetes-validate against Kubernetes' own schemas. The schemas of the operators' kinds
+(schemas/*.json) are written by hand for the fields used here, because no registry has their CRDs as a package.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The rules and their own tests by promtool, the metrics' names and shapes, and the copy for the operator."""
+"""Alert rules and their unit tests in promtool, names and types of metrics, and the copy for the operator."""
 
 from __future__ import annotations
 

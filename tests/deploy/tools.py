@@ -1,4 +1,4 @@
-"""What the deployment's tests share: programs that may be missing, and YAML."""
+"""Helpers of the deployment tests: programs that may be missing, and YAML."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scheduling bench: policies as they are defined, arrivals, figures, and a small run. No timing is asserted."""
+"""The scheduling benchmark: policies, arrivals, figures, and a small run. No timing is asserted."""
 
 from __future__ import annotations
 

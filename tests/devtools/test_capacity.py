@@ -1,4 +1,4 @@
-"""The capacity model against a discrete-event simulation that knows none of its formulas."""
+"""The capacity model, compared with a discrete-event simulation that does not use its formulas."""
 
 from __future__ import annotations
 
@@ -191,4 +191,4 @@ class TestLag:
 def test_the_table_in_the_docs_is_what_the_module_prints() -> None:
     text = (ROOT / "docs/capacity.md").read_text()
     assert table(RTX_4090, 2.0, DAYS) in text
-    assert re.search(r"python -m worker\.bench\.capacity", text)
+    assert re.search(r"python -m devtools\.capacity", text)

@@ -1,4 +1,4 @@
-"""The demo itself, as a newcomer runs it: real processes, real files."""
+"""The demo as a new user runs it, with real processes and files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo's judgement: what was told of each job -> what is wrong, and the exit code."""
+"""The check of the demo's results: given published results, what is wrong, and the exit code."""
 
 from __future__ import annotations
 

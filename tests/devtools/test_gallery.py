@@ -1,4 +1,4 @@
-"""The demo's page from given events: escaping, relative paths, every way a job may end."""
+"""The demo's page for given events: escaping, relative paths, and every way in which a job may end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the toy must be for every other test to mean something."""
+"""Properties of the toy model on which the other tests rely."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A device that runs out of memory when a test wants it to."""
+"""A device that runs out of memory when a test asks for it."""
 
 from __future__ import annotations
 

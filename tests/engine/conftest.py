@@ -1,4 +1,4 @@
-"""The toy SDXL, and LoRAs on it."""
+"""Fixtures: the toy SDXL, and LoRAs for it."""
 
 from __future__ import annotations
 

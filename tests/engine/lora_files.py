@@ -1,4 +1,4 @@
-"""Random LoRA files for the toy SDXL, in the two layouts that are about, and diffusers' own way with them."""
+"""Random LoRA files for the toy SDXL in the two common layouts, and how diffusers itself loads them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs for the toy SDXL, an engine with a clock of its own, and what it told."""
+"""Jobs for the toy SDXL, an engine with a clock of its own, and the results that it reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LoRAs with a weight per row: equal to diffusers' own, and to themselves in any company."""
+"""LoRAs with a weight per row: equal to diffusers' own results, and independent of the other rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A job that is released goes on in another engine at the step that it reached, to the same bits."""
+"""A released job continues in another engine at the step that it reached, to the same bits."""
 
 from __future__ import annotations
 

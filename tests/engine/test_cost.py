@@ -1,4 +1,4 @@
-"""The cost model: what it learns, and how it prices what it has not seen."""
+"""The cost model: what it learns, and its estimates for sizes that it has not seen."""
 
 from __future__ import annotations
 

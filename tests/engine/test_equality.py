@@ -1,4 +1,4 @@
-"""The same request gives the same picture: alone, in company, and as diffusers' own pipelines make it."""
+"""The same request gives the same picture: alone, in a batch, and with diffusers' own pipelines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine's tick on the toy model: who is in which step, and how each job ends."""
+"""The engine's tick on the toy model: which rows are in which step, and how each job ends."""
 
 from __future__ import annotations
 
@@ -241,7 +241,7 @@ def test_nan_in_one_row_reaches_no_other_and_ends_as_model_error(
     watch.before_step = poison
     play = stage(model).run(*jobs)
     assert play.codes() == {f"{victim}": ErrorCode.MODEL_ERROR}
-    assert "UNet gave NaN" in play.failures[f"{victim}"].message
+    assert "UNet returned NaN" in play.failures[f"{victim}"].message
     assert len(play.pictures) == SLOTS - 2
     for job_id, picture in play.pictures.items():
         assert np.array_equal(picture.pixels, clean[job_id].pixels)

@@ -1,4 +1,4 @@
-"""Which LoRAs stay loaded, and when a file is read again."""
+"""The LoRA cache: which LoRAs stay loaded, and when a file is read again."""
 
 from __future__ import annotations
 

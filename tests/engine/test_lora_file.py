@@ -1,4 +1,4 @@
-"""What is read as a LoRA, and what is refused, with which words."""
+"""LoRA files: which are accepted, which are rejected, and the messages."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _Trap:
         return os.mkdir, (str(self.path),)
 
 
-def test_damaged_files_arerefused(base: Any, folder: Path, adapters: Adapters) -> None:
+def test_damaged_files_are_refused(base: Any, folder: Path, adapters: Adapters) -> None:
     write_peft(folder / "good.safetensors", base)
     data = (folder / "good.safetensors").read_bytes()
     for name, damaged in {"cut": data[:-100], "stub": data[:5], "empty": b"", "length": b"\xff" * 8 + data[8:]}.items():
@@ -96,7 +96,7 @@ def test_a_kohya_file_that_does_not_fit_is_refused_by_its_first_key(
 
 
 @pytest.mark.parametrize("metadata", ["[]", "{", '{"unet.lora_alpha": "x"}', '{"unet.alpha_pattern": 3}'])
-def test_nonsense_in_the_metadata_isrefused(base: Any, folder: Path, adapters: Adapters, metadata: str) -> None:
+def test_nonsense_in_the_metadata_is_refused(base: Any, folder: Path, adapters: Adapters, metadata: str) -> None:
     tensors = write_peft(folder / "a.safetensors", base)
     save_file(tensors, folder / "a.safetensors", metadata={"lora_adapter_metadata": metadata})
     refused(adapters, "a", "cannot convert")
@@ -109,7 +109,7 @@ def test_nothing_outside_the_folder_is_read(base: Any, folder: Path, adapters: A
     (folder / "loop.safetensors").symlink_to(folder / "loop.safetensors")
     (folder / "folder.safetensors").mkdir()
     for name in ("../secret", str(tmp_path / "secret"), "up/secret", "link"):
-        refused(adapters, name, "outside the folder")
+        refused(adapters, name, "outside the LoRA folder")
     for name in ("absent", "loop", "nul\0byte", "x" * 5000):
         refused(adapters, name, "no readable")
     refused(adapters, "folder", "regular file")

@@ -1,4 +1,4 @@
-"""Out of memory at every possible call: each job ends once, with its right picture or as `out_of_memory`."""
+"""Out of memory at every possible call: each job ends once, with the right picture or as `out_of_memory`."""
 
 from __future__ import annotations
 

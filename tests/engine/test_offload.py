@@ -1,4 +1,4 @@
-"""The base's UNet and the refiner taking turns on a small card."""
+"""Offloading: only one of the base's UNet and the refiner is on the device at a time."""
 
 from __future__ import annotations
 

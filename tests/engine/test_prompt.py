@@ -1,4 +1,4 @@
-"""Prompts of any length: nothing is cut, nothing changes for short ones, and company changes no bit."""
+"""Long prompts: nothing is cut, short prompts do not change, and other rows of the batch change no bit."""
 
 from __future__ import annotations
 

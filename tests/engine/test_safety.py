@@ -1,4 +1,4 @@
-"""The screen after the GPU: scores, thresholds, blur, and detectors that fail."""
+"""The check of finished pictures: scores, thresholds, blur, and detectors that fail."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_plug_in_is_a_function_or_a_class(monkeypatch: pytest.MonkeyPatch) -> 
     for name in ("house_detectors:half", "house_detectors:Model"):
         made = make_screen(settings(nsfw_detector=name, nsfw_thresholds=THRESHOLDS))
         assert made(picture(30)).nsfw_score == 0.5
-        with pytest.raises(RequestRejected, match=r"scores 0\.50"):
+        with pytest.raises(RequestRejected, match=r"score is 0\.50"):
             made(picture(0))
 
 

@@ -1,4 +1,4 @@
-"""The step scheduler against a plain model of its policy, and the cases that policy was written for."""
+"""The step scheduler against a simple model of its policy, and the cases for which the policy was written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A newer writer's request schema: an added field of every kind, and a symbol that this version lacks."""
+"""A request schema of a newer writer: an added field of every kind, and a symbol that this version does not know."""
 
 from __future__ import annotations
 

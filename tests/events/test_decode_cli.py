@@ -1,4 +1,4 @@
-"""`decode`: kcat's length-prefixed output to JSON lines."""
+"""`decode`: convert kcat's length-prefixed output to JSON lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Single-object encoding, against plain fastavro and against bytes that are no event."""
+"""Single-object encoding: compared with plain fastavro, and given bytes that are not an event."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever the bytes, decoding gives an event or UndecodableError, and soon."""
+"""Decoding any bytes gives an event or UndecodableError, and does so quickly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text headers, written and read."""
+"""Event headers: written and read."""
 
 from __future__ import annotations
 

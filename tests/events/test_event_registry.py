@@ -1,4 +1,4 @@
-"""Confluent framing, over HTTP against the tests' own registry server."""
+"""Confluent framing, over HTTP against a schema registry server in the tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The dataclasses are the schemas, field by field."""
+"""The dataclasses match the schemas, field by field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gate: current schemas are full-transitive compatible with every released version."""
+"""The current schemas are fully compatible with every released version."""
 
 from __future__ import annotations
 

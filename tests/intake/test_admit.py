@@ -1,4 +1,4 @@
-"""Admission: every bad request is refused with the field named, and every good one becomes a job."""
+"""Admission: every invalid request is rejected with the field named, and every valid one becomes a job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lag from the ledger's position and the partition's end."""
+"""Lag, computed from the ledger's position and the end of the partition."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ledger against a plain model of a few partitions, with crashes, rebalances and late results."""
+"""The ledger against a simple model of a few partitions, with crashes, rebalances and late results."""
 
 from __future__ import annotations
 

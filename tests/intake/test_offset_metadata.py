@@ -1,4 +1,4 @@
-"""The completion map: what is written comes back, and nothing else is believed."""
+"""Offset metadata: what is written can be read back, and anything else is rejected."""
 
 from __future__ import annotations
 

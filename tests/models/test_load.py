@@ -1,4 +1,4 @@
-"""Loading from folders, single files and a hub that does not answer."""
+"""Load models from folders, from single files, and while the hub does not answer."""
 
 from __future__ import annotations
 

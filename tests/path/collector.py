@@ -1,4 +1,4 @@
-"""An OTLP collector: answers the exporter's POSTs and keeps the spans, decoded by the exporter's own protobuf."""
+"""An OTLP collector: it answers the exporter's POSTs and keeps the spans, decoded with the exporter's own protobuf."""
 
 from __future__ import annotations
 

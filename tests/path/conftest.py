@@ -1,4 +1,4 @@
-"""The same sites for the contract suite: real Apache Kafka, and librdkafka's embedded broker."""
+"""The sites of the contract tests: real Apache Kafka, and librdkafka's embedded broker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cancellations on real Kafka: before the start, and in mid-picture."""
+"""Cancellations on real Kafka: before a job starts, and while it is running."""
 
 from __future__ import annotations
 

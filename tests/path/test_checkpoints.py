@@ -1,4 +1,4 @@
-"""With CHECKPOINT_JOBS a worker that leaves in mid picture hands over its latents."""
+"""With CHECKPOINT_JOBS, a worker that is drained in the middle of a picture hands its latents to the next one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One event becomes one picture: the contract, seen from outside, on each broker."""
+"""One event becomes one picture: the contract, tested from outside on each broker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A request that takes the process down is given up after its third start; its neighbours complete."""
+"""A request that crashes the process fails after its third start; the jobs beside it complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every line about a job says which: a worker with jobs that end in every way, and no line of theirs without a name."""
+"""Every log line about a job names it: a worker with jobs that end in every way."""
 
 from __future__ import annotations
 

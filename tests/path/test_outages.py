@@ -1,4 +1,4 @@
-"""S3 or Kafka go away under a running worker: jobs wait, nothing fails, all of it comes once."""
+"""S3 or Kafka become unavailable under a running worker: jobs wait, none fails, and each result is published once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Topics that are deleted and created anew under a running worker."""
+"""Topics that are deleted and created again under a running worker."""
 
 from __future__ import annotations
 

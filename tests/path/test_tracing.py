@@ -1,4 +1,4 @@
-"""A worker process and an OTLP collector: what it sends, and that it sends nothing unasked."""
+"""A worker process and an OTLP collector: the spans that it exports, and none if it is not configured."""
 
 from __future__ import annotations
 

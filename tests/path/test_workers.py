@@ -1,4 +1,4 @@
-"""Several workers on real Kafka: shared partitions, a killed one, a drain, kcat, bad starts."""
+"""Several workers on real Kafka: shared partitions, a killed worker, a drain, kcat, and failing starts."""
 
 from __future__ import annotations
 

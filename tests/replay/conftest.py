@@ -1,4 +1,4 @@
-"""A site whose worker has answered some requests, and the verb run on it in this process."""
+"""Kafka and S3 with the results of some requests, and the `replay` verb run on them in this process."""
 
 from __future__ import annotations
 

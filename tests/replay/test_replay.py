@@ -1,4 +1,4 @@
-"""The verb `replay` on real Kafka and SeaweedFS, with the toy model and the real engine in this process."""
+"""The `replay` verb on real Kafka and SeaweedFS, with the toy model and the real engine in this process."""
 
 from __future__ import annotations
 

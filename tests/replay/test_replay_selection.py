@@ -1,4 +1,4 @@
-"""Which records are taken, by the flags: pure."""
+"""The records that the flags of `replay` select. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state file of a replay: what survives a kill, and what is refused."""
+"""The state file of a replay: what survives a kill, and what is rejected."""
 
 from __future__ import annotations
 
@@ -58,6 +58,6 @@ def test_the_state_of_another_kind_of_replay_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_no_state_is_left_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "state.jsonl"
     path.write_text("precious\n")
-    with pytest.raises(CommandError, match="no state"), state(path):
+    with pytest.raises(CommandError, match="not the state file"), state(path):
         pass
     assert path.read_text() == "precious\n"

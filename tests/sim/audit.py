@@ -1,4 +1,4 @@
-"""The invariants: checked whenever something becomes durable, and when all is quiet."""
+"""The invariants of a simulation, checked whenever something becomes durable and when all jobs have ended."""
 
 from __future__ import annotations
 

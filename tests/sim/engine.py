@@ -1,4 +1,4 @@
-"""A GPU that takes seeded times, with the surface of `job.Engine`."""
+"""A simulated engine with random durations and the interface of `engine.loop.Engine`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong, and at which I/O call."""
+"""The faults of a simulation, and the I/O calls at which they happen."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Group membership at the broker: members, epochs, and who may have which partition.
+"""Group membership at the simulated broker: members, epochs, and which member may have which partition.
 
-The assignor is range over co-partitioned topics. With `eager` (the classic protocol) members give up everything at
-each rebalance, else (KIP-848) only what has another owner to come; nobody gets what another has not let go.
+The assignor is range over co-partitioned topics. With `eager` (the classic protocol), members give up all partitions
+at each rebalance. Otherwise (KIP-848), they only give up partitions that another member will own, and no member
+receives a partition before its previous owner has revoked it.
 """
 
 from __future__ import annotations

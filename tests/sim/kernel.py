@@ -1,8 +1,8 @@
 """Simulated time and threads: exactly one thread runs at any moment, and a seed decides which one is next.
 
-What happens next is called on whichever real thread has the baton. Only a tick that waits inside (for an answer, say)
-keeps its real thread, stopped, and hands the baton on; so ticks interleave at every wait, and those that do not wait
-cost no switch.
+The next event runs on the real thread that currently has control. Only a tick that waits inside (for example for an
+answer) keeps its real thread, suspended, and passes control on. Ticks therefore interleave at every wait, and ticks
+that do not wait need no thread switch.
 """
 
 from __future__ import annotations

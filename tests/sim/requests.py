@@ -1,4 +1,4 @@
-"""What upstream sends: mostly good requests, and each kind of trouble."""
+"""The requests of a simulation: mostly valid ones, and some of each invalid kind."""
 
 from __future__ import annotations
 

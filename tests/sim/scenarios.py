@@ -1,4 +1,4 @@
-"""Worlds by seed, and a few by hand."""
+"""Simulated worlds: random ones by seed, and a few written by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""S3 in memory, with the surface of `delivery.upload.PictureStore`."""
+"""A simulated S3 store in memory, with the interface of `delivery.upload.PictureStore`."""
 
 from __future__ import annotations
 

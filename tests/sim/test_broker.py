@@ -1,4 +1,4 @@
-"""The simulated broker refuses what Kafka refuses; otherwise the simulation would prove nothing."""
+"""The simulated broker rejects what Kafka rejects; otherwise the simulation would prove nothing."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Every I/O call of a few scenarios fails, crashes or stalls once, in each way that it can.
+"""In a few scenarios, every I/O call fails, crashes or stalls once, in every way that it can.
 
-One case alone: `SIM_CALL=<number> pytest tests/sim/test_every_call.py -k '<scenario> and <fault>'`.
+Run a single case with `SIM_CALL=<number> pytest tests/sim/test_every_call.py -k '<scenario> and <fault>'`.
 """
 
 from __future__ import annotations

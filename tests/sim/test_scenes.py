@@ -1,4 +1,4 @@
-"""Single scenes: the job that kills, an outage of S3, a repeated id, a zombie."""
+"""Single scenarios: a job that kills the process, an outage of S3, a repeated id, a zombie producer."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The whole worker in seeded worlds: every request gets exactly one outcome, whatever goes wrong.
+"""The whole worker in simulated worlds: every request gets exactly one outcome, whatever fault happens.
 
-A failing seed runs alone with `SIM_SEED=<seed> pytest tests/sim/test_simulation.py`. `SIM_SEEDS=<count>` runs more.
+Run a single seed with `SIM_SEED=<seed> pytest tests/sim/test_simulation.py`. `SIM_SEEDS=<count>` runs more seeds.
 """
 
 from __future__ import annotations

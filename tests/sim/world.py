@@ -1,4 +1,4 @@
-"""A seeded world: a broker, a bucket, some workers, what upstream sends, and what goes wrong."""
+"""A simulated world from a seed: a broker, a bucket, workers, the requests, and the faults."""
 
 from __future__ import annotations
 

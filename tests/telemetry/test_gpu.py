@@ -1,4 +1,4 @@
-"""NVML's readings, with a stand-in for NVML: no test machine has a GPU."""
+"""NVML readings, with a fake NVML because no test machine has a GPU."""
 
 from __future__ import annotations
 

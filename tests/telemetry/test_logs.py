@@ -1,4 +1,4 @@
-"""What lines about a job begin with, wherever it is."""
+"""The fields that every log line about a job has."""
 
 from __future__ import annotations
 

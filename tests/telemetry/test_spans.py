@@ -1,4 +1,4 @@
-"""Spans of jobs that end in less usual ways, and the journal's lines of them, in memory."""
+"""Spans of jobs that end in less usual ways, and the job log's lines about them, exported to memory."""
 
 from __future__ import annotations
 

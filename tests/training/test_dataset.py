@@ -1,4 +1,4 @@
-"""Folders of captioned pictures: both layouts, and what is wrong with the others."""
+"""Folders of captioned pictures: both layouts, and the errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_captions_come_from_metadata(tmp_path: Path) -> None:
         ("{", "metadata.jsonl:1 needs file_name and text"),
         ('{"file_name": "a.png"}', "metadata.jsonl:1 needs file_name and text"),
         ("[]", "metadata.jsonl:1 needs file_name and text"),
-        ('{"file_name": "x.png", "text": "x"}', "metadata.jsonl:1 names x.png, which is not there"),
+        ('{"file_name": "x.png", "text": "x"}', "metadata.jsonl:1 names x.png, which does not exist"),
     ],
 )
 def test_bad_metadata_is_named(tmp_path: Path, line: str, message: str) -> None:

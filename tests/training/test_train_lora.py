@@ -1,4 +1,4 @@
-"""`models train-lora` on the toy SDXL: what it writes loads in the worker by name, and what is wrong is named."""
+"""`models train-lora` on the toy SDXL: the worker can load the result by name, and errors say what is wrong."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_gradients_accumulate_over_batches(toy: Path, moons: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        (replace(RECIPE, mixed_precision="fp8"), "'fp8' is none of no, fp16, bf16"),
+        (replace(RECIPE, mixed_precision="fp8"), "'fp8' is not one of no, fp16, bf16"),
         (replace(RECIPE, resolution=66), "resolution 66 is not a multiple of 8"),
     ],
 )

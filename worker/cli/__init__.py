@@ -1,4 +1,4 @@
-"""The command line: one verb per file, imported only when it is the one that was asked for."""
+"""The command line: one module per verb, imported only when that verb is called."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from worker.cli.lazy import VerbGroup
 
 
 class Verbs(VerbGroup):
-    """Every verb: where it is, and its line in the list."""
+    """Each verb, mapped to its "module:attribute" and to its line in the list of commands."""
 
     verbs = {  # noqa: RUF012 - a table, never changed
-        "run": ("worker.cli.run:run", "Consume requests and make pictures until stopped."),
-        "submit": ("worker.cli.submit:submit", "Send one request from flags, or JSON lines from stdin."),
-        "status": ("worker.cli.status:status", "Tell the latest status of a job."),
-        "watch": ("worker.cli.watch:watch", "Follow the results as they come."),
+        "run": ("worker.cli.run:run", "Run a worker: consume requests and make pictures until stopped."),
+        "submit": ("worker.cli.submit:submit", "Send one request from flags, or many as JSON lines from stdin."),
+        "status": ("worker.cli.status:status", "Show the latest status of a job."),
+        "watch": ("worker.cli.watch:watch", "Print results as they are published."),
         "cancel": ("worker.cli.cancel:cancel", "Ask every worker to stop a job."),
-        "replay": ("worker.cli.replay.command:replay", "Look at old requests again: count, verify or publish them."),
-        "decode": ("worker.cli.decode:decode", "Turn the output of kcat -f '%R%s' into JSON lines."),
-        "topics": ("worker.cli.topics:app", "Create or describe the topics."),
-        "models": ("worker.cli.models:app", "Fetch the configured models, or train a LoRA."),
-        "profiles": ("worker.cli.profiles:app", "Check profiles, or see what one makes of a request."),
+        "replay": ("worker.cli.replay.command:replay", "Count, verify or publish again the results of past requests."),
+        "decode": ("worker.cli.decode:decode", "Convert the output of kcat -f '%R%s' to JSON lines."),
+        "topics": ("worker.cli.topics:app", "Create or describe the worker's Kafka topics."),
+        "models": ("worker.cli.models:app", "Download the configured models, or train a LoRA."),
+        "profiles": ("worker.cli.profiles:app", "Check profiles, or preview a request composed with one."),
     }
     developer_verbs = {  # noqa: RUF012
-        "bench": ("devtools.cli.bench:app", "Measure scheduling and equality, and mark the pictures."),
-        "demo": ("devtools.cli.demo:demo", "Make twelve pictures here, without Kafka, GPU or download."),
+        "bench": ("devtools.cli.bench:app", "Benchmark scheduling, reproducibility and picture quality."),
+        "demo": ("devtools.cli.demo:demo", "Make twelve pictures locally: no Kafka, GPU or download needed."),
     }
 
 
@@ -45,10 +45,10 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def top(
     _version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """A Kafka worker that turns request events into pictures with SDXL.
 
-    Settings come from the environment and from .env; see the README.
+    Settings are read from environment variables and from .env; see the README.
     """

@@ -1,4 +1,4 @@
-"""`cancel`: a cancellation event."""
+"""The `cancel` verb: send a cancellation event."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from worker.events.types import GenerationCancellation
 
 
 def cancel(
-    job_id: Annotated[str, typer.Argument(help="The job that nobody waits for any more.")],
-    reason: Annotated[str | None, typer.Option(help="Goes into the job's failed event.")] = None,
+    job_id: Annotated[str, typer.Argument(help="The id of the job to cancel.")],
+    reason: Annotated[str | None, typer.Option(help="Reason to include in the job's failed event.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
-    """Ask every worker to stop a job; one that has ended already stays as it is."""
+    """Ask every worker to stop a job. A job that has already ended is not affected."""
     event = GenerationCancellation(job_id=job_id, reason=reason, requested_by=SOURCE, requested_at=utc_now())
     with connect() as connection:
         sender = Sender(connection)

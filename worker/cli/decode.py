@@ -1,4 +1,4 @@
-"""`decode`: `kcat -f '%R%s'` output to JSON lines, in either framing, for any of the events."""
+"""The `decode` verb: convert `kcat -f '%R%s'` output to JSON lines, for every event type and either framing."""
 
 from __future__ import annotations
 
@@ -25,22 +25,26 @@ _NULL = -1
 
 
 class FramingError(ValueError):
-    """The stream is not `%R%s`; what follows cannot be told apart any more."""
+    """The stream is not in `%R%s` format, so the records after this point cannot be separated."""
 
 
 def decode(
-    topic: Annotated[
-        str | None, typer.Option(help="The topic that the records came from; helps some registries.")
-    ] = None,
+    topic: Annotated[str | None, typer.Option(help="Topic of the records; some schema registries need it.")] = None,
 ) -> None:
-    """Print events as JSON lines: kcat -C -e -t TOPIC -f '%R%s' | sdxl-worker decode"""
+    """Print events from stdin as JSON lines.
+
+    Usage: kcat -C -e -t TOPIC -f '%R%s' | sdxl-worker decode
+    """
     with closing(make_codec(load_settings())) as codec:
         code = decode_stream(sys.stdin.buffer, sys.stdout, sys.stderr, codec, topic=topic)
     raise typer.Exit(code)
 
 
 def decode_stream(source: BinaryIO, out: TextIO, errors: TextIO, codec: EventCodec, *, topic: str | None = None) -> int:
-    """Decode length-prefixed values: a JSON line each on `out`, bad ones on `errors`; the exit code."""
+    """Decode length-prefixed values and return the exit code.
+
+    Each event is written as one JSON line to `out`; a value that cannot be decoded is reported on `errors`.
+    """
     code = 0
     index = 0
     try:
@@ -58,25 +62,25 @@ def decode_stream(source: BinaryIO, out: TextIO, errors: TextIO, codec: EventCod
 
 
 def read_values(source: BinaryIO) -> Iterator[bytes | None]:
-    """The values of `kcat -f '%R%s'`: a 32-bit big-endian length, -1 for null, then the bytes.
+    """Yield the values in `kcat -f '%R%s'` output: a 32-bit big-endian length (-1 for null), then the bytes.
 
     Raises:
-        FramingError: a length that no record has, or an end within a record.
+        FramingError: a length is out of range, or the input ends within a record.
     """
     while prefix := source.read(_LENGTH.size):
         if len(prefix) < _LENGTH.size:
-            raise FramingError("the input ends within a length; is it from kcat -f '%R%s'?")
+            raise FramingError("the input ends within a length prefix; is it from kcat -f '%R%s'?")
         (length,) = _LENGTH.unpack(prefix)
         if not _NULL <= length <= MAX_VALUE_BYTES:
-            raise FramingError(f"a length of {length} bytes; is the input from kcat -f '%R%s'?")
+            raise FramingError(f"impossible record length of {length} bytes; is the input from kcat -f '%R%s'?")
         value = None if length == _NULL else source.read(length)
         if value is not None and len(value) < length:
-            raise FramingError(f"the input ends {length - len(value)} bytes before the record does")
+            raise FramingError(f"the input ends {length - len(value)} bytes before the end of the record")
         yield value
 
 
 def to_json(event: Event) -> str:
-    """The event as one line of JSON, its type first; times as ISO 8601, NaN and infinity as null."""
+    """Format an event as one line of JSON: type first, times as ISO 8601, NaN and infinity as null."""
     fields = {name: _json_value(value) for name, value in asdict(event).items()}
     return json.dumps({"type": type(event).__name__} | fields, allow_nan=False)
 

@@ -1,4 +1,4 @@
-"""Following jobs to their end through the result topics."""
+"""Follow jobs on the result topics until each has ended."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ POLL_S = 0.1
 
 
 def result_reader(connection: Connection) -> Reader:
-    """A reader of everything that workers say, from now on."""
+    """Return a reader of the completed, failed and status topics, positioned at their current end."""
     topics = connection.topics
     reader = Reader(connection, (topics.completed, topics.failed, topics.status))
     reader.from_end()
@@ -33,7 +33,7 @@ def follow(
     on_end: Callable[[Final], None],
     timeout_s: float | None,
 ) -> set[str]:
-    """Show the jobs until each has ended; those that had not when the time was up are returned."""
+    """Show the progress of the jobs until each has ended; return those that had not ended at the timeout."""
     waiting = set(jobs)
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     while waiting and (deadline is None or time.monotonic() < deadline):
@@ -55,6 +55,6 @@ def follow(
 
 
 def show(view: JobView, event: Event) -> None:
-    """News of a job that goes on; its end is told by the completed and failed topics."""
+    """Show a status event of a job that has not ended; the end is taken from the completed and failed topics."""
     if isinstance(event, GenerationStatus) and event.status not in ENDED:
         view.update(event.job_id, event.status.value, event.step, event.num_inference_steps)

@@ -1,4 +1,4 @@
-"""`models`: fetch them, or train a LoRA; in a checkout also toy models and the demo model."""
+"""The `models` verbs: download models or train a LoRA; in a checkout also write toy models and train the demo model."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from worker.settings import Settings, load_settings
 
 
 class ModelVerbs(VerbGroup):
-    """The verbs of `models`: where each is, and its line in the list."""
+    """Each verb of `models`, mapped to its "module:attribute" and to its line in the list of commands."""
 
     verbs = {  # noqa: RUF012 - a table, never changed
-        "pull": ("worker.cli.models:pull", "Fetch SDXL_MODEL_ID and SDXL_REFINER_ID ahead of time, with progress."),
-        "train-lora": ("worker.cli.train:train_lora", "Train a LoRA on captioned pictures."),
+        "pull": ("worker.cli.models:pull", "Download the models of SDXL_MODEL_ID and SDXL_REFINER_ID."),
+        "train-lora": ("worker.cli.train:app", "Train a LoRA on captioned pictures."),
     }
     developer_verbs = {  # noqa: RUF012
-        "tiny": ("devtools.cli.models:tiny", "Write a toy SDXL: the real classes, random weights, a few MB."),
-        "train-demo": ("devtools.cli.models:train_demo", "Train the demo SDXL from nothing."),
+        "tiny": ("devtools.cli.models:tiny", "Write a toy SDXL with random weights (a few MB)."),
+        "train-demo": ("devtools.cli.models:train_demo", "Train the demo SDXL from scratch."),
     }
 
 
@@ -31,14 +31,16 @@ app = typer.Typer(cls=ModelVerbs, no_args_is_help=True, add_completion=False)
 
 @app.callback()
 def top() -> None:
-    """Fetch the configured models, or make some."""
+    """Download the configured models, or train a LoRA."""
 
 
 def pull(
-    full: Annotated[bool, typer.Option("--full", help="Full precision, whatever DTYPE and DEVICE say.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Download full precision regardless of DTYPE and DEVICE.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per model.")] = False,
 ) -> None:
-    """Fetch SDXL_MODEL_ID and SDXL_REFINER_ID ahead of time, with progress."""
+    """Download the models of SDXL_MODEL_ID and SDXL_REFINER_ID ahead of the first start, and show progress."""
     settings = load_settings()
     from worker.models.pull import pull as pull_models
 
@@ -54,7 +56,7 @@ def pull(
 
 
 def loads_half(settings: Settings) -> bool:
-    """Whether a worker with these settings loads half precision; with `auto`, a GPU is assumed."""
+    """Return whether a worker with these settings loads half precision; with `auto`, a GPU is assumed."""
     if settings.dtype == "auto":
         return settings.device != "cpu"
     return settings.dtype != "float32"

@@ -1,4 +1,4 @@
-"""Where the verbs write: results on standard output, everything else on standard error."""
+"""Output of the command line: results go to standard output, everything else to standard error."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ STATE_STYLES = {
 
 
 def note_console() -> Console:
-    """For progress and notes: standard error."""
+    """Return a console on standard error, for progress and notes."""
     return Console(stderr=True, highlight=False)
 
 
 def result_console() -> Console:
-    """For results that people read: standard output."""
+    """Return a console on standard output, for results that people read."""
     return Console(highlight=False)
 
 
 def json_line(record: Mapping[str, Any]) -> Text:
-    """One object as one line."""
+    """Format an object as one line of JSON."""
     return Text(json.dumps(record))
 
 
 def print_json(record: Mapping[str, Any]) -> None:
-    """One object, one line."""
+    """Print an object as one line of JSON."""
     print_line(json_line(record))
 
 
 def state_text(state: str) -> Text:
-    """A job's state in its colour."""
+    """Format a job's state in the colour of that state."""
     return Text(state, style=STATE_STYLES.get(state, ""))
 
 
 def result_line(state: str, job_id: str, rest: str) -> Text:
-    """A job's id, its state and what else there is to say."""
+    """Format one line about a job: its id, its state and, if not empty, further text."""
     return Text.assemble((job_id, "bold"), " ", state_text(state), *((" ", rest) if rest else ()))
 
 
 def print_line(line: Text) -> None:
-    """One line, however long: nothing may break a URL."""
+    """Print a line without wrapping it, so that a long URL stays in one piece."""
     if sys.stdout.isatty():
         result_console().print(line, soft_wrap=True)
     else:

@@ -1,4 +1,4 @@
-"""`profiles check` and `profiles preview`."""
+"""The `profiles check` and `profiles preview` verbs."""
 
 from __future__ import annotations
 
@@ -22,16 +22,21 @@ from worker.rule_files import read_rules
 from worker.settings import load_settings
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="Check profiles, or see what one makes of a request."
+    no_args_is_help=True, add_completion=False, help="Check profiles, or preview a request composed with one."
 )
 
 
 @app.command()
 def check(
-    folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="Default: PROFILES_PATH.")] = None,
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="Folder of profiles (default: PROFILES_PATH).")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per profile.")] = False,
 ) -> None:
-    """Read every profile as the worker would at its start, and more. Exit code 1: something is wrong with one."""
+    """Check every profile as the worker does at startup, and for prompts and LoRAs that would make requests fail.
+
+    Exit code 1: a profile has a problem.
+    """
     rules = _load(folder)
     assert rules.profiles is not None
     problems = []
@@ -48,15 +53,18 @@ def check(
 
 @app.command()
 def preview(
-    girl_id: Annotated[str, typer.Argument(metavar="GIRL_ID")],
-    prompt: Annotated[str, typer.Option(help="The request's own.")],
-    negative_prompt: Annotated[str | None, typer.Option(help="Likewise.")] = None,
-    affection: Annotated[int, typer.Option(help="affection_level, 0 to 100.")] = 0,
-    nsfw_level: Annotated[int, typer.Option(help="0 to 100.")] = 0,
-    folder: Annotated[Path | None, typer.Option("--dir", help="Default: PROFILES_PATH.")] = None,
+    girl_id: Annotated[str, typer.Argument(metavar="GIRL_ID", help="The girl_id whose profile is used.")],
+    prompt: Annotated[str, typer.Option(help="Prompt of the request.")],
+    negative_prompt: Annotated[str | None, typer.Option(help="Negative prompt of the request.")] = None,
+    affection: Annotated[int, typer.Option(help="affection_level of the request, 0 to 100.")] = 0,
+    nsfw_level: Annotated[int, typer.Option(help="nsfw_level of the request, 0 to 100.")] = 0,
+    folder: Annotated[Path | None, typer.Option("--dir", help="Folder of profiles (default: PROFILES_PATH).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
-    """Print what the worker would draw. Exit code 1: it would refuse the request."""
+    """Print the prompts and LoRAs that the worker would use for a request.
+
+    Exit code 1: the worker would reject the request.
+    """
     rules = _load(folder)
     request = GenerationRequest(
         job_id="preview",
@@ -80,21 +88,26 @@ def preview(
 
 
 def _load(folder: Path | None) -> AdmissionRules:
-    """The rules with the profiles of `folder`. Raises SettingsError: for one of the files or another setting."""
+    """Load the rules with the profiles of `folder`, or of PROFILES_PATH where it is None.
+
+    Raises:
+        CommandError: no folder was given and PROFILES_PATH is not set.
+        SettingsError: a profile or another setting is invalid.
+    """
     settings = load_settings() if folder is None else load_settings(profiles_path=folder)
     if settings.profiles_path is None:
-        raise CommandError("which folder? name one, or set PROFILES_PATH")
+        raise CommandError("no folder of profiles: name one, or set PROFILES_PATH")
     return read_rules(settings)
 
 
 def _problems(profile: Profile, rules: AdmissionRules) -> Iterator[str]:
-    """What the worker would start with, and every request, or nearly, would fail by."""
+    """Yield the problems that do not keep the worker from starting but make all or most requests fail."""
     for key, text in _texts(profile):
         folded = fold(text)
         if points_at_minor(folded):
-            yield f"{key}: it points at a minor, so that requests with an nsfw_level above 0 are content_rejected"
+            yield f"{key}: it points at a minor, so requests with an nsfw_level above 0 fail as content_rejected"
         if rules.denied is not None and rules.denied.found_in(folded):
-            yield f"{key}: it has a phrase of CONTENT_DENY_PATH"
+            yield f"{key}: it contains a phrase from CONTENT_DENY_PATH"
     lora_dir = rules.settings.lora_dir
     if profile.loras and lora_dir is None:
         yield "loras: SDXL_LORA_PATH is not set"

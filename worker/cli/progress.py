@@ -1,4 +1,4 @@
-"""A line per job while jobs are made: live bars on a terminal, plain lines of news elsewhere."""
+"""Progress of jobs, one line per job: live bars on a terminal, a plain line per change of state elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_LABEL_CHARS = 44
 
 
 class JobView(Protocol):
-    """Shows where each job is."""
+    """Shows the state of each job."""
 
     def __enter__(self) -> Self: ...
 
@@ -26,25 +26,25 @@ class JobView(Protocol):
     ) -> None: ...
 
     def add(self, job: str, label: str) -> None:
-        """A job that nothing is known of yet."""
+        """Add a job whose state is not known yet."""
 
     def update(self, job: str, state: str, step: int | None = None, steps: int | None = None) -> None:
-        """News of a job that goes on."""
+        """Show a new state or step of a job that has not ended."""
 
     def finish(self, job: str, state: str, note: str = "") -> None:
-        """The last news of a job."""
+        """Show the final state of a job."""
 
     def print_line(self, line: Text) -> None:
-        """A result, on standard output."""
+        """Print a result on standard output."""
 
 
 def job_view(console: Console, *, keep_finished: bool) -> JobView:
-    """The view that suits the console; `keep_finished` leaves the lines of finished jobs standing."""
+    """Return the view that suits the console; with `keep_finished`, the lines of finished jobs stay visible."""
     return LiveView(console, keep_finished=keep_finished) if console.is_terminal else PlainView(console)
 
 
 class LiveView:
-    """Bars that are redrawn in place."""
+    """Progress bars that are redrawn in place, for a terminal."""
 
     def __init__(self, console: Console, *, keep_finished: bool) -> None:
         self._keep = keep_finished
@@ -57,7 +57,7 @@ class LiveView:
             TimeElapsedColumn(),
             TextColumn("{task.fields[note]}"),
             console=console,
-            # Standard output may be a file: what is printed there must not end up on the terminal.
+            # Standard output may be a file; its content must not be redirected to the terminal.
             redirect_stdout=False,
             refresh_per_second=8,
         )
@@ -100,7 +100,7 @@ class LiveView:
 
     def print_line(self, line: Text) -> None:
         if sys.stdout.isatty():
-            # Through the display's own console, for they share the terminal.
+            # The bars share the terminal, so the line must go through their console.
             self._progress.console.print(line, soft_wrap=True)
         else:
             print_line(line)
@@ -115,7 +115,7 @@ class LiveView:
 
 
 class PlainView:
-    """A line when a job's state changes; steps are not worth one."""
+    """Prints a line when a job's state changes, but none for a step."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -128,7 +128,7 @@ class PlainView:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Nothing is open."""
+        """Do nothing: there is no display to stop."""
 
     def add(self, job: str, label: str) -> None:
         self._labels[job] = label

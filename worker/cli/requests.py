@@ -1,4 +1,4 @@
-"""Requests from JSON lines and from the flags of `submit`: types are checked here, limits by the worker."""
+"""Build requests from JSON lines and from the flags of `submit`; types are checked here, limits by the worker."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ _FIELDS = frozenset(field.name for field in fields(GenerationRequest))
 
 
 def request_from_line(line: str, *, now: datetime) -> GenerationRequest:
-    """The request of one JSON object; an absent `job_id` is made up, an absent `requested_at` is now.
+    """Build the request that a line of JSON holds.
+
+    An absent `job_id` becomes a random UUID, an absent `requested_at` becomes `now`.
 
     Raises:
-        ValueError: it is no request; the message names the field.
+        ValueError: the line is not a valid request; the message names the field.
     """
     try:
         record = json.loads(line)
@@ -35,51 +37,51 @@ def request_from_line(line: str, *, now: datetime) -> GenerationRequest:
 
 
 def request_from_record(record: Mapping[str, Any], *, now: datetime) -> GenerationRequest:
-    """The request of a JSON object's fields.
+    """Build a request from the fields of a JSON object.
 
     Raises:
-        ValueError: it is no request; the message names the field.
+        ValueError: the fields are not a valid request; the message names the field.
     """
     unknown = sorted(record.keys() - _FIELDS)
     if unknown:
         raise ValueError(f"unknown field {unknown[0]}")
     made_up = {"job_id": str(uuid.uuid4()), "requested_at": now.isoformat()}
     try:
-        # JSON's strict mode takes text for enums and times, and no text for numbers.
+        # Strict mode for JSON accepts text for enums and times, but not for numbers.
         request = _adapter().validate_json(json.dumps(made_up | dict(record)), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise ValueError(f"{place}: {first['msg']}") from None
     if request.priority is Priority.UNKNOWN:
-        raise ValueError("priority: one of urgent, high, normal")
+        raise ValueError("priority: must be one of urgent, high, normal")
     for name in ("requested_at", "expires_at"):
         moment = getattr(request, name)
         if moment is not None and moment.tzinfo is None:
-            raise ValueError(f"{name}: carries no timezone")
+            raise ValueError(f"{name}: has no timezone")
     _check_ranges(request)
     return request
 
 
 def _check_ranges(request: GenerationRequest) -> None:
-    """fastavro's writer lets an int of any size pass, and no reader in another language would take it."""
+    """Reject integers that do not fit their Avro type: fastavro writes them, but readers in other languages fail."""
     for field in current()[GenerationRequest].parsed["fields"]:
         value, bits = getattr(request, field["name"]), 31 if field["type"] == "int" else 63
         if type(value) is int and not -(2**bits) <= value < 2**bits:
-            raise ValueError(f"{field['name']}: more than {bits} bits")
+            raise ValueError(f"{field['name']}: does not fit in {bits + 1} bits")
 
 
 def request_topic(topics: Topics, request: GenerationRequest) -> str:
-    """The lane's topic: it, not the field, decides."""
+    """Return the request topic for the request's priority; workers take the lane from the topic."""
     lanes = {Priority.URGENT: topics.urgent, Priority.HIGH: topics.high, Priority.NORMAL: topics.normal}
     return lanes[request.priority]
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """`1024x768` as width and height.
+    """Parse a size such as `1024x768` into width and height in pixels.
 
     Raises:
-        ValueError: it has another form.
+        ValueError: the text does not have that form.
     """
     width, cross, height = text.lower().partition("x")
     if not (cross and width.strip().isdecimal() and height.strip().isdecimal()):
@@ -88,10 +90,10 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def parse_lora(text: str) -> Lora:
-    """`name` or `name:weight`.
+    """Parse `name` or `name:weight`.
 
     Raises:
-        ValueError: the weight is no number, or the name is empty.
+        ValueError: the weight is not a number, or the name is empty.
     """
     name, _, weight = text.rpartition(":") if ":" in text else (text, "", "1")
     try:
@@ -99,12 +101,12 @@ def parse_lora(text: str) -> Lora:
     except ValueError:
         raise ValueError(f"{text!r} is not NAME or NAME:WEIGHT, such as ink:0.8") from None
     if not lora.name:
-        raise ValueError(f"{text!r} names no LoRA")
+        raise ValueError(f"{text!r} does not name a LoRA")
     return lora
 
 
 def utc_now() -> datetime:
-    """Now, as events carry it."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)
 
 

@@ -1,4 +1,4 @@
-"""Results as people and programs read them: the guide's JSON, and one line of text."""
+"""Results formatted as a JSON object for programs and as one line of text for people."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ ENDED = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED})
 
 
 def status_object(event: Result) -> dict[str, Any]:
-    """The answer of the guide's `GET /status/{job_id}`, with what else is known of a job that goes on or failed."""
+    """Return the JSON object of `GET /status/{job_id}` in the HTTP interface.
+
+    A job that is still running also has its step, one that failed its error.
+    """
     answer: dict[str, Any] = {"job_id": event.job_id, "status": job_status(event).value}
     if not isinstance(event, GenerationFailed):
         answer |= {
@@ -29,7 +32,7 @@ def status_object(event: Result) -> dict[str, Any]:
 
 
 def one_line(event: Result) -> str:
-    """What became of a job, after its id and state."""
+    """Describe a result in one line, to be printed after the job's id and state; empty if there is nothing to add."""
     match event:
         case GenerationCompleted() as done:
             return f"{done.image_url} ({done.generation_time:.2f} s, waited {done.queue_time:.2f} s)"

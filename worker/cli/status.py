@@ -1,4 +1,4 @@
-"""`status`: the latest status of one job, from the compacted topic."""
+"""The `status` verb: show the latest status of one job, from the compacted status topic."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ from worker.events.types import GenerationStatus
 
 
 def status(
-    job_id: Annotated[str, typer.Argument()],
+    job_id: Annotated[str, typer.Argument(help="The id of the job.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
-    """Tell the latest status of a job. Exit code 1: the topic knows nothing of it."""
+    """Show the latest status of a job.
+
+    Exit code 1: the status topic holds nothing about it.
+    """
     with connect() as connection:
         latest = latest_status(connection, job_id)
     if latest is None:
         if as_json:
             print_json({"job_id": job_id, "status": "unknown"})
-        raise CommandError(f"no status of {job_id}: never taken up, or older than the topic keeps")
+        raise CommandError(f"no status for {job_id}: no worker has taken it, or the topic's retention time has passed")
     answer = status_object(latest) | {"updated_at": latest.updated_at.isoformat(timespec="milliseconds")}
     if as_json:
         print_json(answer)
@@ -38,9 +41,9 @@ def status(
 
 
 def latest_status(connection: Connection, job_id: str) -> GenerationStatus | None:
-    """Read the whole status topic for one job.
+    """Read the whole status topic and return the latest status of one job, or None.
 
-    Every partition is read, for producers of other languages spread keys by another hash.
+    Every partition is read, because producers in other languages may partition keys by another hash.
     """
     key = job_id.encode()
     by_partition: dict[int, GenerationStatus | None] = {}

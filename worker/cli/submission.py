@@ -1,4 +1,4 @@
-"""Sending requests and, if wanted, following them to their end."""
+"""Send requests and optionally follow them until they end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Numbered = tuple[int, GenerationRequest | ValueError]
 
 
 def numbered_requests(lines: Iterable[str]) -> Iterator[Numbered]:
-    """Each line's number from 1 and its request, or why it is none; blank lines are skipped."""
+    """Yield each line's number (from 1) and its request, or the error if it is invalid; blank lines are skipped."""
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -36,7 +36,7 @@ def numbered_requests(lines: Iterable[str]) -> Iterator[Numbered]:
 
 
 class Submission:
-    """Some requests on their way: what was sent, what was bad, and with `wait` what became of them."""
+    """Sends requests, remembers whether any was invalid and, with `wait`, follows the jobs to their end."""
 
     def __init__(self, connection: Connection, *, wait: bool, as_json: bool) -> None:
         self._connection = connection
@@ -52,7 +52,7 @@ class Submission:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             if self._wait:
-                # Positioned before anything is sent, else a quick result could be missed.
+                # The reader is positioned before anything is sent; otherwise a quick result could be missed.
                 self._reader = stack.enter_context(result_reader(self._connection))
                 self._view = stack.enter_context(job_view(note_console(), keep_finished=False))
             self._sender = Sender(self._connection, self._acknowledged)
@@ -68,13 +68,13 @@ class Submission:
         """Queue one request.
 
         Raises:
-            ValueError: it does not fit the schema or a record.
+            ValueError: the request does not fit its schema, or is larger than a record may be.
         """
         self._sender.send(request_topic(self._connection.topics, request), request)
         self._jobs[request.job_id] = f"{request.priority.value} {request.job_id}"
 
     def send_all(self, requests: Iterable[Numbered]) -> None:
-        """Queue requests as they come; a bad line is told and the others are still sent."""
+        """Queue requests as they are read; an invalid line is reported and the others are still sent."""
         for number, request in requests:
             try:
                 if isinstance(request, ValueError):
@@ -85,7 +85,7 @@ class Submission:
                 print(f"line {number}: {error}", file=sys.stderr, flush=True)
 
     def finish(self, timeout_s: float | None) -> int:
-        """Wait for the acknowledgements, and with `wait` for the ends; the exit code."""
+        """Wait for the acknowledgements and, with `wait`, until the jobs have ended; return the exit code."""
         self._sender.flush()
         left: set[str] = set()
         if self._reader is not None and self._view is not None:

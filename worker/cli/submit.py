@@ -1,4 +1,4 @@
-"""`submit`: requests from flags or from standard input."""
+"""The `submit` verb: send requests given by flags or on standard input."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from worker.cli.submission import Submission, numbered_requests
 from worker.client.connection import connect
 
 _NEEDED = ("girl_id", "user_id", "prompt")
-_IDS, _PICTURE, _HOW = "Whose", "The picture", "How"
+_IDS, _PICTURE, _SCHEDULING = "Identity", "Picture", "Scheduling"
 
 
-class Class(StrEnum):
-    """The three lanes."""
+class LaneName(StrEnum):
+    """The names of the three lanes, as values of a flag."""
 
     urgent = "urgent"
     high = "high"
@@ -28,43 +28,72 @@ class Class(StrEnum):
 
 def submit(
     source: Annotated[
-        str | None, typer.Argument(metavar="[-]", help="-: read requests from stdin, a JSON object per line.")
+        str | None, typer.Argument(metavar="[-]", help="- reads requests from stdin, one JSON object per line.")
     ] = None,
-    girl_id: Annotated[str | None, typer.Option(rich_help_panel=_IDS)] = None,
-    user_id: Annotated[int | None, typer.Option(rich_help_panel=_IDS)] = None,
-    job_id: Annotated[str | None, typer.Option(help="Default: a random UUID.", rich_help_panel=_IDS)] = None,
-    prompt: Annotated[str | None, typer.Option(rich_help_panel=_PICTURE)] = None,
-    negative_prompt: Annotated[str | None, typer.Option(rich_help_panel=_PICTURE)] = None,
+    girl_id: Annotated[
+        str | None, typer.Option(help="girl_id of the request (required).", rich_help_panel=_IDS)
+    ] = None,
+    user_id: Annotated[
+        int | None, typer.Option(help="user_id of the request (required).", rich_help_panel=_IDS)
+    ] = None,
+    job_id: Annotated[
+        str | None, typer.Option(help="Id of the job (default: a random UUID).", rich_help_panel=_IDS)
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="Prompt (required).", rich_help_panel=_PICTURE)] = None,
+    negative_prompt: Annotated[
+        str | None, typer.Option(help="Negative prompt (default: none).", rich_help_panel=_PICTURE)
+    ] = None,
     size: Annotated[
-        str | None, typer.Option(metavar="WxH", help="Such as 1024x1024.", rich_help_panel=_PICTURE)
+        str | None, typer.Option(metavar="WxH", help="Size in pixels (default 1024x1024).", rich_help_panel=_PICTURE)
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Of denoising.", rich_help_panel=_PICTURE)] = None,
-    guidance: Annotated[float | None, typer.Option(rich_help_panel=_PICTURE)] = None,
-    seed: Annotated[int | None, typer.Option(help="Default: made from the job id.", rich_help_panel=_PICTURE)] = None,
-    scheduler: Annotated[str | None, typer.Option(help="A diffusers scheduler.", rich_help_panel=_PICTURE)] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Number of denoising steps (default 30).", rich_help_panel=_PICTURE)
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Guidance scale (default 7.5).", rich_help_panel=_PICTURE)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed (default: derived from the job id).", rich_help_panel=_PICTURE)
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of a diffusers scheduler (default DPMSolverMultistepScheduler).", rich_help_panel=_PICTURE
+        ),
+    ] = None,
     lora: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME:WEIGHT", help="May be repeated.", rich_help_panel=_PICTURE),
+        typer.Option(metavar="NAME:WEIGHT", help="LoRA to apply; may be repeated.", rich_help_panel=_PICTURE),
     ] = None,
     output_format: Annotated[
-        str | None, typer.Option("--format", help="jpeg, webp or png.", rich_help_panel=_PICTURE)
+        str | None, typer.Option("--format", help="jpeg (default), webp or png.", rich_help_panel=_PICTURE)
     ] = None,
     high_quality: Annotated[
-        bool, typer.Option("--high-quality", help="With the refiner.", rich_help_panel=_PICTURE)
+        bool, typer.Option("--high-quality", help="Finish the picture with the refiner.", rich_help_panel=_PICTURE)
     ] = False,
-    affection: Annotated[int | None, typer.Option(help="0 to 100.", rich_help_panel=_PICTURE)] = None,
-    nsfw: Annotated[int | None, typer.Option(help="0 to 100.", rich_help_panel=_PICTURE)] = None,
-    priority: Annotated[Class | None, typer.Option(help="Default: normal.", rich_help_panel=_HOW)] = None,
-    expires_in: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Of no use later.", rich_help_panel=_HOW)
+    affection: Annotated[
+        int | None, typer.Option(help="affection_level, 0 to 100 (default 0).", rich_help_panel=_PICTURE)
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Follow to the end; print the URLs.")] = False,
-    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="With --wait: give up after this.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per line.")] = False,
+    nsfw: Annotated[
+        int | None, typer.Option(help="nsfw_level, 0 to 100 (default 0).", rich_help_panel=_PICTURE)
+    ] = None,
+    priority: Annotated[
+        LaneName | None, typer.Option(help="Lane of the request (default normal).", rich_help_panel=_SCHEDULING)
+    ] = None,
+    expires_in: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Time after which it is not made.", rich_help_panel=_SCHEDULING),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the jobs end, and print the URLs.")] = False,
+    timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="With --wait: stop waiting after this time.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """Send one request from flags, or JSON lines from stdin, and print the job ids.
+    """Send one request from flags, or many as JSON lines from stdin, and print the job ids.
 
-    Exit code 1: a line was no request, was not acknowledged, or with --wait a job failed.
+    Exit code 1: a line is not a valid request, a request was not acknowledged, or
+    (with --wait) a job failed or did not end in time.
     """
     given: dict[str, Any] = {
         "girl_id": girl_id,
@@ -106,12 +135,12 @@ def _derived(size: str | None, loras: list[str], expires_in: float | None) -> di
 
 def _run(source: str | None, record: dict[str, Any], *, wait: bool, timeout_s: float | None, as_json: bool) -> int:
     if source not in (None, "-"):
-        raise typer.BadParameter(f"{source!r}: only - is known, for standard input")
+        raise typer.BadParameter(f"{source!r} is not valid here: only - (standard input) is")
     if source == "-" and record:
-        raise typer.BadParameter("flags that describe a picture do not go with -")
+        raise typer.BadParameter("flags that describe a request cannot be combined with -")
     missing = [f"--{name.replace('_', '-')}" for name in _NEEDED if name not in record]
     if source is None and missing:
-        raise typer.BadParameter(f"{', '.join(missing)} missing (or -: JSON lines from stdin)")
+        raise typer.BadParameter(f"missing {', '.join(missing)} (or give - to read JSON lines from stdin)")
     with ExitStack() as stack:
         connection = stack.enter_context(connect())
         submission = stack.enter_context(Submission(connection, wait=wait, as_json=as_json))

@@ -1,4 +1,4 @@
-"""`topics create` and `topics describe`."""
+"""The `topics create` and `topics describe` verbs."""
 
 from __future__ import annotations
 
@@ -20,16 +20,18 @@ from worker.topics import (
 
 DAY_MS = 86_400_000
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Create or describe the topics.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Create or describe the worker's Kafka topics.")
 
 
 @app.command()
 def create(
-    partitions: Annotated[int, typer.Option(min=1, help="Of each request and result topic.")] = DEFAULT_PARTITIONS,
-    replication_factor: Annotated[int, typer.Option(min=1)] = 1,
+    partitions: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Partitions of each request and result topic.")
+    ] = DEFAULT_PARTITIONS,
+    replication_factor: Annotated[int, typer.Option(metavar="N", min=1, help="Replicas of each partition.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
-    """Create the topics that are missing; what exists is left as it is."""
+    """Create the topics that are missing. Existing topics are not changed."""
     with connect() as connection:
         try:
             created = create_topics(connection.config(), connection.topics, partitions, replication_factor)
@@ -47,7 +49,10 @@ def create(
 def describe(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per topic.")] = False,
 ) -> None:
-    """Describe the topics. Exit code 1: some are missing."""
+    """Describe the topics.
+
+    Exit code 1: a topic is missing.
+    """
     with connect() as connection:
         try:
             found = describe_topics(connection.config(), connection.topics)
@@ -60,7 +65,7 @@ def describe(
     else:
         result_console().print(_table(found))
     if missing:
-        raise CommandError(f"missing: {', '.join(missing)}; `sdxl-worker topics create` makes them")
+        raise CommandError(f"missing: {', '.join(missing)}; `sdxl-worker topics create` creates them")
 
 
 def _table(topics: tuple[TopicDescription, ...]) -> Table:
@@ -105,7 +110,7 @@ def _object(topic: TopicDescription) -> dict[str, Any]:
 
 
 def _records(topic: TopicDescription) -> int:
-    """At most so many: transaction markers and what was compacted away count too."""
+    """Return an upper bound of the number of records: transaction markers and compacted records count too."""
     return sum(partition.high - partition.low for partition in topic.partitions)
 
 

@@ -1,4 +1,4 @@
-"""`models train-lora`."""
+"""The `models train-lora` verb."""
 
 from __future__ import annotations
 
@@ -14,55 +14,122 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from worker.cli.output import note_console, print_json
 from worker.client.errors import CommandError
 
-# A terminal gets a bar; a log gets a line now and then.
+# A terminal shows a bar; a log gets a line every so many steps.
 _LINE_EVERY_STEPS = 100
 _SMOOTHING = 0.98
 
+# Help shows each panel as a table of its own; long names of options need a panel with short texts.
+_DATA, _MODEL, _TRAINING = "Data", "Base model: Hub id, folder or single file", "Training"
+_BATCH, _TARGETS = "Batch size", "Trained layers"
 
+
+def _with_dashes(option: str) -> str:
+    """Accept the underscores of diffusers' training scripts: `--dataset_name` is `--dataset-name`."""
+    return option.replace("_", "-")
+
+
+app = typer.Typer(add_completion=False, context_settings={"token_normalize_func": _with_dashes})
+
+
+@app.command("train-lora")
 def train_lora(
     dataset: Annotated[
         Path,
         typer.Option(
             "--dataset-name",
-            "--dataset_name",
-            help="Folder of pictures with captions: NAME.txt each, or metadata.jsonl.",
+            help="Folder of pictures with captions in NAME.txt files or metadata.jsonl.",
+            rich_help_panel=_DATA,
         ),
     ],
     output_dir: Annotated[
-        Path, typer.Option("--output-dir", "--output_dir", help="The folder that SDXL_LORA_PATH names for the worker.")
+        Path, typer.Option(help="Folder for the LoRA; the worker's SDXL_LORA_PATH.", rich_help_panel=_DATA)
     ],
     model: Annotated[
         str,
         typer.Option(
             "--pretrained-model-name-or-path",
-            "--pretrained_model_name_or_path",
-            help="Hub id, folder or single file; SDXL_MODEL_ID when not given.",
+            metavar="MODEL",
+            help="Default: SDXL_MODEL_ID.",
+            show_default=False,
+            rich_help_panel=_MODEL,
         ),
     ] = "",
     name: Annotated[
-        str, typer.Option(help="What requests will call it; the dataset's folder name when not given.")
+        str,
+        typer.Option(
+            help="Name of the LoRA in requests (default: the dataset folder's name).",
+            show_default=False,
+            rich_help_panel=_DATA,
+        ),
     ] = "",
-    resolution: Annotated[int, typer.Option(min=64, help="Pictures are scaled and cropped to this square.")] = 1024,
-    batch_size: Annotated[int, typer.Option("--train-batch-size", "--train_batch_size", min=1)] = 1,
-    epochs: Annotated[int, typer.Option("--num-train-epochs", "--num_train_epochs", min=1)] = 100,
-    max_steps: Annotated[
-        int | None, typer.Option("--max-train-steps", "--max_train_steps", min=1, help="Ends before the epochs do.")
-    ] = None,
-    learning_rate: Annotated[float, typer.Option("--learning-rate", "--learning_rate", min=0)] = 1e-4,
-    rank: Annotated[int, typer.Option(min=1, help="Of the added matrices; alpha is the same.")] = 16,
-    accumulation: Annotated[
-        int, typer.Option("--gradient-accumulation-steps", "--gradient_accumulation_steps", min=1)
+    resolution: Annotated[
+        int,
+        typer.Option(
+            metavar="PX", min=64, help="Pictures are scaled and cropped to this square.", rich_help_panel=_TRAINING
+        ),
+    ] = 1024,
+    batch_size: Annotated[
+        int,
+        typer.Option("--train-batch-size", metavar="N", min=1, help="Pictures per batch.", rich_help_panel=_BATCH),
     ] = 1,
-    precision: Annotated[str, typer.Option("--mixed-precision", "--mixed_precision", help="no, fp16 or bf16.")] = "no",
-    convolutions: Annotated[bool, typer.Option(help="Add to the UNet's convolutions too: new shapes.")] = False,
+    epochs: Annotated[
+        int,
+        typer.Option(
+            "--num-train-epochs", metavar="N", min=1, help="Passes over the dataset.", rich_help_panel=_TRAINING
+        ),
+    ] = 100,
+    max_steps: Annotated[
+        int | None,
+        typer.Option(
+            "--max-train-steps",
+            metavar="N",
+            min=1,
+            help="Stop after N steps, even within an epoch.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
+    learning_rate: Annotated[
+        float, typer.Option(metavar="RATE", min=0, help="Learning rate.", rich_help_panel=_TRAINING)
+    ] = 1e-4,
+    rank: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=1, help="Rank of the added matrices, and their alpha.", rich_help_panel=_TRAINING
+        ),
+    ] = 16,
+    accumulation: Annotated[
+        int,
+        typer.Option(
+            "--gradient-accumulation-steps",
+            metavar="N",
+            min=1,
+            help="Batches per weight update.",
+            rich_help_panel=_BATCH,
+        ),
+    ] = 1,
+    precision: Annotated[
+        str, typer.Option("--mixed-precision", metavar="TYPE", help="no, fp16 or bf16.", rich_help_panel=_TRAINING)
+    ] = "no",
+    convolutions: Annotated[
+        bool,
+        typer.Option(
+            help="Also train the UNet's convolutions (new shapes).", show_default=False, rich_help_panel=_TARGETS
+        ),
+    ] = False,
     text_encoders: Annotated[
         bool,
-        typer.Option("--train-text-encoder", "--train_text_encoder", help="Add to both text encoders too: new words."),
+        typer.Option(
+            "--train-text-encoder", help="Also train both text encoders (new words).", rich_help_panel=_TARGETS
+        ),
     ] = False,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the training.", rich_help_panel=_TRAINING)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
-    """Train a LoRA on captioned pictures; under `accelerate launch -m worker` on several GPUs."""
+    """Train a LoRA on captioned pictures.
+
+    `accelerate launch -m worker models train-lora` uses several GPUs. Options may
+    also be written with underscores, as in diffusers' training scripts.
+    """
     with note_console().status("importing torch and diffusers"):
         from worker.training import lora
     from worker.settings import load_settings
@@ -96,12 +163,12 @@ def train_lora(
     if as_json:
         print_json({"lora": file.stem, "path": str(file), "bytes": file.stat().st_size})
     else:
-        print(f"{file}: ask for it by the name {file.stem}")
+        print(f"{file}: requests use it by the name {file.stem}")
 
 
 @contextmanager
 def training_progress() -> Iterator[Callable[[str, int, int, float], None]]:
-    """Shows (stage, steps done, steps in all, loss)."""
+    """Yield a function that shows the progress of training: (stage, steps done, steps in all, loss)."""
     console = note_console()
     columns = (TextColumn("{task.description:<8}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"))
     more = (TextColumn("loss {task.fields[loss]:.4f}"), TimeElapsedColumn(), TimeRemainingColumn())

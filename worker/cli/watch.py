@@ -1,4 +1,4 @@
-"""`watch`: results as they come."""
+"""The `watch` verb: print results as they are published."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
 def watch(
-    with_status: Annotated[bool, typer.Option("--status", help="Follow status events too.")] = False,
+    with_status: Annotated[bool, typer.Option("--status", help="Print status events too.")] = False,
     since: Annotated[
-        str | None, typer.Option(help="From this long ago (90s, 10m, 2h, 1d), a time, or `beginning`.")
+        str | None, typer.Option(metavar="TIME", help="Start from an age (10m, 2h, 1d), a time or `beginning`.")
     ] = None,
-    count: Annotated[int | None, typer.Option("--count", "-n", min=1, help="End after so many.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per line.")] = False,
+    count: Annotated[int | None, typer.Option("--count", "-n", metavar="N", min=1, help="Stop after N events.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """Follow completed and failed events, as a consumer that reads only what was committed."""
+    """Print completed and failed events as they are published, read as a read_committed consumer."""
     try:
         start_ms = None if since in (None, "beginning") else parse_since(since or "", now=time.time())
     except ValueError as error:
@@ -48,15 +48,18 @@ def watch(
             else:
                 reader.from_end()
             if sys.stderr.isatty():
-                note_console().print(f"following {', '.join(wanted)}; Ctrl-C ends", style="dim")
+                note_console().print(f"following {', '.join(wanted)}; press Ctrl-C to stop", style="dim")
             _follow(connection, reader, count, as_json=as_json)
 
 
 def parse_since(text: str, *, now: float) -> int:
-    """`10m` or an ISO 8601 time with its timezone, as milliseconds since the epoch; `now` in seconds.
+    """Parse an age such as `10m`, or an ISO 8601 time with a timezone, into milliseconds since the epoch.
+
+    Args:
+        now: the current time in seconds since the epoch.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the text is neither.
     """
     ago = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip())
     if ago is not None:
@@ -64,9 +67,9 @@ def parse_since(text: str, *, now: float) -> int:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise ValueError(f"{text!r} is neither a time nor a span such as 90s, 10m, 2h, 1d") from None
+        raise ValueError(f"{text!r} is neither a time nor an age such as 90s, 10m, 2h, 1d") from None
     if moment.tzinfo is None:
-        raise ValueError(f"{text!r} carries no timezone: append Z for UTC")
+        raise ValueError(f"{text!r} has no timezone: append Z for UTC")
     return int(moment.timestamp() * 1000)
 
 

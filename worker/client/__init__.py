@@ -1,1 +1,1 @@
-"""Kafka connections for the command line: produce, read, and report errors."""
+"""Kafka access for the command line: connection, reader and errors."""

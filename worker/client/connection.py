@@ -1,4 +1,4 @@
-"""Kafka for the verbs: the settings' clients, and a sender that waits for acknowledgements."""
+"""Kafka connection of the command line: client configuration, codec, and a sender that waits for acknowledgements."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from worker.topics import Topics
 SOURCE = "/sdxl-worker/cli"
 ACK_TIMEOUT_MS = 30_000
 
-# These make a client a member of something; the verbs join nothing.
+# Properties that would make a client join a consumer group or claim a transactional id; the command line does neither.
 _MEMBERSHIP = ("transactional.id", "group.id", "group.instance.id", "group.protocol", "group.remote.assignor")
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A record as it was read; `timestamp_ms` is None where the broker gave none."""
+    """A record read from Kafka; `timestamp_ms` is None where the broker gave no timestamp."""
 
     topic: str
     partition: int
@@ -46,29 +46,29 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """What every verb that talks to Kafka stands on."""
+    """The settings, topic names and codec that every verb that uses Kafka needs."""
 
     settings: Settings
     topics: Topics
     codec: EventCodec
 
     def config(self) -> dict[str, Any]:
-        """librdkafka's properties; errors come as exceptions, so its own log lines stay out of the way."""
+        """Return librdkafka's properties; its log is off, because errors are reported as exceptions."""
         given = {k: v for k, v in self.settings.kafka_client_config().items() if k not in _MEMBERSHIP}
         return {"log_level": 0, **given, "client.id": "sdxl-worker-cli"}
 
     def decode(self, record: Record) -> Event:
-        """The event of a record.
+        """Decode the event of a record.
 
         Raises:
-            UndecodableError: it holds none.
+            UndecodableError: the record does not hold an event.
         """
         return self.codec.decode_any(record.value, topic=record.topic, headers=record.headers)
 
 
 @contextmanager
 def connect() -> Iterator[Connection]:
-    """Settings from the environment, and the codec that they ask for."""
+    """Load the settings from the environment, and make the codec that they configure."""
     settings = load_settings()
     codec = make_codec(settings)
     try:
@@ -78,7 +78,7 @@ def connect() -> Iterator[Connection]:
 
 
 class Sender:
-    """An idempotent producer of requests and cancellations; `on_ack` gets each acknowledged event."""
+    """An idempotent producer of requests and cancellations; `on_ack` is called with each acknowledged event."""
 
     def __init__(self, connection: Connection, on_ack: Callable[[Input, Message], None] | None = None) -> None:
         self._connection = connection
@@ -88,7 +88,7 @@ class Sender:
         self._producer = Producer(own | connection.config())
 
     def send(self, topic: str, event: Input) -> None:
-        """Queue an event, keyed by its job.
+        """Queue an event, keyed by its job id.
 
         Raises:
             ValueError: the event does not fit its schema, or is larger than a record may be.
@@ -103,7 +103,11 @@ class Sender:
     def produce(
         self, topic: str, key: bytes, value: bytes, headers: Sequence[tuple[str, bytes]], event: Input | None = None
     ) -> None:
-        """Queue raw bytes."""
+        """Queue a record of raw bytes.
+
+        Raises:
+            ValueError: the record is larger than a record may be.
+        """
 
         def on_delivery(error: KafkaError | None, message: Message) -> None:
             if error is not None:
@@ -125,7 +129,7 @@ class Sender:
         """Wait until everything queued is acknowledged.
 
         Raises:
-            CommandError: something was not.
+            CommandError: a record was not acknowledged.
         """
         left = self._producer.flush(ACK_TIMEOUT_MS / 1000 + 5)
         if self._failed or left:

@@ -1,4 +1,4 @@
-"""What ends a verb with one line on stderr and exit code 1."""
+"""The error that ends a verb with one line on stderr and exit code 1."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from worker.errors import WorkerError
 
 
 class CommandError(WorkerError):
-    """The verb cannot do what was asked; the message says why."""
+    """A verb cannot do what was asked; the message says why."""

@@ -1,4 +1,4 @@
-"""Reading topics for the verbs, as a member of no group."""
+"""Read topics for the command line, without joining a consumer group."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ FETCH_WAIT_MS = 50  # librdkafka's embedded broker makes every fetch wait this l
 
 
 class Reader:
-    """A consumer of whole topics; its position is its own, and it commits nothing.
+    """A consumer of whole topics that is assigned directly and never commits.
 
-    Records of aborted transactions do not appear: librdkafka's default is read_committed.
+    Records of aborted transactions are not returned, because librdkafka's default is read_committed.
     """
 
     def __init__(self, connection: Connection, topics: Sequence[str]) -> None:
@@ -36,7 +36,7 @@ class Reader:
             "group.id": "sdxl-worker-cli",
             "enable.auto.commit": False,
             "enable.partition.eof": True,
-            # For an offset that is no longer, or not yet, there.
+            # Applies to an offset that does not exist any more, or not yet.
             "auto.offset.reset": "earliest",
             "allow.auto.create.topics": False,
         }
@@ -57,24 +57,24 @@ class Reader:
         self._consumer.close()
 
     def from_beginning(self) -> None:
-        """Read all that the topics hold."""
+        """Set the position to the beginning of every partition."""
         self._assign(dict.fromkeys(self._places, OFFSET_BEGINNING))
 
     def from_end(self) -> None:
-        """Read what comes from now on; the position is fixed when this returns."""
+        """Set the position to the current end of every partition; it is fixed when this returns."""
         self._assign(self._offsets(OFFSET_END))
 
     def since(self, timestamp_ms: int) -> None:
-        """Read what came at or after a time (milliseconds since the epoch)."""
+        """Set the position to the first records at or after a time (milliseconds since the epoch)."""
         ends = self._offsets(OFFSET_END)
         found = self._offsets(timestamp_ms)
         self._assign({p: offset if offset >= 0 else ends[p] for p, offset in found.items()})
 
     def only(self, partition: int, first: int | None = None) -> None:
-        """Read one partition of the topics, from an offset or from its beginning.
+        """Read only one partition of each topic, from offset `first` or from its beginning.
 
         Raises:
-            CommandError: a topic has no such partition.
+            CommandError: a topic does not have that partition.
         """
         topics = {topic for topic, _ in self._places}
         places = [place for place in self._places if place[1] == partition]
@@ -84,7 +84,11 @@ class Reader:
         self._assign(dict.fromkeys(places, OFFSET_BEGINNING if first is None else first))
 
     def poll(self, timeout_s: float) -> Record | None:
-        """The next record, or None; raises KafkaException where reading cannot go on."""
+        """Return the next record, or None if none arrived within the timeout.
+
+        Raises:
+            KafkaException: reading cannot continue.
+        """
         message = self._consumer.poll(timeout_s)
         if message is None:
             return None
@@ -98,15 +102,15 @@ class Reader:
         return None
 
     def read_all(self, patience_s: float = REQUEST_TIMEOUT_S) -> Iterator[Record]:
-        """Everything from the beginning to the end; raises as `to_end`."""
+        """Yield every record from the beginning to the end of the topics; raises the same errors as `to_end`."""
         self.from_beginning()
         yield from self.to_end(patience_s)
 
     def to_end(self, patience_s: float = REQUEST_TIMEOUT_S) -> Iterator[Record]:
-        """Everything from the position that was set, to the end.
+        """Yield every record from the current position to the end of the topics.
 
         Raises:
-            CommandError: nothing came for `patience_s`.
+            CommandError: nothing arrived for `patience_s` seconds.
         """
         deadline = time.monotonic() + patience_s
         while len(self._ended) < len(self._places):
@@ -121,12 +125,12 @@ class Reader:
 
     @property
     def partition_count(self) -> int:
-        """Partitions of all the topics."""
+        """The number of partitions of all the topics."""
         return len(self._places)
 
     @property
     def ended_count(self) -> int:
-        """Partitions that were read to their end."""
+        """The number of partitions that were read to their end."""
         return len(self._ended)
 
     def _partitions(self, topics: Sequence[str], servers: str) -> list[tuple[str, int]]:
@@ -136,7 +140,7 @@ class Reader:
             raise CommandError(f"Kafka at {servers} does not answer: {error.args[0].str()}") from error
         missing = [topic for topic in topics if topic not in known]
         if missing:
-            raise CommandError(f"no topic {missing[0]} on {servers}: `sdxl-worker topics create` makes it")
+            raise CommandError(f"no topic {missing[0]} on {servers}: `sdxl-worker topics create` creates it")
         return [(topic, partition) for topic in topics for partition in sorted(known[topic].partitions)]
 
     def _offsets(self, timestamp_ms: int) -> dict[tuple[str, int], int]:
@@ -152,7 +156,7 @@ class Reader:
         self._consumer.assign([TopicPartition(*place, offset) for place, offset in offsets.items()])
 
 
-# Told by librdkafka while it reconnects by itself.
+# Errors that librdkafka reports while it reconnects; reading continues by itself.
 _PASSING = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE})
 
 

@@ -290,7 +290,7 @@ class Publisher:
         """Release the outcomes of records that have another owner by now."""
         for outcome in batch.outcomes:
             if not self._books.owns(outcome.origin):
-                metrics.DISCARDED.inc()
+                metrics.UNOWNED_RESULTS.inc()
                 _log.info("result_released", **logs.about_outcome(outcome))
                 self._blocked.remove(outcome, now)
                 self._hooks.on_not_owned(outcome.origin)

@@ -1,1 +1,1 @@
-"""The GPU's room: which rows go into the next UNet step, and the step itself."""
+"""The engine: choose the rows of the next UNet step, run it, and decode finished pictures."""

@@ -1,6 +1,7 @@
-"""One update moves every row of a batch, each by its own scheduler and at its own step.
+"""Advance all rows of a batch in one update, each by its own scheduler and at its own step.
 
-Rows stay together for many steps, so what the coming steps need is stacked once: a step then gathers nothing.
+Rows usually share a batch for many steps, so the coefficients and timesteps of the coming steps are stacked once, and
+a step does not have to gather them.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from worker.engine.samplers import Sampler
 
 
 class Update:
-    """The samplers of rows that share a batch from now on; good until the rows change.
+    """The samplers of the rows of one batch; valid until the rows of the batch change.
 
     Args:
         samplers: one per row.
-        order: the row of every UNet sample, (samples,).
+        order: index of the row of every UNet sample, (samples,).
     """
 
     def __init__(self, samplers: Sequence[Sampler], order: torch.Tensor) -> None:
@@ -29,7 +30,7 @@ class Update:
         self._timesteps = None if self._vector is None or self._slow else self._vector.timesteps(order)
 
     def unet_input(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Samples and their timesteps for the UNet; `latents` is (rows, C, h, w)."""
+        """Return the UNet's samples, (samples, C, h, w), and their timesteps; `latents` is (rows, C, h, w)."""
         if self._timesteps is not None and self._vector is not None:
             return latents.index_select(0, self._order), self._timesteps[self._vector.done]
         scaled = [s.model_input(part) for s, part in zip(self._samplers, torch.split(latents, 1), strict=True)]
@@ -37,7 +38,7 @@ class Update:
         return torch.cat(scaled).index_select(0, self._order), timesteps[self._order]
 
     def step(self, noise: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-        """Advance the samplers, or leave all of them as they were when it raises.
+        """Advance all samplers by one step; if this raises, all of them are left unchanged.
 
         Args:
             noise: the guided noise prediction, (rows, C, h, w).
@@ -73,7 +74,7 @@ class Update:
 
 
 class _Vector:
-    """Samplers with coefficient tables, and the coming steps that all of them have; `done` of them are over."""
+    """Samplers with coefficient tables, stacked for the steps that all of them still have; `done` counts them."""
 
     def __init__(self, samplers: Sequence[Sampler]) -> None:
         self._samplers = samplers
@@ -82,17 +83,17 @@ class _Vector:
         tables = [s.table[span] for s, span in zip(samplers, spans, strict=True) if s.table is not None]
         self._tables = torch.stack(tables, dim=2)[:, :, :, None, None, None].unbind(0)
         self._timesteps = [s.timesteps[span] for s, span in zip(samplers, spans, strict=True)]
-        # All rows of a batch are of one model.
+        # All rows of a batch use the same model.
         self._velocity = samplers[0].scheduler.config.prediction_type == "v_prediction"
         self.done = 0
         self._previous: torch.Tensor | None = None
 
     def timesteps(self, order: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Of every sample, (samples,), for each coming step."""
+        """Return the timesteps of every sample, (samples,), for each coming step."""
         return torch.stack(self._timesteps, dim=1)[:, order].unbind(0)
 
     def step(self, noise: torch.Tensor, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The next latents, and x0."""
+        """Return the next latents and the predicted x0, both (rows, C, h, w)."""
         sigma, alpha, ratio, newest, slope, inverse_r0 = self._tables[self.done].unbind(0)
         if self._velocity:
             x0 = _times(alpha, latents) - _times(sigma, noise)
@@ -104,7 +105,7 @@ class _Vector:
         return moved if x0.dtype == torch.float32 else moved.to(x0.dtype), x0
 
     def advance(self, x0: torch.Tensor) -> None:
-        """Keep what the next step needs, here and with every row."""
+        """Store x0 for the next step, here and in the sampler of every row."""
         self._previous = x0
         self.done += 1
         for i, sampler in enumerate(self._samplers):
@@ -116,9 +117,10 @@ class _Vector:
 
 
 def _times(factor: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """`factor * x` in x's dtype, as torch computes it for a 0-dimensional factor on the host.
+    """Return `factor * x` in x's dtype, with the bits that torch gives for a 0-dimensional factor on the host.
 
-    In half precision a CPU rounds the factor first, and CUDA does not (aten/native/*/BinaryOps, tried for the CPU).
+    In half precision, torch rounds the factor first on a CPU, but not on CUDA (aten/native/*/BinaryOps; measured on
+    the CPU).
     """
     if x.dtype == torch.float32:
         return factor * x
@@ -128,9 +130,9 @@ def _times(factor: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 
 def _over(x: torch.Tensor, divisor: torch.Tensor) -> torch.Tensor:
-    """`x / divisor` as torch computes it for a 0-dimensional divisor on the host.
+    """Return `x / divisor` with the bits that torch gives for a 0-dimensional divisor on the host.
 
-    On CUDA that is a multiplication by the reciprocal (aten/native/cuda/BinaryDivTrueKernel.cu).
+    On CUDA, torch multiplies by the reciprocal (aten/native/cuda/BinaryDivTrueKernel.cu).
     """
     if x.is_cuda:
         return _times((1.0 / divisor.to(torch.float64)).to(torch.float32), x)

@@ -1,7 +1,8 @@
-"""A row that is handed back, as bytes: the next worker goes on from the step that it reached, to the same bits.
+"""Serialise the row of a released job, so that the next worker continues from its last step to the same bits.
 
-Safetensors, since whoever can write to the bucket must not be able to run code here. The rows of the vectorised
-sampler (`samplers.py`) only: the other schedulers keep their state inside diffusers, and their jobs begin anew.
+The format is safetensors, so that someone who can write to the bucket cannot run code here. Only rows of the vectorised
+sampler (`samplers.py`) are supported: the other schedulers keep their state inside diffusers, and their jobs start
+again from the first step.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from worker.engine.schedule import Segment
 
 
 class Facts(BaseModel):
-    """What a row knows beside its tensors; times are in seconds, `lora_fingerprints` of the files that it used."""
+    """The state of a row besides its tensors.
+
+    Times are in seconds; `lora_fingerprints` are those of the LoRA files that the row used.
+    """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -32,13 +36,13 @@ class Facts(BaseModel):
 
 
 class Checkpoint:
-    """A row as it was read back.
+    """The state of a row, read from bytes.
 
     Args:
-        data: what `dump` wrote.
+        data: the result of `dump`.
 
     Raises:
-        ValueError: it is something else, or damaged.
+        ValueError: `data` is damaged, or not a checkpoint.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -47,15 +51,15 @@ class Checkpoint:
             self.facts = Facts.model_validate_json(tensors["facts"].numpy().tobytes())
             self._latents, self._previous = tensors["latents"], tensors["previous"]
         except (SafetensorError, KeyError, TypeError) as error:
-            raise ValueError(f"no checkpoint: {error}") from error
+            raise ValueError(f"not a checkpoint: {error}") from error
         if self._latents.shape != self._previous.shape:
-            raise ValueError("no checkpoint: its tensors differ in shape")
+            raise ValueError("not a checkpoint: its tensors differ in shape")
 
     def segments_left(self, segments: Iterable[Segment]) -> list[Segment]:
-        """What of the job's runs of steps is still to do.
+        """Return the segments of the job without the steps that are done.
 
         Raises:
-            ValueError: nothing is.
+            ValueError: no step is left.
         """
         done, left = self.facts.steps_done, []
         for segment in segments:
@@ -64,15 +68,15 @@ class Checkpoint:
             if segment.steps > passed:
                 left.append(replace(segment, steps=segment.steps - passed))
         if not left:
-            raise ValueError("the checkpoint has all the steps of the job")
+            raise ValueError("the checkpoint is after the last step of the job")
         return left
 
     def fits(self, shape: tuple[int, ...], dtype: torch.dtype) -> bool:
-        """Whether its latents are of this shape and precision."""
+        """Return whether the latents have this shape and dtype."""
         return self._latents.shape == shape and self._latents.dtype == self._previous.dtype == dtype
 
     def restore(self, row: Row, index: int) -> None:
-        """Put `row`, which is new in its stage, to the place `index` of the stage's schedule."""
+        """Restore `row`, which is at the start of its stage, to step `index` of the stage's schedule."""
         facts, device = self.facts, row.latents.device
         row.latents = self._latents.to(device)
         row.sampler.index = index
@@ -83,7 +87,7 @@ class Checkpoint:
 
 
 def dump(row: Row, lora_fingerprints: Mapping[str, str]) -> bytes | None:
-    """The row as it is between two steps; None where it would not come back as it was, or nothing is done yet."""
+    """Serialise a row between two steps; None if it has no finished step, or its sampler cannot be restored."""
     if row.sampler.table is None or not row.steps_done:
         return None
     facts = Facts(
@@ -94,7 +98,7 @@ def dump(row: Row, lora_fingerprints: Mapping[str, str]) -> bytes | None:
         reproducible=row.reproducible,
         lora_fingerprints=dict(lora_fingerprints),
     )
-    # Before the refiner's first step there is none, and none is needed.
+    # Before the refiner's first step there is no previous x0; none is needed then, and the latents take its place.
     together, place = row.sampler.previous or (row.latents, 0)
     tensors = {
         "facts": torch.frombuffer(bytearray(facts.model_dump_json().encode()), dtype=torch.uint8),

@@ -1,4 +1,4 @@
-"""Latents to pixels, as `StableDiffusionXLPipeline.__call__` and `VaeImageProcessor` do it, and what must not leave."""
+"""Decode latents to pixels as `StableDiffusionXLPipeline.__call__` and `VaeImageProcessor` do, and reject bad ones."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from worker.errors import ErrorCode, RequestRejected
 
 
 def decode(vae: Any, latents: torch.Tensor) -> npt.NDArray[np.uint8]:
-    """The pixels, (height, width, 3) RGB uint8 on the host, of one row's latents.
+    """Decode one row's latents to pixels, (height, width, 3) RGB uint8 on the host.
 
-    Converted on the device and copied once: `VaeImageProcessor` takes 30 ms a picture on a CPU.
+    The pixels are converted on the device and copied once; `VaeImageProcessor` takes 30 ms per picture on a CPU.
 
     Raises:
-        RequestRejected: `model_error`, when latents or picture are NaN, or the picture is of one flat colour.
+        RequestRejected: `model_error`, if the latents or the picture contain NaN, or the picture has a single colour.
     """
     if not bool(torch.isfinite(latents).all()):
-        raise RequestRejected(ErrorCode.MODEL_ERROR, "the UNet gave NaN: use bfloat16 or float32")
+        raise RequestRejected(ErrorCode.MODEL_ERROR, "the UNet returned NaN: use bfloat16 or float32")
     with _precision(vae, latents.dtype) as dtype:
         decoded = vae.decode(_unscale(vae, latents.to(dtype)), return_dict=False)[0]
     if not bool(torch.isfinite(decoded).all()):
         raise RequestRejected(
-            ErrorCode.MODEL_ERROR, "the VAE gave NaN: use bfloat16 or float32, or a VAE that is made for float16"
+            ErrorCode.MODEL_ERROR, "the VAE returned NaN: use bfloat16 or float32, or a VAE made for float16"
         )
     pixels = (decoded[0].to(torch.float32) / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
     if bool((pixels == pixels[:, :1, :1]).all()):
-        raise RequestRejected(ErrorCode.MODEL_ERROR, "the picture is flat, of one single colour")
+        raise RequestRejected(ErrorCode.MODEL_ERROR, "the picture has a single colour")
     array: npt.NDArray[np.uint8] = pixels.permute(1, 2, 0).contiguous().cpu().numpy()
     return array
 
 
 @contextmanager
 def _precision(vae: Any, dtype: torch.dtype) -> Iterator[torch.dtype]:
-    """The dtype to decode in: float32 for a VAE that overflows in float16 (`force_upcast`), else its own.
+    """Yield the dtype to decode in: float32 for a VAE that overflows in float16 (`force_upcast`), otherwise its own.
 
-    It goes by the latents' dtype: a VAE that ran out of memory half-way to float32 has two of its own.
+    The latents' dtype decides, because a VAE that ran out of memory while it was converted has two dtypes.
     """
     if dtype != torch.float16 or not vae.config.force_upcast:
         yield vae.dtype
         return
-    # Not the VAE's own `to`, which logs a warning each time.
+    # The VAE's own `to` would log a warning each time.
     try:
         torch.nn.Module.to(vae, torch.float32)
         yield torch.float32

@@ -1,4 +1,4 @@
-"""One UNet call over the chosen rows: each at its own timestep, guidance scale, size ids and schedule."""
+"""Run one UNet call over the chosen rows, each with its own timestep, guidance scale, size ids and schedule."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from worker.engine.row import Row
 
 @dataclass(slots=True)
 class _Batch:
-    """What stays the same while the same rows share the batch, their latents, and what each row holds of them.
+    """The tensors of a batch that stay the same while it has the same rows, with its latents and each row's `held`.
 
-    Sample order: the negatives of the guided rows, the positives of all, copies of the first as padding.
+    Order of the UNet samples: the negatives of the guided rows, the positives of all rows, copies of the first sample
+    as padding.
     """
 
     latents: torch.Tensor
@@ -39,9 +40,9 @@ class Denoiser:
 
     Args:
         unet: a diffusers `UNet2DConditionModel` with `text_time` conditioning.
-        slots: with a number, every call is padded to 2 x `slots` samples, so that the kernels and with them the bits
-            do not depend on who shares the batch. None: no padding.
-        adapters: the LoRAs of this UNet; None where its rows never have any.
+        slots: if set, every call is padded to 2 x `slots` samples, so that the kernels, and therefore the bits, do not
+            depend on the other rows of the batch. None means no padding.
+        adapters: the LoRAs of this UNet; None if its rows never have any.
     """
 
     def __init__(self, unet: Any, slots: int | None, adapters: Adapters | None = None) -> None:
@@ -51,10 +52,10 @@ class Denoiser:
         self._batch: _Batch | None = None
 
     def step(self, rows: Sequence[Row]) -> None:
-        """Move every row one step on; the rows share one stage and latent shape."""
+        """Advance every row by one step; all rows must be of the same group (`cost.Group`)."""
         batch = self._batch_of(rows)
         noise = self._predict(batch)
-        # The last call that may raise: then every row is left as it was.
+        # This is the last call that may raise; every row is unchanged if it does.
         batch.latents = batch.update.step(noise, batch.latents)
         batch.held = [(batch.latents, place) for place in range(len(rows))]
         for row, held in zip(rows, batch.held, strict=True):
@@ -62,7 +63,7 @@ class Denoiser:
             row.steps_done += 1
 
     def _predict(self, batch: _Batch) -> torch.Tensor:
-        """The guided noise prediction, (rows, C, h, w)."""
+        """Return the guided noise prediction, (rows, C, h, w)."""
         samples, timesteps = batch.update.unet_input(batch.latents)
         with self._applied(batch.mix):
             predicted: torch.Tensor = self._unet(
@@ -79,13 +80,13 @@ class Denoiser:
 
     def _batch_of(self, rows: Sequence[Row]) -> _Batch:
         known = self._batch
-        # What a row holds is new at every step, so it tells a row, its place and that this batch moved it last.
+        # `held` is a new object after every step, so identity shows that this batch was the last to advance the row.
         if known is None or len(known.held) != len(rows) or any(map(is_not, known.held, [row.held for row in rows])):
             known = self._batch = _stack(rows, self.slots, self._adapters)
         return known
 
     def forget(self) -> None:
-        """Free what is kept of the last batch."""
+        """Free the tensors that are kept of the last batch."""
         self._batch = None
 
 
@@ -117,7 +118,10 @@ def _stack(rows: Sequence[Row], slots: int | None, adapters: Adapters | None) ->
 
 
 def _guide(predicted: torch.Tensor, batch: _Batch) -> torch.Tensor:
-    """Classifier-free guidance (Ho & Salimans 2022) in diffusers' order of operations; unguided rows pass through."""
+    """Apply classifier-free guidance (Ho & Salimans 2022) in diffusers' order of operations.
+
+    Rows without guidance are returned unchanged.
+    """
     count, rows = len(batch.guided), len(batch.held)
     positive = predicted[count : count + rows]
     if not count:

@@ -1,4 +1,4 @@
-"""The metrics that are read, not counted. Called on another thread than the engine's: everything is looked at once."""
+"""Set the engine's gauges. Called on the engine's thread, a few times per second at most."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from worker.telemetry import metrics
 
 
 def set_queue(depth: Mapping[tuple[Lane, State], int], oldest: Mapping[Lane, float], now: float) -> None:
-    """Jobs by class and state, and the age of each class's oldest request (`oldest`: when it was made)."""
+    """Set the number of jobs by lane and state, and the age of the oldest request in each lane.
+
+    Args:
+        oldest: time of the oldest request of each lane that has one, in seconds since the epoch.
+    """
     for (lane, state), rows in depth.items():
         metrics.QUEUE.labels(lane.label, state.name.lower()).set(rows)
     for lane in Lane:
@@ -21,7 +25,7 @@ def set_queue(depth: Mapping[tuple[Lane, State], int], oldest: Mapping[Lane, flo
 
 
 def set_memory(device: torch.device, rung: Rung) -> None:
-    """The rung in use; on CUDA also what is free on the device, whoever uses the rest, and torch's own peak."""
+    """Set the current rung and, on CUDA, the free memory of the whole device and the peak that torch allocated."""
     metrics.MEMORY_RUNG.set(rung)
     if device.type == "cuda":
         metrics.MEMORY.labels("free").set(torch.cuda.mem_get_info(device)[0])

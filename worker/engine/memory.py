@@ -1,8 +1,8 @@
-"""What to do when the device runs out of memory, one rung at a time.
+"""Save device memory step by step after allocations fail: a ladder of rungs.
 
-A rung is taken when an allocation fails; the same rows are then tried again. The last rung is a batch of one with
-every saving on: a job that fails there fails alone (`out_of_memory`). Then, and when the engine is idle, it starts
-over.
+When an allocation fails, the engine climbs one rung and tries the same rows again. The highest rung is a batch of one
+with every saving enabled; a job that fails there fails alone, as `out_of_memory`. After such a failure, and when the
+engine is idle, the ladder is reset to rung 0.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from worker.engine.pipeline import SdxlModel
 
 
 class Rung(IntEnum):
-    """How far up the ladder the engine stands; a metric."""
+    """The rungs of the ladder; the current one is exported as a metric."""
 
     NORMAL = 0
     CACHE_FREED = 1
@@ -29,7 +29,7 @@ class Rung(IntEnum):
 
 
 class MemoryLadder:
-    """Climbs under `torch.OutOfMemoryError`. `slots` is the batch size that the current rung allows."""
+    """The engine's position on the ladder; `slots` is the batch size that the current rung allows."""
 
     def __init__(self, model: SdxlModel, slots: int) -> None:
         self._model = model
@@ -39,19 +39,20 @@ class MemoryLadder:
 
     @property
     def steps_differ(self) -> bool:
-        """Whether steps are run in another way than on the ground, so that their bits may be others."""
+        """Whether steps run differently than at rung 0, so that results may differ bitwise."""
         return self.slots != self._slots or self.rung is Rung.ATTENTION_SLICED
 
     @property
     def decodes_differ(self) -> bool:
-        """Whether pictures are decoded in another way than on the ground."""
+        """Whether pictures are decoded differently than at rung 0, so that results may differ bitwise."""
         return self.rung >= Rung.VAE_SLICED
 
     def climb(self, *, decoding: bool) -> bool:
-        """Take the next saving that helps; False when there is none left.
+        """Climb to the next rung that helps; return False if there is none.
 
         Args:
-            decoding: what failed is a decode. It is always of one picture, so smaller batches would not help it.
+            decoding: whether the allocation failed in a decode. A decode is always of one picture, so smaller batches
+                do not help it.
         """
         if self.rung is Rung.NORMAL:
             self.rung = Rung.CACHE_FREED
@@ -70,7 +71,7 @@ class MemoryLadder:
         return True
 
     def reset(self) -> None:
-        """Go back to the ground; a no-op there."""
+        """Go back to rung 0."""
         if self.rung >= Rung.VAE_SLICED:
             self._each_vae("disable_slicing", "disable_tiling")
         if self.rung is Rung.ATTENTION_SLICED:
@@ -95,7 +96,7 @@ class MemoryLadder:
 
 @contextmanager
 def one_error() -> Iterator[None]:
-    """Make one exception of the two that torch has: cuBLAS and cuDNN report their own failed allocations.
+    """Raise every failed allocation as `torch.OutOfMemoryError`; those in cuBLAS and cuDNN are RuntimeErrors in torch.
 
     Raises:
         torch.OutOfMemoryError: an allocation failed in this block.

@@ -1,8 +1,8 @@
-"""For small cards: the base's UNet and the refiner take turns on the device.
+"""Keep only one of the base's UNet and the refiner on the device at a time, for cards with little memory.
 
-A change of stage copies the weights of one of them over the bus (5 GB in half precision: about half a second). Which
-stage comes next is the step scheduler's decision, so the cost is one change when a refined picture is handed over and
-one back, and more where classes alternate between stages: refined pictures of several classes cost throughput here.
+A change of stage copies the weights of one of them over the bus (5 GB in half precision: about half a second). The
+step scheduler decides which stage comes next. A refined picture costs two changes, one to the refiner and one back;
+refined pictures in several lanes may alternate between stages, which costs throughput.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ Held = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 class Offload:
-    """Keeps the modules of one stage on the device. All weights stay in host memory too: leaving copies nothing."""
+    """Keeps the modules of one stage on the device.
+
+    All weights also stay in host memory, so that removing a stage from the device copies nothing.
+    """
 
     def __init__(self, modules: Mapping[Stage, Sequence[torch.nn.Module]], device: torch.device) -> None:
         self._device = device
@@ -27,10 +30,10 @@ class Offload:
             _leave(held)
 
     def bring(self, stage: Stage) -> None:
-        """Have this stage on the device and no other; at once where it is there already.
+        """Move this stage to the device, and the other stage off it; does nothing if the stage is already there.
 
         Raises:
-            torch.OutOfMemoryError: then no stage is there, and the call can be made again.
+            torch.OutOfMemoryError: the stage does not fit. No stage is on the device then, and the call can be retried.
         """
         if stage is self._there:
             return
@@ -50,7 +53,7 @@ def _hold(module: torch.nn.Module) -> Held:
 
 
 def _enter(held: Held, device: torch.device) -> None:
-    # Weights that are made in inference mode could never be changed outside of it.
+    # Tensors that are created in inference mode could not be changed outside of it later.
     with torch.inference_mode(False):
         for tensor, weights in held:
             tensor.data = weights.to(device, copy=True)

@@ -1,7 +1,7 @@
-"""The diffusers pipelines, taken apart: text to conditioning, noise to latents, latents to pixels.
+"""The parts of diffusers' pipelines around the loop over steps: prompts to conditioning, noise, latents to pixels.
 
 Everything here follows `StableDiffusionXLPipeline.__call__` and, for the refiner, `StableDiffusionXLImg2ImgPipeline`
-with `denoising_start`; only the loop over steps is elsewhere.
+with `denoising_start`. The loop over steps is in `loop.py` and `denoise.py`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from worker.engine.schedule import Segment
 from worker.errors import ErrorCode, RequestRejected
 from worker.job import Job
 
-# SDXL's refiner was trained with these (arXiv:2307.01952 and diffusers' defaults).
+# The aesthetic scores for SDXL's refiner (arXiv:2307.01952 and diffusers' defaults).
 _AESTHETIC_SCORE, _NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5
 
 _PROMPTS_CACHED = 128
@@ -38,14 +38,14 @@ LORAS_CACHED = 8
 
 @dataclass(slots=True)
 class SdxlModel:
-    """A loaded base pipeline, and a refiner where there is one. One thread uses it.
+    """A loaded base pipeline, with a refiner if there is one. It must be used by one thread only.
 
     Args:
-        base: `StableDiffusionXLPipeline`.
-        refiner: `StableDiffusionXLImg2ImgPipeline`, or None.
-        lora_dir: folder of the base's LoRAs; None: there are none. The refiner never gets any.
-        lora_cache_size: LoRAs kept loaded.
-        refiner_offload: the refiner and the base's UNet take turns on the device (`offload.py`).
+        base: a `StableDiffusionXLPipeline`.
+        refiner: a `StableDiffusionXLImg2ImgPipeline`, or None.
+        lora_dir: folder of the LoRAs, or None. LoRAs are applied to the base, never to the refiner.
+        lora_cache_size: number of LoRAs that are kept loaded.
+        refiner_offload: keep only one of the refiner and the base's UNet on the device at a time (`offload.py`).
     """
 
     base: Any
@@ -59,14 +59,14 @@ class SdxlModel:
     _encoded: LRUCache[Hashable, Encoded] = field(default_factory=lambda: LRUCache(_PROMPTS_CACHED))
 
     def __post_init__(self) -> None:
-        # diffusers walks all modules for it, which is too slow for every step.
+        # The pipeline's own `device` walks through all modules, which is too slow for every step.
         self.device = self.base.unet.device
         self.adapters = Adapters(self.base, self.lora_dir, self.lora_cache_size)
         if self.refiner is not None and self.refiner_offload:
             self._offload = self._take_turns()
 
     def _take_turns(self) -> Offload:
-        # What both use stays; a refiner that was loaded into host memory took it along.
+        # Modules that both stages use stay on the device. Loading the refiner into host memory may have moved them.
         for module in (self.base.text_encoder_2, self.base.vae, self.refiner.vae):
             module.to(self.device)
         refiner = [self.refiner.unet]
@@ -75,30 +75,30 @@ class SdxlModel:
         return Offload({Stage.BASE: [self.base.unet], Stage.REFINER: refiner}, self.device)
 
     def bring(self, stage: Stage) -> None:
-        """Have what the stage needs on the device.
+        """Make sure that the modules of a stage are on the device.
 
         Raises:
-            torch.OutOfMemoryError: it does not fit just now; the call can be made again.
+            torch.OutOfMemoryError: they do not fit now; the call can be retried.
         """
         if self._offload is not None:
             self._offload.bring(stage)
 
     def unet(self, stage: Stage) -> Any:
-        """The UNet of a stage."""
+        """Return the UNet of a stage."""
         return self._pipe(stage).unet
 
     def segments(self, job: Job) -> list[Segment]:
-        """The runs of steps that `job` needs, known before any GPU work.
+        """Return the segments (steps per stage) that `job` needs, without any work on the GPU.
 
         Raises:
-            RequestRejected: the schedule cannot be made or needs a refiner that is not there, a prompt is too long, or
-                a LoRA does not fit.
+            RequestRejected: the scheduler cannot make the schedule, the worker has no refiner, a prompt is too long, or
+                a LoRA is missing or does not fit.
         """
         request = job.request
         if request.high_quality and self.refiner is None:
             raise RequestRejected(
                 ErrorCode.INVALID_REQUEST,
-                "high_quality needs a refiner and this worker has none (SDXL_REFINER_ID)",
+                "high_quality needs a refiner, but this worker has none (SDXL_REFINER_ID)",
             )
         factor = self.base.vae_scale_factor
         if request.height % factor or request.width % factor:
@@ -123,10 +123,10 @@ class SdxlModel:
         return segments
 
     def check(self, checkpoint: Checkpoint, job: Job) -> None:
-        """Whether `job`, for which `segments` were made, can go on from `checkpoint` here.
+        """Check that `job` can continue from `checkpoint` in this process; call `segments` for the job first.
 
         Raises:
-            ValueError: its latents are not the job's, or a LoRA's file is another now.
+            ValueError: the latents do not have the job's shape and dtype, or a LoRA file has changed.
         """
         if not checkpoint.fits(self._latents_shape(job), self.base.unet.dtype):
             raise ValueError("latents of another shape or precision")
@@ -134,12 +134,12 @@ class SdxlModel:
             raise ValueError("a LoRA has changed")
 
     def prepare(self, job: Job, now: float) -> Row:
-        """Encode the prompts and draw the first latents. The generator is the job's own, on the CPU.
+        """Encode the prompts and draw the initial latents, with a generator of the job's own on the CPU.
 
-        The job's LoRAs are acquired, for the owner of the row to release.
+        The job's LoRAs are acquired; the owner of the row must release them.
 
         Raises:
-            RequestRejected: `unknown_lora`: its file has gone or changed since `segments`.
+            RequestRejected: `unknown_lora`, if a LoRA file was removed or no longer fits since `segments`.
         """
         self.bring(Stage.BASE)
         self.adapters.acquire(job.loras)
@@ -150,7 +150,7 @@ class SdxlModel:
             raise
 
     def resume(self, job: Job, now: float, checkpoint: Checkpoint) -> Row:
-        """As `prepare`, but the row is as it was when `checkpoint` was made; `check` has passed it."""
+        """Like `prepare`, but restore the row from `checkpoint`, which must have passed `check`."""
         row = self.prepare(job, now)
         try:
             self._restore(row, checkpoint)
@@ -181,17 +181,17 @@ class SdxlModel:
         row.reproducible &= self.adapters.fingerprints(row.job.loras) == checkpoint.facts.lora_fingerprints
 
     def hand_over(self, row: Row) -> None:
-        """Make `row` ready for the refiner; its latents go over as they are. All or nothing, when memory is short."""
+        """Move `row` to the refiner's stage; its latents are used unchanged. If this raises, the row is unchanged."""
         self.bring(Stage.REFINER)
         conditioning = self._condition(row.job, Stage.REFINER)
         sampler = self._sampler(row.job, Stage.REFINER, row.generator)
         row.stage, row.conditioning, row.sampler = Stage.REFINER, conditioning, sampler
 
     def decode(self, row: Row) -> npt.NDArray[np.uint8]:
-        """The pixels, (height, width, 3) RGB uint8 on the host; always at batch 1.
+        """Decode the row to pixels, (height, width, 3) RGB uint8 on the host; always with a batch of one.
 
         Raises:
-            RequestRejected: `model_error`, when the picture is NaN or of one flat colour.
+            RequestRejected: `model_error`, if the picture contains NaN or has a single colour.
         """
         return decode(self._pipe(row.stage).vae, row.latents)
 

@@ -1,8 +1,9 @@
-"""Prompts of any length as conditioning: chunks of 75 tokens, each encoded as a prompt of its own, end to end.
+"""Encode prompts that are longer than CLIP's limit, in chunks of 75 tokens that are encoded separately.
 
-CLIP reads 77 tokens, two of which are marks. Longer prompts are taken apart the way that A1111, compel and sd_embed do:
-the embeddings of the chunks follow each other, the pooled embedding is the first chunk's, and of the positive and the
-negative prompt the shorter one goes on with empty chunks. What fits into one chunk is left to diffusers.
+CLIP reads 77 tokens, of which the first and the last are special. Longer prompts are split as A1111, compel and
+sd_embed do it: the embeddings of the chunks are concatenated, the pooled embedding is that of the first chunk, and the
+shorter one of the positive and the negative prompt is padded with empty chunks. A prompt of one chunk is encoded by
+diffusers.
 """
 
 from __future__ import annotations
@@ -14,27 +15,28 @@ import torch
 
 from worker.errors import ErrorCode, RequestRejected
 
-# 600 tokens; each chunk makes every cross-attention of the UNet longer.
+# 600 tokens. Each chunk makes every cross-attention of the UNet slower.
 MAX_CHUNKS = 8
 
-_MARKS = 2
+_SPECIAL_TOKENS = 2
 
 Encoded = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor | None]
 
 
 def chunks_needed(pipe: Any, prompt: str, negative_prompt: str | None) -> int:
-    """How many chunks the longer of the two prompts takes, at least 1.
+    """Return the number of chunks of the longer prompt, at least 1.
 
     Raises:
-        RequestRejected: `invalid_request`, when it would be more than `MAX_CHUNKS`.
+        RequestRejected: `invalid_request`, if a prompt needs more than `MAX_CHUNKS`.
     """
     return max(_chunks(pipe, "prompt", prompt), _chunks(pipe, "negative_prompt", negative_prompt or ""))
 
 
 def encode(pipe: Any, prompt: str, negative_prompt: str | None, *, guided: bool, device: torch.device) -> Encoded:
-    """Prompt, negative, pooled and negative pooled embeddings: (1, 77 × chunks, width) and (1, projection).
+    """Return the prompt, negative prompt, pooled and negative pooled embeddings.
 
-    The negative ones are None where there is no guidance.
+    The prompt embeddings are (1, 77 × chunks, width), the pooled ones (1, projection). Without guidance, the negative
+    ones are None.
     """
     chunks = chunks_needed(pipe, prompt, negative_prompt if guided else None)
     if chunks == 1:
@@ -60,8 +62,8 @@ def _chunks(pipe: Any, name: str, text: str) -> int:
             limit = MAX_CHUNKS * _chunk_size(tokenizer)
             raise RequestRejected(
                 ErrorCode.INVALID_REQUEST,
-                f"{name} has {tokens} tokens, which make {chunks} chunks; at most {MAX_CHUNKS} chunks, {limit} tokens,"
-                " are allowed, the profile's words included",
+                f"{name} has {tokens} tokens, which make {chunks} chunks; at most {MAX_CHUNKS} chunks ({limit} tokens)"
+                " are allowed, including the profile's text",
             )
         found = max(found, chunks)
     return found
@@ -72,7 +74,8 @@ def _encode_long(pipe: Any, text: str, chunks: int, device: torch.device) -> tup
     for tokenizer, encoder in _encoders(pipe):
         parts = []
         for ids in _chunk_ids(tokenizer, text, chunks):
-            # One by one, as diffusers encodes a short prompt: a chunk's bits do not depend on how many there are.
+            # Chunks are encoded one by one, as diffusers encodes a short prompt, so that the bits of a chunk do not
+            # depend on the number of chunks.
             output = encoder(torch.tensor([ids], device=encoder.device), output_hidden_states=True)
             parts.append(output.hidden_states[-2])
             if pooled is None and output[0].ndim == 2:
@@ -83,7 +86,7 @@ def _encode_long(pipe: Any, text: str, chunks: int, device: torch.device) -> tup
 
 
 def _chunk_ids(tokenizer: Any, text: str, chunks: int) -> list[list[int]]:
-    """Token ids of each chunk, as the tokenizer itself would give them for that part of the text."""
+    """Return the token ids of each chunk, as the tokenizer would return them for that part of the text."""
     tokens, size = _tokens(tokenizer, text), _chunk_size(tokenizer)
     rows = []
     for first in range(0, chunks * size, size):
@@ -99,7 +102,7 @@ def _tokens(tokenizer: Any, text: str) -> Sequence[int]:
 
 
 def _chunk_size(tokenizer: Any) -> int:
-    return int(tokenizer.model_max_length) - _MARKS
+    return int(tokenizer.model_max_length) - _SPECIAL_TOKENS
 
 
 def _encoders(pipe: Any) -> list[tuple[Any, Any]]:

@@ -1,4 +1,4 @@
-"""A job on its way through the UNet: everything that a parked row has to keep."""
+"""The state of a job between UNet steps: everything that a parked row has to keep."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from worker.job import Job
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """What the UNet is told beside the latents, for one row of one stage.
+    """The UNet's inputs besides the latents, for one row in one stage.
 
-    `prompt` is (1, tokens, width), `pooled` (1, projection), `time_ids` (1, 5 or 6); the `negative_` ones are None
-    where there is no guidance, that is at a `guidance_scale` of at most 1. `loras` are (name, weight) pairs.
+    `prompt` is (1, tokens, width), `pooled` (1, projection), `time_ids` (1, 5 or 6). Without guidance, which means a
+    `guidance_scale` of at most 1, the `negative_` fields are None. `loras` are (name, weight) pairs.
     """
 
     guidance_scale: float
@@ -36,12 +36,12 @@ class Conditioning:
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """One job's state between two steps: about 1 MiB at 1024².
+    """The state of one job between two steps, about 1 MiB at 1024².
 
-    `held` is the latents of the rows that were last stepped together, (rows, 4, height / 8, width / 8), and this
-    row's place among them: views of its own, made at every step, would take longer than the arithmetic.
+    `held` holds the latents of the rows that were last stepped together, (rows, 4, height / 8, width / 8), and this
+    row's index among them. Creating a view for each row at every step would take longer than the arithmetic.
 
-    `reproducible` falls when a step was run in another shape than the usual one, for want of memory.
+    `reproducible` becomes False when a step runs with another shape than usual because memory is short.
     """
 
     job: Job
@@ -58,7 +58,7 @@ class Row:
 
     @property
     def latents(self) -> torch.Tensor:
-        """This row's own, (1, 4, height / 8, width / 8)."""
+        """This row's latents, (1, 4, height / 8, width / 8)."""
         together, place = self.held
         return together[place : place + 1]
 

@@ -1,6 +1,7 @@
-"""After the GPU: how bare a picture is, and what becomes of one that is barer than its request allows.
+"""Score the nudity of finished pictures, and blur or reject those above the limit of their request.
 
-It runs in the delivery's pool, not on the GPU's thread. `docs/content-rules.md` says what the detectors are worth.
+This runs on the delivery pool, not on the engine's thread. `docs/content-rules.md` describes how reliable the
+detectors are.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from worker.settings import Settings
 
 Pixels = npt.NDArray[np.uint8]
 
-# The blur's radius, as a part of the longer side: nothing is left but a composition of colours.
+# Radius of the blur as a fraction of the longer side; only the distribution of colours remains recognisable.
 _BLUR_PART = 1 / 16
 
-# Skin in YCbCr, whatever its tone: Chai & Ngan, IEEE Trans. Circuits Syst. Video Technol. 9(4), 1999.
+# Range of skin colours of all tones in YCbCr: Chai & Ngan, IEEE Trans. Circuits Syst. Video Technol. 9(4), 1999.
 _CB, _CR = (77, 127), (133, 173)
 _SKIN_STRIDE = 4
 
@@ -45,18 +46,18 @@ _log = structlog.get_logger(__name__)
 
 
 class Detector(Protocol):
-    """Scores (height, width, 3) RGB uint8 pixels from 0, dressed, to 1. Called by one thread at a time."""
+    """Scores (height, width, 3) RGB uint8 pixels from 0 (no nudity) to 1. It is called by one thread at a time."""
 
     def __call__(self, pixels: Pixels, /) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Screen:
-    """Scores a picture and holds it to its request's level.
+    """Scores a picture, and applies the limit for its request's `nsfw_level`.
 
     Args:
-        thresholds: the highest score that passes, from each level up; level 0 is among them.
-        blur: deliver what is beyond it blurred, instead of not at all.
+        thresholds: for each listed level, the highest score that passes from that level up; level 0 is listed.
+        blur: whether a picture above the limit is delivered blurred instead of being rejected.
     """
 
     detector: Detector
@@ -65,10 +66,11 @@ class Screen:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, picture: Picture) -> Picture:
-        """The picture with its score, blurred where that is the rule.
+        """Return the picture with its score; it is blurred if it is above the limit and `blur` is set.
 
         Raises:
-            RequestRejected: `content_rejected`; or `internal`, when there is no score: none leaves without one.
+            RequestRejected: `content_rejected` for a picture above the limit; `internal` if the detector failed,
+                because no picture is delivered without a score.
         """
         level = picture.job.request.nsfw_level
         score, threshold = self._score(picture.pixels), threshold_of(self.thresholds, level)
@@ -78,33 +80,33 @@ class Screen:
             return replace(picture, nsfw_score=score, pixels=blurred(picture.pixels), blurred=True)
         raise RequestRejected(
             ErrorCode.CONTENT_REJECTED,
-            f"the picture came out barer than nsfw_level {level} allows:"
-            f" it scores {score:.2f}, and the limit is {threshold:g}",
+            f"the picture shows more nudity than nsfw_level {level} allows:"
+            f" its score is {score:.2f}, and the limit is {threshold:g}",
         )
 
     def _score(self, pixels: Pixels) -> float:
         try:
             with self._lock:
                 return _checked(self.detector(pixels))
-        except Exception as error:  # whatever a plug-in raises, this job ends here and the others go on
+        except Exception as error:  # a plug-in may raise anything; only this job must fail
             _log.error("nsfw_detector_failed", exc_info=True)
-            message = f"the nsfw detector failed ({type(error).__name__}), and no picture leaves without its score"
+            message = f"the nsfw detector failed ({type(error).__name__}), and no picture is delivered without a score"
             raise RequestRejected(ErrorCode.INTERNAL, message) from error
 
 
 def threshold_of(thresholds: Mapping[int, float], level: int) -> float:
-    """The threshold of the highest listed level that is not above `level`."""
+    """Return the threshold of the highest listed level that is not above `level`."""
     return thresholds[max(listed for listed in thresholds if listed <= level)]
 
 
 def blurred(pixels: Pixels) -> Pixels:
-    """The same pixels every time; a replay blurs the picture that it has made again."""
+    """Blur a picture; deterministic, because a replay blurs the picture that it makes again to compare it."""
     radius = max(pixels.shape[:2]) * _BLUR_PART
     return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(radius)))
 
 
 def make_screen(settings: Settings) -> Callable[[Picture], Picture]:
-    """What every picture goes through before it is encoded; without a detector, nothing.
+    """Return the function that is applied to every picture before it is encoded; without a detector, the identity.
 
     Raises:
         SettingsError: NSFW_DETECTOR cannot be used.
@@ -117,19 +119,19 @@ def make_screen(settings: Settings) -> Callable[[Picture], Picture]:
 
 @cache
 def _working(name: str) -> Detector:
-    """Loaded once, and tried on a black picture."""
+    """Load the detector (once per process), and try it on a black picture."""
     detector = _load(name)
     try:
         _checked(detector(np.zeros((64, 64, 3), np.uint8)))
-    except Exception as error:  # a plug-in's own; the start is the time to tell
+    except Exception as error:  # a plug-in may raise anything; a faulty one must stop the start
         raise SettingsError(f"NSFW_DETECTOR: {name} cannot score a picture: {type(error).__name__}: {error}") from error
     return detector
 
 
 def skin_share(pixels: Pixels) -> float:
-    """The share of the picture that has the colour of skin. Sand and wood have it too."""
+    """Return the share of pixels that have the colour of skin. Sand and wood have it too."""
     red, green, blue = np.moveaxis(pixels[::_SKIN_STRIDE, ::_SKIN_STRIDE].astype(np.float32), -1, 0)
-    # ITU-R BT.601, as JPEG has it.
+    # ITU-R BT.601 with JPEG's full range.
     cb = 128 - 0.168736 * red - 0.331264 * green + 0.5 * blue
     cr = 128 + 0.5 * red - 0.418688 * green - 0.081312 * blue
     return float(((cb >= _CB[0]) & (cb <= _CB[1]) & (cr >= _CR[0]) & (cr <= _CR[1])).mean())
@@ -147,7 +149,7 @@ def _load(name: str) -> Detector:
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
         raise SettingsError(f"NSFW_DETECTOR: {name} cannot be found: {error}") from error
-    # A class is a detector once it is made, which may load a model.
+    # A class is instantiated, which may load a model; its instance is the detector.
     detector: Detector = found() if isinstance(found, type) else found
     if not callable(detector):
         raise SettingsError(f"NSFW_DETECTOR: {name} is not callable")
@@ -155,7 +157,7 @@ def _load(name: str) -> Detector:
 
 
 def _nudenet() -> Detector:
-    """The surest of the body parts that are found bare."""
+    """Return a detector that scores a picture by the most confident detection of an exposed body part."""
     try:
         nudenet: Any = importlib.import_module("nudenet")
     except ImportError as error:
@@ -166,7 +168,7 @@ def _nudenet() -> Detector:
     model = nudenet.NudeDetector()
 
     def score(pixels: Pixels, /) -> float:
-        # It takes what OpenCV reads: blue first.
+        # NudeNet expects OpenCV's channel order, BGR.
         found = model.detect(np.ascontiguousarray(pixels[..., ::-1]))
         return max((part["score"] for part in found if part["class"] in _NUDENET_EXPOSED), default=0.0)
 
@@ -176,5 +178,5 @@ def _nudenet() -> Detector:
 def _checked(score: float) -> float:
     score = float(score)
     if not (math.isfinite(score) and 0 <= score <= 1):
-        raise ValueError(f"a score of {score} is not from 0 to 1")
+        raise ValueError(f"the score {score} is not from 0 to 1")
     return score

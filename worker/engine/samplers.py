@@ -1,9 +1,9 @@
-"""One row's diffusers scheduler, and one vectorised update for the many rows that use the default one.
+"""The noise schedule of one row: coefficients for the default scheduler, a diffusers scheduler object for the others.
 
-The default, DPM++ 2M Karras (Lu et al. 2022, arXiv:2211.01095; Karras et al. 2022), is linear in its inputs with
-coefficients that depend on the step alone. They are taken once per job from diffusers' own scheduler, and one
-update moves all rows (`update.py`), in diffusers' order of operations, so the bits are diffusers' own. Every other
-scheduler keeps a diffusers object per row and is stepped row by row.
+The default scheduler, DPM++ 2M Karras (Lu et al. 2022, arXiv:2211.01095; Karras et al. 2022), is linear in its inputs,
+with coefficients that depend only on the step. They are computed once per schedule from diffusers' own scheduler, and
+`batched_sampler.py` advances all rows in one update, in diffusers' order of operations, so that the bits are the same
+as diffusers'. Rows of every other scheduler have a diffusers object each and are stepped one by one.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ from worker.job import SCHEDULERS
 
 _KARRAS_2M = {"algorithm_type": "dpmsolver++", "solver_order": 2, "use_karras_sigmas": True}
 
-# Options that diffusers needs beside the model's own scheduler configuration.
+# Options that are passed to diffusers in addition to the model's own scheduler configuration.
 _OPTIONS: dict[str, dict[str, Any]] = {
     "DPMSolverMultistepScheduler": _KARRAS_2M,
-    # It sets this itself for a schedule that ends in zero, and says so aloud every time.
+    # diffusers sets this itself for a schedule that ends at sigma 0, but logs a warning each time.
     "DPMSolverSinglestepScheduler": _KARRAS_2M | {"lower_order_final": True},
     "PNDMScheduler": {"skip_prk_steps": True},
 }
 
-# Where the refiner takes over (ensemble of experts, SDXL paper §2.5): this share of the noise is the base's.
+# Share of the noise schedule that the base runs before the refiner takes over (ensemble of experts; SDXL paper,
+# arXiv:2307.01952, section 2.5).
 HANDOVER = 0.8
 
 
 def build_scheduler(name: str, config: Any) -> Any:
-    """A diffusers scheduler of class `name` over the model's own configuration.
+    """Build a diffusers scheduler of class `name` from the model's scheduler configuration.
 
     Raises:
         ValueError: `name` is not one of `SCHEDULERS`.
@@ -47,14 +48,14 @@ def build_scheduler(name: str, config: Any) -> Any:
 
 
 def make_scheduler(name: str, config: Any) -> Any:
-    """As `build_scheduler`, but copied from one of its kind: building a KDPM2 one holds up the GPU for 0.1 s."""
+    """Like `build_scheduler`, but return a copy of a cached one; building a KDPM2 scheduler takes 0.1 s."""
     key = (name, repr(config))
     if key not in _built:
         _built[key] = build_scheduler(name, config)
     return copy.deepcopy(_built[key])
 
 
-# Every scheduler for a base and a refiner, and then some.
+# Room for every scheduler with two model configurations (base and refiner), and as many again.
 _built: LRUCache[tuple[str, str], Any] = LRUCache(4 * len(SCHEDULERS))
 
 
@@ -64,9 +65,9 @@ def _cutoff(scheduler: Any) -> int:
 
 
 def window(scheduler: Any, stage: Stage, *, refined: bool) -> tuple[int, int]:
-    """First and last index (exclusive) of the timesteps that `stage` runs.
+    """Return the first and the last index (exclusive) of the timesteps that `stage` runs.
 
-    The cut is by timestep, as in `StableDiffusionXLPipeline.__call__` (`denoising_end`) and
+    The schedule is split by timestep, as in `StableDiffusionXLPipeline.__call__` (`denoising_end`) and
     `StableDiffusionXLImg2ImgPipeline.get_timesteps` (`denoising_start`).
     """
     timesteps = scheduler.timesteps
@@ -82,12 +83,12 @@ def window(scheduler: Any, stage: Stage, *, refined: bool) -> tuple[int, int]:
 
 @dataclass(slots=True)
 class Sampler:
-    """A row's place on its noise schedule.
+    """The noise schedule of a row, and its position in it.
 
-    `timesteps` has one entry per UNet call of this stage. `table` is None for a scheduler that is stepped by
-    diffusers; else it holds the coefficients of each step, float32 (steps, 6): sigma and alpha of the current
-    point, then the factors of the sample, of the newest x0, of its difference, and 1/r0. `previous` is the last
-    step's x0 of the rows that it was made with, and this row's place in it.
+    `timesteps` has one entry per UNet call of this stage. `table` is None for a scheduler that is stepped by diffusers;
+    otherwise it holds the coefficients of each step, float32 (steps, 6): sigma and alpha at the current timestep, then
+    the factors of the sample, of the newest x0 and of the x0 difference, and 1/r0. `previous` holds the x0 of the last
+    step for all rows of its batch, and this row's index in it.
     """
 
     scheduler: Any
@@ -107,20 +108,20 @@ class Sampler:
         return self.timesteps[self.index]
 
     def model_input(self, latents: torch.Tensor) -> torch.Tensor:
-        """`latents` (1, C, h, w) as the UNet wants them at this step."""
+        """Scale `latents`, (1, C, h, w), as the UNet expects them at this step."""
         if self.table is not None:
             return latents
         scaled: torch.Tensor = self.scheduler.scale_model_input(latents, self.timestep)
         return scaled
 
     def save(self) -> tuple[Any, torch.Tensor | None]:
-        """What `load` needs to undo a step of diffusers that failed half-way."""
+        """Return the state that `load` needs to undo a diffusers step that fails part-way."""
         state = {k: list(v) if isinstance(v, list) else v for k, v in vars(self.scheduler).items()}
         generator = self.extra.get("generator")
         return state, None if generator is None else generator.get_state()
 
     def load(self, saved: tuple[Any, torch.Tensor | None]) -> None:
-        """Undo what happened since `save`."""
+        """Restore the state that `save` returned."""
         state, generator_state = saved
         vars(self.scheduler).clear()
         vars(self.scheduler).update(state)
@@ -128,7 +129,7 @@ class Sampler:
             self.extra["generator"].set_state(generator_state)
 
     def step(self, noise: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-        """One diffusers step of this row alone; `noise` and `latents` are (1, C, h, w)."""
+        """Run one diffusers step for this row; `noise`, `latents` and the result are (1, C, h, w)."""
         stepped: torch.Tensor = self.scheduler.step(noise, self.timestep, latents, **self.extra, return_dict=False)[0]
         return stepped
 
@@ -143,7 +144,7 @@ def make_sampler(
     device: torch.device,
     generator: torch.Generator,
 ) -> Sampler:
-    """The sampler of one row in one stage; an empty one (`over` at once) where the stage has no step."""
+    """Return the sampler of one row in one stage; if the stage has no steps, it is `over` from the beginning."""
     key = (name, repr(config), steps, stage, refined, device)
     known = _tabled.get(key)
     if known is not None:
@@ -162,7 +163,7 @@ def make_sampler(
     return sampler
 
 
-# With a table, the diffusers scheduler is never stepped, so all rows of the same schedule can share both.
+# A scheduler with a table is never stepped itself, so all rows with the same schedule can share the two.
 _tabled: LRUCache[Hashable, Sampler] = LRUCache(128)
 
 
@@ -181,7 +182,7 @@ def _is_vectorised(scheduler: Any) -> bool:
 
 
 def _table(scheduler: Any, first: int, last: int) -> torch.Tensor:
-    """Coefficients of steps `first` to `last`, by the formulas of diffusers' DPMSolverMultistepScheduler."""
+    """Compute the coefficients of steps `first` to `last` (exclusive) by DPMSolverMultistepScheduler's formulas."""
     sigmas = scheduler.sigmas.to("cpu")
     alpha, sigma = scheduler._sigma_to_alpha_sigma_t(sigmas)
     lam = torch.log(alpha) - torch.log(sigma)

@@ -1,13 +1,13 @@
-"""Finding, fetching and loading SDXL.
+"""Find, download and load SDXL models.
 
-- `pull`: a model's files on this machine; nothing is downloaded that is not loaded.
-- `load`: those files as diffusers pipelines on a device; the fingerprint that manifests carry.
+- `pull` finds or downloads the files of a model; it downloads only files that are loaded.
+- `load` loads these files as diffusers pipelines onto a device, and computes the fingerprint for manifests.
 
-Importing this package costs nothing: torch and the libraries come with the modules that use them.
+Importing this package is cheap: torch and the other libraries are imported by the modules that use them.
 """
 
 import os
 
-# transformers reads it once, when it is first imported, and would otherwise greet every start with
-# warnings about image processors (torchvision) that SDXL has no use for.
+# transformers reads this variable once, at its first import. Without it, every start logs warnings about
+# torchvision's image processors, which SDXL does not use.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -1,8 +1,8 @@
-"""SDXL from disk to device: diffusers pipelines, ready to be taken apart by the engine.
+"""Load SDXL models as diffusers pipelines, whose components the engine then uses.
 
-fp16 and the VAE: SDXL's stock VAE overflows in fp16 and yields NaN. Its config says
-`force_upcast`, which is left as it is: whoever decodes with an fp16 VAE must move it to float32
-first, as `StableDiffusionXLPipeline.__call__` does. bf16 needs none of it.
+fp16 and the VAE: SDXL's stock VAE overflows in fp16 and yields NaN. Its config sets `force_upcast`, which is kept:
+code that decodes with an fp16 VAE must move it to float32 first, as `StableDiffusionXLPipeline.__call__` does. bf16
+does not need this.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LATENT_CHANNELS = 4
 FINGERPRINT_HEX_DIGITS = 16
 
 _Pipeline = TypeVar("_Pipeline", StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline)
-# What the libraries raise for files that are missing, cut short, or of another architecture.
+# Errors that the libraries raise for files that are missing, truncated, or of another architecture.
 _UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, SingleFileComponentError)
 _LFS_BLOB = re.compile(r"[0-9a-f]{64}")
 
@@ -51,19 +51,19 @@ def load_base(
     """Load an SDXL base: a hub id, a folder in diffusers' layout, or a `.safetensors` file.
 
     Args:
-        model_id: hub ids are fetched when they are not cached; half precision takes the
-            repository's `fp16` files where there are any.
-        cache_dir: of hub models; default: the hub client's own.
+        model_id: models given by hub id are downloaded if they are not cached; half precision uses the
+            repository's `fp16` files if there are any.
+        cache_dir: cache folder for hub models; default: the hub client's own.
         single_file_config: a folder in diffusers' layout whose configs and tokenizers describe the
-            single file. Default: a folder beside the file with its name less the suffix; else
-            diffusers recognises the architecture by its keys and takes the configs from the hub.
-        channels_last: lay out the UNet and the VAE for tensor cores; of use on CUDA only.
+            single file. Default: a folder next to the file that has its name without the suffix; without one,
+            diffusers recognises the architecture by the keys and takes the configs from the hub.
+        channels_last: use the memory layout that suits tensor cores for the UNet and the VAE; CUDA only.
 
     Returns:
         A pipeline in eval mode, without gradients, progress bars or watermark.
 
     Raises:
-        ModelLoadError: missing, pickled, no SDXL base, or too large for the device.
+        ModelLoadError: the model is missing, pickled, not an SDXL base, or too large for the device.
     """
     files = locate(model_id, half=_is_half(dtype), cache_dir=cache_dir)
     pipeline = _read(StableDiffusionXLPipeline, files, dtype, cache_dir, single_file_config)
@@ -83,16 +83,16 @@ def load_refiner(
     single_file_config: Path | None = None,
     channels_last: bool = False,
 ) -> StableDiffusionXLImg2ImgPipeline:
-    """Load an SDXL refiner; arguments, result and errors as `load_base`.
+    """Load an SDXL refiner; further arguments, result and errors are those of `load_base`.
 
     Args:
-        share: a loaded base. Its second text encoder and VAE stand in for the refiner's where
-            config and every weight are equal, which saves 1.6 GB in half precision.
+        share: a loaded base. Its second text encoder and VAE replace the refiner's if the config and every
+            weight are equal, which saves 1.6 GB in half precision.
     """
     files = locate(model_id, half=_is_half(dtype), cache_dir=cache_dir)
     refiner = _read(StableDiffusionXLImg2ImgPipeline, files, dtype, cache_dir, single_file_config)
     if refiner.text_encoder_2 is None or not refiner.config.requires_aesthetics_score:
-        raise ModelLoadError(f"{model_id} is not an SDXL refiner: it takes no aesthetic score.")
+        raise ModelLoadError(f"{model_id} is not an SDXL refiner: it does not take an aesthetic score.")
     _check_unet(model_id, refiner)
     if share is not None:
         _share(refiner, share)
@@ -100,16 +100,16 @@ def load_refiner(
 
 
 def fingerprint(model_id: str, *, dtype: torch.dtype, cache_dir: Path | None = None) -> str:
-    """16 hex digits that tell which weights a model id stands for at this precision.
+    """Return 16 hex digits that identify the weights that are loaded for a model id at this precision.
 
-    Every byte counts: a single file gives its SHA-256 cut short; several give the SHA-256 over
-    their components' names and SHA-256s, sorted. The price is one full read (7 GB: some 5 to 20 s,
-    once per start), which sampling blocks would save, but then two fine-tunes that differ in one
-    layer could look alike. A file in the hub's cache is named by its SHA-256 already, and that
-    name is believed: there it costs nothing, but does not notice a file damaged since.
+    The fingerprint covers every byte. For a single file it is the start of its SHA-256; for several files it is the
+    start of the SHA-256 over their sorted component names and SHA-256s. This reads all files once per start (7 GB
+    take 5 to 20 s); sampling would be faster, but could not tell apart two fine-tunes that differ in one layer. In
+    the hub's cache a file is named by its SHA-256, and that name is trusted: this is free, but does not detect a
+    file that was damaged later.
 
     Raises:
-        ModelLoadError: as `load_base`.
+        ModelLoadError: as raised by `load_base`.
     """
     files = locate(model_id, half=_is_half(dtype), cache_dir=cache_dir)
     if files.is_single_file:
@@ -119,10 +119,10 @@ def fingerprint(model_id: str, *, dtype: torch.dtype, cache_dir: Path | None = N
 
 
 def resolve_device(spec: str) -> torch.device:
-    """`auto`, `cuda`, `cuda:1`, `mps` or `cpu` as a device that this machine has.
+    """Return the device for `auto`, `cuda`, `cuda:1`, `mps` or `cpu`.
 
     Raises:
-        SettingsError: unknown, or not available here.
+        SettingsError: the device is unknown, or not available on this machine.
     """
     if spec == "auto":
         return torch.device(_best_device())
@@ -142,10 +142,12 @@ def resolve_device(spec: str) -> torch.device:
 
 
 def resolve_dtype(spec: str, device: torch.device | str) -> torch.dtype:
-    """`auto` or a name from `DTYPES`; auto is bf16 or else fp16 on a GPU, and float32 on a CPU.
+    """Return the dtype for `auto` or a name from `DTYPES`.
+
+    `auto` is bf16 on a CUDA device that supports it, fp16 on any other GPU, and float32 on a CPU.
 
     Raises:
-        SettingsError: an unknown name.
+        SettingsError: the name is unknown.
     """
     if spec != "auto":
         if spec not in DTYPES:
@@ -153,14 +155,14 @@ def resolve_dtype(spec: str, device: torch.device | str) -> torch.dtype:
         return DTYPES[spec]
     kind = torch.device(device).type
     if kind == "cuda":
-        # Emulated bf16 counts as supported by default, and is slower than fp16 there (Turing, Volta).
+        # By default torch counts emulated bf16 (Turing, Volta) as supported, but it is slower than fp16 there.
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else torch.float16
     return torch.float16 if kind == "mps" else torch.float32
 
 
 def silence_progress() -> None:
-    """Turn off the loading and saving bars of diffusers and transformers in this process."""
+    """Turn off the progress bars of diffusers and transformers in this process."""
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
 
@@ -173,8 +175,8 @@ def _read(
     single_file_config: Path | None,
 ) -> _Pipeline:
     silence_progress()
-    # The worker marks its pictures in their metadata; diffusers' watermark would depend on whether
-    # an optional package happens to be installed.
+    # The worker marks its pictures in their metadata. diffusers' watermark is off, because whether it is added
+    # would depend on whether an optional package is installed.
     options: dict[str, Any] = {"dtype": dtype, "add_watermarker": False, "cache_dir": cache_dir}
     try:
         if files.is_single_file:
@@ -198,7 +200,7 @@ def _config_beside(file: Path) -> Path | None:
 def _check_unet(model_id: str, pipeline: StableDiffusionXLPipeline | StableDiffusionXLImg2ImgPipeline) -> None:
     config = pipeline.unet.config
     if config.addition_embed_type != "text_time" or config.in_channels != LATENT_CHANNELS:
-        raise ModelLoadError(f"{model_id} is not an SDXL text-to-image model (its UNet is of another kind).")
+        raise ModelLoadError(f"{model_id} is not an SDXL text-to-image model (its UNet has another architecture).")
 
 
 def _settle(model_id: str, pipeline: _Pipeline, device: torch.device | str, channels_last: bool) -> _Pipeline:
@@ -232,7 +234,7 @@ def _equal(one: torch.nn.Module, other: torch.nn.Module) -> bool:
 
 
 def _architecture(module: torch.nn.Module) -> dict[str, Any]:
-    """The config less what says where it came from and which release wrote it."""
+    """Return the config without the entries that name its origin and the release that wrote it."""
     config: Any = module.config
     entries = config.to_dict() if hasattr(config, "to_dict") else dict(config)
     origin = {"transformers_version", "dtype", "torch_dtype"}

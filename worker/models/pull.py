@@ -1,9 +1,9 @@
-"""A model's files, on this machine: what a model id means, which files count, and fetching them.
+"""Resolve a model id to files on this machine, and download those that are missing.
 
-A model id is a folder in diffusers' layout, a `.safetensors` file, or a hub id. For each component
-exactly the files that will be loaded are chosen, so that a pull of SDXL is 7 GB and not the 70 GB
-of its repository, and a fingerprint speaks of what is in memory. Pickled weights are never read:
-unpickling runs whatever code the file contains.
+A model id is a folder in diffusers' layout, a `.safetensors` file, or a hub id. Exactly the files that will be loaded
+are selected for each component, so that a download of SDXL takes 7 GB and not the 70 GB of its repository, and so that
+the fingerprint describes what is in memory. Pickled weights are never read, because unpickling runs whatever code the
+file contains.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pkl"})
 VARIANT = "fp16"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-# diffusers' and transformers' names, whole or sharded; anything else beside them (EMA copies,
-# ONNX, OpenVINO, Flax) is another export of the same weights.
+# Names of weight files in diffusers and transformers, in one file or sharded. Other files next to them (EMA copies,
+# ONNX, OpenVINO, Flax) are other exports of the same weights.
 _PLAIN_WEIGHTS = re.compile(r"(diffusion_pytorch_)?model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 _VARIANT_WEIGHTS = re.compile(
     rf"(diffusion_pytorch_)?model\.({VARIANT}(-\d+-of-\d+)?\.safetensors|safetensors\.index\.{VARIANT}\.json)"
@@ -50,12 +50,12 @@ _VARIANT_WEIGHTS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """Where a model lies and which of its files get loaded.
+    """The location of a model and its files that are loaded.
 
     Attributes:
         root: the folder in diffusers' layout, or the `.safetensors` file itself.
-        weights: the weight files alone, in a stable order.
-        variant: `fp16` when the files of that name are the ones to load.
+        weights: the weight files only, in a stable order.
+        variant: `fp16` if the files with that name are the ones to load.
     """
 
     model_id: str
@@ -69,19 +69,18 @@ class ModelFiles:
 
     @property
     def size_bytes(self) -> int:
-        """The size of the weights."""
+        """The total size of the weight files."""
         return sum(path.stat().st_size for path in self.weights)
 
 
 def pull(model_ids: Iterable[str], *, half: bool, cache_dir: Path | None = None) -> list[ModelFiles]:
-    """Make every model present on this machine, with progress bars on stderr.
+    """Make sure that every model is on this machine, with progress bars on stderr.
 
-    Folders and single files are checked; hub models are fetched into `cache_dir` (default: the
-    hub client's own, `HF_HOME`), resuming what an interrupted pull left. `HF_TOKEN` and
-    `HF_HUB_OFFLINE` are honoured.
+    Folders and single files are checked. Hub models are downloaded into `cache_dir` (default: the hub client's own,
+    `HF_HOME`); an interrupted download is resumed. `HF_TOKEN` and `HF_HUB_OFFLINE` are honoured.
 
     Args:
-        half: whether half precision will be loaded, which has files of its own in most repositories.
+        half: whether half precision will be loaded; most repositories have separate files for it.
 
     Raises:
         ModelLoadError: a model is missing, incomplete, pickled, or the hub does not answer.
@@ -90,10 +89,10 @@ def pull(model_ids: Iterable[str], *, half: bool, cache_dir: Path | None = None)
 
 
 def locate(model_id: str, *, half: bool, cache_dir: Path | None = None, progress: bool = False) -> ModelFiles:
-    """Find the files of one model, and fetch what is missing when the id is a hub's.
+    """Find the files of one model; those of a hub model are downloaded if they are missing.
 
     Raises:
-        ModelLoadError: as `pull` does.
+        ModelLoadError: as raised by `pull`.
     """
     path = Path(model_id).expanduser()
     if path.suffix.lower() in PICKLE_SUFFIXES and not path.is_dir():
@@ -108,10 +107,10 @@ def locate(model_id: str, *, half: bool, cache_dir: Path | None = None, progress
 
 
 def select_files(names: Collection[str], *, half: bool) -> list[str]:
-    """Of a repository's file names (posix, relative), those that get loaded, sorted.
+    """Select the files that are loaded from a repository's file names (POSIX paths, relative), sorted.
 
-    Half precision takes a component's `fp16` files where there are any and its plain ones
-    otherwise; full precision takes `fp16` only from a repository that has no plain UNet.
+    Half precision uses a component's `fp16` files if there are any, and its plain files otherwise. Full precision uses
+    `fp16` files only from a repository that has no plain UNet.
     """
     by_component: dict[str, list[PurePosixPath]] = {}
     for name in map(PurePosixPath, names):
@@ -158,7 +157,7 @@ def _check_folder(model_id: str, root: Path, *, half: bool) -> ModelFiles:
 
 
 def _expected_components(model_id: str, index: Path) -> set[str]:
-    """The components with weights that the model's index names; absent ones are `[null, null]`."""
+    """Return the components with weights that the model's index names; it lists an absent one as `[null, null]`."""
     try:
         entries = json.loads(index.read_text())
         return {name for name in WEIGHT_COMPONENTS & entries.keys() if entries[name][0] is not None}
@@ -167,10 +166,10 @@ def _expected_components(model_id: str, index: Path) -> set[str]:
 
 
 def _fetch(model_id: str, half: bool, cache_dir: Path | None, progress: bool) -> Path:
-    """The snapshot folder of a hub model, downloaded as far as it is not there yet."""
+    """Download the files of a hub model that are not cached yet, and return its snapshot folder."""
     try:
         with _progress_bars(shown=progress):
-            # A dry run lists the repository with sizes, and says what is cached already.
+            # A dry run lists the repository's files with their sizes, and whether each is cached.
             listing = snapshot_download(model_id, cache_dir=cache_dir, dry_run=True)
             wanted = select_files([file.filename for file in listing], half=half)
             missing = [file for file in listing if file.filename in wanted and file.will_download]
@@ -193,7 +192,7 @@ def _fetch(model_id: str, half: bool, cache_dir: Path | None, progress: bool) ->
 
 def _cached_snapshot(model_id: str, cache_dir: Path | None, refusal: BaseException | None) -> Path:
     try:
-        # Asking for the index alone: the folder's own check knows better which files must be there.
+        # Only the index is asked for here; `_check_folder` then decides which other files must exist.
         folder = snapshot_download(
             model_id, cache_dir=cache_dir, local_files_only=True, allow_patterns=["model_index.json"]
         )

@@ -1,1 +1,1 @@
-"""Replay of past requests: selection, plan, verification, publication."""
+"""Replay of past requests: select them, look up their results, then verify or publish them again."""

@@ -1,4 +1,4 @@
-"""Whether a stored picture is what its manifest says, and why one that was made again differs. Pure."""
+"""Check stored pictures against their manifests, and explain why a picture made again may differ. Pure functions."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from worker.delivery.manifest import ModelInfo, applied_profile, stored_request
 from worker.events.types import GenerationCompleted, GenerationRequest
 from worker.job import AppliedProfile, Job
 
-# Of the request's own choices, those that reach the recipe as they are.
+# Fields of the request that are copied to the recipe unchanged.
 _CHOSEN = ("num_inference_steps", "guidance_scale", "width", "height", "scheduler", "high_quality")
 _COMPOSED = ("prompt", "negative_prompt")
-# What a completed event witnesses of the manifest that it was made from; times and costs are not worth it.
-_PICTURE_TOLD = ("sha256", "byte_count")
-_RECIPE_TOLD = ("seed", "prompt", "negative_prompt")
+# Fields of the manifest that its completed event repeats and that are compared; times and costs are not.
+_PICTURE_IN_EVENT = ("sha256", "byte_count")
+_RECIPE_IN_EVENT = ("seed", "prompt", "negative_prompt")
 
 
 def flaws(
@@ -28,18 +28,19 @@ def flaws(
     job: Job | None,
     announced: Sequence[GenerationCompleted] = (),
 ) -> list[str]:
-    """What shows that a manifest is not as it was written; empty for a sound one.
+    """List the signs that a manifest was changed after it was written; empty for an unchanged one.
 
     Args:
-        request: of the record in Kafka.
-        job: what that request is admitted as; None where it is no longer admitted.
-        announced: its completed events. One that agrees is enough: a picture may have been made again.
+        request: the request of the record in Kafka.
+        job: the job that the request is admitted as now; None if it would be rejected now.
+        announced: the completed events of the job. It is enough that one of them agrees with the manifest, because
+            the picture may have been made more than once.
     """
     found = []
     if manifest["request_digest"] != request_digest(request):
         found.append("request_digest is not that of the request record")
     if _stored_digest(manifest) != manifest["request_digest"]:
-        found.append("request does not have request_digest")
+        found.append("request_digest is not that of the stored request")
     found += [f"recipe.{name} is not the request's" for name in _changed(manifest["recipe"], request, job)]
     if (manifest["job_id"], manifest["girl_id"], manifest["user_id"]) != (
         request.job_id,
@@ -54,28 +55,30 @@ def flaws(
     if (picture["output_format"], picture["content_type"]) != (output_format, CONTENT_TYPES[output_format]):
         found.append("picture.output_format is not the request's")
     if announced and not any(_agrees(manifest, event) for event in announced):
-        found.append("the completed event told of another picture")
+        found.append("the completed event describes another picture")
     return found
 
 
 def picture_flaws(manifest: Mapping[str, Any], data: bytes | None) -> list[str]:
-    """What is wrong with the stored image, by its manifest; `data` is None where there is none."""
+    """List how the stored image contradicts its manifest; `data` is None if there is no image."""
     if data is None:
-        return ["the image is gone"]
+        return ["the image is missing"]
     picture = manifest["picture"]
     if (hashlib.sha256(data).hexdigest(), len(data)) != (picture["sha256"], picture["byte_count"]):
-        return ["the image's bytes are not those of picture.sha256"]
+        return ["the image's bytes do not match picture.sha256"]
     return []
 
 
 def reasons(
     manifest: Mapping[str, Any], now: ModelInfo, lora_fingerprints: Mapping[str, str], *, reproducible: bool
 ) -> list[str]:
-    """Why the same recipe may give other pixels here and now, each reason's name first; empty: no reason known.
+    """List why the recipe may give other pixels here and now; empty if no reason is known.
+
+    Each reason is a sentence that starts with the name of what changed.
 
     Args:
-        lora_fingerprints: of the files that were used now.
-        reproducible: False where the device ran short of memory just now.
+        lora_fingerprints: fingerprints of the LoRA files that were used now, by name.
+        reproducible: False if the device ran out of memory while the picture was made now.
     """
     then = manifest["model"]
     found = [_change("model", then, now.model_fingerprint, "model_fingerprint")]
@@ -89,9 +92,9 @@ def reasons(
     for name in sorted({*versions, *now.versions}):
         found.append(_change(f"version {name}", versions, now.versions.get(name), name))
     if then.get("deterministic") is not True:
-        found.append("deterministic: it was not made so")
+        found.append("deterministic: the picture was not made deterministically")
     elif not now.deterministic or not reproducible:
-        found.append("deterministic: it is not made so now")
+        found.append("deterministic: the picture is not made deterministically now")
     else:
         found.append(_change("slots", then, now.slots, "slots"))
     return [reason for reason in found if reason is not None]
@@ -118,7 +121,7 @@ def _changed(recipe: Mapping[str, Any], request: GenerationRequest, job: Job | N
         changed += [name for name in _COMPOSED if recipe[name] != getattr(job, name)]
     elif job is not None and profile is None:
         changed += [name for name in _COMPOSED if recipe[name] != getattr(request, name)]
-    # Else the profile is another now than it was then, and only the completed event tells what it said.
+    # Otherwise the profile has changed since, and only the completed event can confirm the composed prompts.
     return changed + ([] if _loras_fit(recipe, request, job, profile) else ["loras"])
 
 
@@ -128,7 +131,7 @@ def _loras_fit(
     used = [(lora["name"], lora["weight"]) for lora in recipe["loras"]]
     wanted = [(lora.name, lora.weight) for lora in request.loras]
     if not wanted:
-        # It may have got the default one of that time.
+        # The job may have been given the default LoRA of that time.
         return True
     if profile is None:
         return used == wanted
@@ -140,8 +143,8 @@ def _loras_fit(
 def _agrees(manifest: Mapping[str, Any], event: GenerationCompleted) -> bool:
     picture, model, recipe = manifest["picture"], manifest["model"], manifest["recipe"]
     return (
-        all(picture[name] == getattr(event, name) for name in _PICTURE_TOLD)
-        and all(recipe[name] == getattr(event, name) for name in _RECIPE_TOLD)
+        all(picture[name] == getattr(event, name) for name in _PICTURE_IN_EVENT)
+        and all(recipe[name] == getattr(event, name) for name in _RECIPE_IN_EVENT)
         and model["model_fingerprint"] == event.model_fingerprint
         and (not recipe["high_quality"] or model["refiner_fingerprint"] == event.refiner_fingerprint)
         and {lora["name"]: lora["fingerprint"] for lora in recipe["loras"]} == dict(event.lora_fingerprints)

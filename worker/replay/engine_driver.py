@@ -1,4 +1,4 @@
-"""The real engine, driven by one thread: jobs in, pictures out, a bounded number of them at once."""
+"""Drive the engine from a single thread: feed it jobs, a bounded number at a time, and yield their results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ T = TypeVar("T")
 
 
 def make(make_engine: MakeEngine, entries: Iterator[Job | T], at_once: int) -> Iterator[Picture | Failure | T]:
-    """What becomes of each job, in the order in which they end; entries that are no jobs pass through at once."""
+    """Run the jobs among `entries` and yield their results in the order in which they end.
+
+    Entries that are not jobs are yielded unchanged as soon as they are reached.
+
+    Args:
+        make_engine: called with the hooks when the first job is reached.
+        at_once: the largest number of jobs in the engine at the same time.
+    """
     ended: deque[Picture | Failure] = deque()
     hooks = EngineHooks(on_pixels=ended.append, on_failed=ended.append)
     engine: Engine | None = None
@@ -25,7 +32,7 @@ def make(make_engine: MakeEngine, entries: Iterator[Job | T], at_once: int) -> I
             if entry is None:
                 more = False
             elif isinstance(entry, Job):
-                # Not before: where nothing is made, there may be no model.
+                # The engine is created only for the first job: without one, there may be no model.
                 engine = engine or make_engine(hooks)
                 engine.submit(entry)
                 running += 1
@@ -39,7 +46,7 @@ def make(make_engine: MakeEngine, entries: Iterator[Job | T], at_once: int) -> I
 
 
 def job_of_manifest(item: Item, now: float, replay_id: str | None = None) -> Job:
-    """The job that makes a stored picture again, by its recipe."""
+    """Build the job that makes a stored picture again, from the recipe in its manifest."""
     assert item.manifest is not None
     recipe, requested = item.manifest["recipe"], item.requested
     return Job(

@@ -1,4 +1,4 @@
-"""What a replay would take, and how each of its jobs stands: Kafka and S3 are read, nothing is written."""
+"""Plan a replay: find the selected jobs and the standing of each. Reads Kafka and S3, writes nothing."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from worker.replay.compare import flaws
 from worker.replay.pool import ahead, patiently
 from worker.replay.selection import History, Requested, Selection, admit_again, by_job
 
-# No assignment of a group, so no epoch of one.
+# A replay reads outside the consumer group, so its records have no assignment epoch.
 _NO_EPOCH = 0
 
 
 class Standing(StrEnum):
-    """How a job stands before the replay."""
+    """The state of a job before the replay."""
 
     COMPLETED = "completed"
     TAMPERED = "tampered"
@@ -41,7 +41,7 @@ class Standing(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A job to replay. `code` is of a failed one; `flaws` are of a tampered one."""
+    """A job to replay; `code` is set if it failed, `flaws` if its manifest was tampered with."""
 
     requested: Requested
     standing: Standing
@@ -55,13 +55,13 @@ class Item:
 
     @property
     def label(self) -> str:
-        """The standing, with the code of a failed one."""
+        """The standing, with the error code if the job failed."""
         return self.standing.value if self.code is None else f"{self.standing.value}: {self.code.value}"
 
 
 @dataclass(slots=True)
 class Plan:
-    """Request records, grouped by job, and what the result topics say of them."""
+    """Request records grouped by job, and the history of these jobs in the result topics."""
 
     jobs: list[list[Requested]]
     history: History
@@ -71,7 +71,7 @@ class Plan:
 
 
 def read_plan(connection: Connection, selection: Selection, replay_id: str | None) -> Plan:
-    """Read the result topics, then the request topics."""
+    """Read the result topics, then the request topics, and group the selected requests by job."""
     history = read_history(connection, selection, replay_id)
     plan = Plan([], history)
     plan.jobs = by_job(_requests(connection, selection, plan))
@@ -82,7 +82,7 @@ def read_plan(connection: Connection, selection: Selection, replay_id: str | Non
 def read_history(
     connection: Connection, selection: Selection, replay_id: str | None, since_ms: int | None = None
 ) -> History:
-    """All results from the selection's first moment, or from `since_ms`, to now."""
+    """Read all results from the start of the selection's window, or from `since_ms`, until now."""
     history = History(selection, replay_id)
     topics = connection.topics
     with Reader(connection, (topics.completed, topics.failed)) as reader:
@@ -116,7 +116,7 @@ def _requests(connection: Connection, selection: Selection, plan: Plan) -> Itera
 
 def _records(reader: Reader, selection: Selection) -> Iterator[Record]:
     if selection.partition is None:
-        # A failed event's window says nothing about when its request came.
+        # The window of a failed event does not bound the time of its request.
         yield from _since(reader, None if selection.failed else selection.since_ms)
         return
     first, last = selection.offsets or (None, None)
@@ -142,16 +142,16 @@ def _requested(record: Record, request: GenerationRequest, lane: Lane) -> Reques
 
 
 def items(plan: Plan, store: PictureStore, rules: AdmissionRules, pool: ThreadPoolExecutor) -> Iterator[Item]:
-    """Each job with its manifest, in order; a few are looked up ahead.
+    """Yield each job with its manifest, in order; a few manifests are read ahead.
 
     Raises:
-        StoreUnavailable: S3 has not answered for a while.
+        StoreUnavailable: S3 did not answer for a while.
     """
     return ahead(pool, lambda records: _item(records, plan.history, store, rules), plan.jobs)
 
 
 def _item(records: list[Requested], history: History, store: PictureStore, rules: AdmissionRules) -> Item:
-    # Of several requests under one id, the picture's own counts; where there is no picture, the last word.
+    # Of several requests with one id, take the one whose picture is stored, or the last one if there is no picture.
     requested, manifest, unreadable = records[-1], None, ""
     for candidate in records:
         found, problem = _manifest(candidate.request, store)
@@ -169,7 +169,7 @@ def _item(records: list[Requested], history: History, store: PictureStore, rules
             return Item(requested, Standing.MISSING)
         return Item(requested, Standing.OPEN if code is None else Standing.FAILED, code=code)
     if code is not None and not announced and manifest["request_digest"] != request_digest(requested.request):
-        # Refused as invalid_request, for its id was another's: that one's picture is no business of this record.
+        # The request failed because its id belongs to another request; the stored picture is that request's.
         return Item(requested, Standing.FAILED, code=code)
     found_flaws = flaws(manifest, requested.request, _admitted(requested, rules), announced)
     standing = Standing.TAMPERED if found_flaws else Standing.COMPLETED
@@ -177,7 +177,7 @@ def _item(records: list[Requested], history: History, store: PictureStore, rules
 
 
 def _manifest(request: GenerationRequest, store: PictureStore) -> tuple[dict[str, Any] | None, str]:
-    """The stored manifest, or why there is none to be used; "" where there is simply none."""
+    """Return the stored manifest, or None and the reason why it cannot be read ("" if there is no manifest)."""
     try:
         key = object_keys(request.girl_id, request.job_id, request.output_format.value).manifest
     except ValueError:

@@ -1,4 +1,4 @@
-"""Calls to S3 in a replay's pool: never too many under way, and patient with a short outage."""
+"""Calls to S3 on a replay's thread pool: a bounded number at a time, retried during a short outage."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ B = TypeVar("B")
 
 
 def patiently(call: Callable[[], A]) -> A:
-    """Bridge a short outage of S3. Raises StoreUnavailable when it is a long one."""
+    """Call `call`, and retry while S3 is unavailable.
+
+    Raises:
+        StoreUnavailable: S3 was unavailable in every one of the attempts.
+    """
     for attempt in stamina.retry_context(on=StoreUnavailable, attempts=_STORE_TRIES, wait_max=5.0):
         with attempt:
             return call()
@@ -26,7 +30,7 @@ def patiently(call: Callable[[], A]) -> A:
 
 
 def ahead(pool: ThreadPoolExecutor, function: Callable[[A], B], arguments: Iterable[A]) -> Iterator[B]:
-    """`map` in order, with a bounded number of calls under way."""
+    """Like `map`, on the pool: yields results in order, with a bounded number of calls running ahead."""
     waiting: deque[Future[B]] = deque()
     limit = 2 * pool._max_workers
     for argument in arguments:
@@ -38,7 +42,7 @@ def ahead(pool: ThreadPoolExecutor, function: Callable[[A], B], arguments: Itera
 
 
 def ended(calls: set[Future[A]], *, at_most: int) -> Iterator[A]:
-    """Those that have ended; waits until no more than `at_most` are under way."""
+    """Yield the results of calls that have ended, and wait until at most `at_most` are still running."""
     while calls:
         done, _ = wait(calls, timeout=None if len(calls) > at_most else 0, return_when=FIRST_COMPLETED)
         if not done:

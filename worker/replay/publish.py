@@ -1,7 +1,7 @@
-"""`replay --publish`: results anew, each once, however often the replay is interrupted.
+"""`replay --publish`: publish results again, each exactly once, even if the replay is interrupted and continued.
 
-A result is published before the state file says so; an interruption between the two is found by reading the result
-topics for the replay's id, once the transaction of the interrupted run is known to have ended.
+A result is published before it is recorded in the state file. After an interruption between the two, the result is
+found by reading the result topics for the replay's id, once the transaction of the interrupted run has ended.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _RETRY_PAUSE_S = 1.0
 
 
 class Sent(StrEnum):
-    """What a publishing replay did with one job."""
+    """What `replay --publish` did with one job."""
 
     REPUBLISHED = "republished"
     MADE = "made"
@@ -57,17 +57,18 @@ class Sent(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A result to publish; without an outcome there is nothing to say but `done`."""
+    """A result to publish; without an outcome, nothing is published and only `done` is recorded."""
 
     done: Done
     outcome: Outcome | None = None
 
 
 class Results:
-    """Sends outcomes with a producer of its own; no offset is committed.
+    """Publishes outcomes with a producer of its own; commits no offsets.
 
     Args:
-        answered: jobs whose result of this replay is in Kafka; asked after a failure that left it in doubt.
+        answered: returns the ids of the jobs whose result of this replay is in Kafka; called after a failure that
+            left it uncertain.
     """
 
     def __init__(self, connection: Connection, replay_id: str, answered: Callable[[], set[str]]) -> None:
@@ -77,10 +78,10 @@ class Results:
         self._transport: Transport | None = None
 
     def open(self) -> None:
-        """End what an earlier run left open: from here on, what it published can be seen."""
+        """Open the producer, which ends a transaction that an earlier run left open; its results are visible then."""
         settings = self._connection.settings
         limits = {"message.max.bytes": DEAD_LETTER_MAX_BYTES}
-        # Not the operator's transactional.id: that is the worker's, which would be fenced off.
+        # A transactional.id of its own: with the configured one, the replay would fence the worker's producer.
         own = self._connection.config()
         no_group: Any = None
         if settings.delivery == "at-least-once":
@@ -92,14 +93,14 @@ class Results:
         try:
             transport.open()
         except TryAgain as error:
-            raise CommandError(f"no transaction could be opened: {error}") from error
+            raise CommandError(f"the transactional producer could not be opened: {error}") from error
         self._transport = transport
 
     def send(self, outcomes: dict[str, Outcome]) -> None:
-        """Return when the outcomes, by job id, are durable.
+        """Publish outcomes, given by job id, and return when they are durable.
 
         Raises:
-            CommandError: they are not, after several tries.
+            CommandError: they could not be published in several attempts.
         """
         left, problem = outcomes, ""
         for _ in range(_TRIES):
@@ -109,7 +110,7 @@ class Results:
             messages = [message for outcome in left.values() for message in outcome.messages]
             records = [encoded(self._connection.codec, message) for message in messages]
             try:
-                # Without offsets there is no membership to show, and each try is a new producer's first.
+                # Without offsets no group membership is needed, and each attempt is the first one of a new producer.
                 self._transport.send(records, (), None, again=False)
             except TryAgain as error:
                 problem = str(error)
@@ -125,7 +126,7 @@ class Results:
 
 @dataclass(slots=True)
 class Batch:
-    """Results that wait for company, as every transaction costs."""
+    """Collects results so that one transaction publishes many of them."""
 
     results: Results
     finished: Callable[[Done], None]
@@ -133,7 +134,7 @@ class Batch:
     _since: float = 0.0
 
     def add(self, ready: Ready) -> None:
-        """Take one more, and flush when they are many or have waited."""
+        """Add a result; flush if there are enough of them or the oldest has waited long enough."""
         if not self._ready:
             self._since = time.monotonic()
         self._ready.append(ready)
@@ -141,7 +142,7 @@ class Batch:
             self.flush()
 
     def flush(self) -> None:
-        """Publish, then tell: `finished` is never told of what is not durable."""
+        """Publish the collected results, then call `finished` for each, so only for results that are durable."""
         self.results.send({r.done.job_id: r.outcome for r in self._ready if r.outcome is not None})
         ready, self._ready = self._ready, []
         for one in ready:
@@ -150,9 +151,9 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Remaker:
-    """Turns items into results: from the store where the picture is there, else by making it.
+    """Turns items into results, from the store if the picture is there, otherwise by making the picture.
 
-    `make_engine` and `finisher` may be left out where no item needs to be made (`needs_model`).
+    `make_engine` and `finisher` may be left out if no picture needs to be made (see `needs_model`).
     """
 
     store: PictureStore
@@ -164,7 +165,11 @@ class Remaker:
     finisher: Finisher | None = None
 
     def results(self, items: Iterator[Item]) -> Iterator[Ready]:
-        """The result of each item, in the order in which they are found. Raises StoreUnavailable."""
+        """Yield the result of each item, in the order in which results become available.
+
+        Raises:
+            StoreUnavailable: S3 did not answer for a while.
+        """
         uploads: set[Future[Ready]] = set()
         entries = ahead(self.pool, self._look, items)
         for result in make(self._engine, entries, 4 * self.rules.settings.slots):
@@ -177,7 +182,7 @@ class Remaker:
         yield from ended(uploads, at_most=0)
 
     def _look(self, item: Item) -> Ready | Job:
-        """The stored result, or the job to make it, as the worker itself does with a repeated id."""
+        """Return the stored result, or else the job that makes it, as a worker does for a repeated job id."""
         if item.standing is Standing.TAMPERED:
             return Ready(Done(item.job_id, Sent.REFUSED.value, item.flaws))
         now = time.time()
@@ -192,7 +197,7 @@ class Remaker:
         assert self.finisher is not None
         finisher = self.finisher
         try:
-            # It may have been made since the plan was.
+            # The picture may have been made since the plan was read.
             event = patiently(lambda: finisher.stored(job, now))
         except RequestRejected as error:
             return self._failed(Failure.of(job, error.code, error.message), now)
@@ -223,7 +228,7 @@ class Remaker:
 
 
 def needs_model(items: Iterable[Item]) -> bool:
-    """Whether a picture may have to be made."""
+    """Return whether a picture may have to be made, which needs the model."""
     return any(item.standing not in (Standing.COMPLETED, Standing.TAMPERED) for item in items)
 
 

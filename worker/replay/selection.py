@@ -1,6 +1,6 @@
-"""Which request records a replay takes: by time, place, id, or by how their job ended. Pure.
+"""Select request records for a replay: by time, partition and offset, job id, or outcome. Pure functions.
 
-Nothing here knows the group: a replay reads by assignment and commits nothing.
+A replay is not part of the consumer group: it assigns partitions directly and commits nothing.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from worker.job import Job, Lane, Origin
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """What was asked for; every part narrows it. Times are milliseconds since the epoch.
+    """The selected requests; every field narrows the selection. Times are milliseconds since the epoch.
 
     Args:
-        since_ms: of the record; with `failed`, of the failed event, for the request came before it.
-        until_ms: the first moment that is too late.
-        offsets: first and last of one partition of one lane, both taken.
-        failed: only jobs with a failed event.
-        error_codes: with `failed`, only those with one of these; empty: any.
+        since_ms: earliest time of the request record or, with `failed`, of the failed event, since the request is
+            older than that.
+        until_ms: end of the window, exclusive.
+        offsets: first and last offset, both included, of one partition of one lane.
+        failed: only jobs with a failed event in the window.
+        error_codes: with `failed`, only jobs that failed with one of these codes; empty means any code.
     """
 
     lanes: tuple[Lane, ...] = tuple(Lane)
@@ -37,7 +38,7 @@ class Selection:
     error_codes: tuple[ErrorCode, ...] = ()
 
     def covers(self, partition: int, offset: int, recorded_ms: int | None) -> bool:
-        """Whether a request record of a chosen lane is in the chosen place and time."""
+        """Return whether a request record of a selected lane is in the selected partition, offsets and window."""
         if self.partition is not None and partition != self.partition:
             return False
         if self.offsets is not None and not self.offsets[0] <= offset <= self.offsets[1]:
@@ -45,14 +46,14 @@ class Selection:
         return self.failed or self.in_window(recorded_ms)
 
     def in_window(self, recorded_ms: int | None) -> bool:
-        """Whether a record's time is in the window; one without a time is in no window."""
+        """Return whether a time is in the window; a record without a timestamp is only in an unlimited one."""
         if recorded_ms is None:
             return self.since_ms is None and self.until_ms is None
         early = self.since_ms is not None and recorded_ms < self.since_ms
         return not early and (self.until_ms is None or recorded_ms < self.until_ms)
 
     def takes(self, job_id: str, history: History) -> bool:
-        """Whether a job is meant. A cancelled one is only when it is named, or its code: nobody waits for it."""
+        """Return whether a job is selected; a cancelled one only if its id or the code `cancelled` was given."""
         if self.job_ids and job_id not in self.job_ids:
             return False
         if self.failed and job_id not in history.matching:
@@ -61,7 +62,7 @@ class Selection:
         return not cancelled or bool(self.job_ids) or ErrorCode.CANCELLED in self.error_codes
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON types, for `from_json`."""
+        """Return the selection as JSON types that `from_json` can read."""
         return {
             "lanes": [lane.label for lane in self.lanes],
             "since_ms": self.since_ms,
@@ -75,7 +76,11 @@ class Selection:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Selection:
-        """The counterpart of `to_json`. Raises KeyError, TypeError, ValueError for anything else."""
+        """Build a selection from the result of `to_json`.
+
+        Raises:
+            KeyError, TypeError, ValueError: `record` is something else.
+        """
         offsets = record["offsets"]
         return cls(
             lanes=tuple(Lane[label.upper()] for label in record["lanes"]),
@@ -91,10 +96,10 @@ class Selection:
 
 @dataclass(slots=True)
 class History:
-    """How jobs ended, by what the result topics say.
+    """The outcomes of jobs, read from the result topics.
 
-    `failed` holds the latest code, `matching` the jobs with a failed event that the selection asks for, and
-    `answered` those whose result of this very replay is there already.
+    `failed` holds the latest error code of each job, `matching` the jobs with a failed event that the selection asks
+    for, and `answered` the jobs whose result of this replay is already published.
     """
 
     selection: Selection
@@ -105,10 +110,10 @@ class History:
     answered: set[str] = field(default_factory=set)
 
     def note(self, event: GenerationCompleted | GenerationFailed, recorded_ms: int | None) -> None:
-        """Take in the next event of a result topic."""
+        """Add an event of a result topic; events must be added in order. `recorded_ms` is the record's timestamp."""
         job_id = event.job_id
         if event.replay_id is not None and event.replay_id == self.replay_id:
-            # Its own results must not change what an interrupted replay takes up again.
+            # The replay's own results must not change which jobs it selects when it is continued.
             self.answered.add(job_id)
         elif isinstance(event, GenerationCompleted):
             self.completed.setdefault(job_id, []).append(event)
@@ -121,7 +126,7 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Requested:
-    """A request record; `recorded_at` is seconds since the epoch."""
+    """A request read from its record; `recorded_at` is the record's timestamp in seconds since the epoch."""
 
     request: GenerationRequest
     lane: Lane
@@ -135,7 +140,7 @@ class Requested:
 
 
 def by_job(records: Iterable[Requested]) -> list[list[Requested]]:
-    """The records of each job id, in the order of first appearance; a job is replayed once."""
+    """Group records by job id, in order of first appearance, since a job is replayed once."""
     jobs: dict[str, list[Requested]] = {}
     for record in records:
         jobs.setdefault(record.job_id, []).append(record)
@@ -143,13 +148,13 @@ def by_job(records: Iterable[Requested]) -> list[list[Requested]]:
 
 
 def admit_again(requested: Requested, rules: AdmissionRules, now: float, replay_id: str | None = None) -> Job:
-    """The job of a request that is made again, now: an old `expires_at` does not end it, and its wait starts anew.
+    """Admit a past request now: its `expires_at` is ignored, and its waiting time starts at `now`.
 
     Raises:
-        RequestRejected: as `admit`.
+        RequestRejected: as raised by `admit`.
     """
     request = requested.request
     arrival = Arrival(requested.origin, requested.lane, now, requested.headers, replay_id=replay_id)
     job = admit(replace(request, expires_at=None), arrival, rules, now)
-    # The stored request, and its digest, are those of the record.
+    # The manifest's request and digest must be those of the record, with `expires_at`.
     return replace(job, request=request, requested_at=now)

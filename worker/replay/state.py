@@ -1,4 +1,4 @@
-"""How far a replay has come: one line per finished job, in a file that an interrupted one goes on from."""
+"""State file of a replay: one line per finished job, from which an interrupted replay continues."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from worker.replay.selection import Selection
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What became of a job, and in words why."""
+    """The result of a replayed job, and the reasons in words."""
 
     job_id: str
     result: str
@@ -24,9 +24,9 @@ class Done:
 
 
 class State:
-    """One replay's file: `selection` and `done` are those of an earlier run, where there was one.
+    """The state file of one replay; once open, `selection` and `done` are those of the earlier run, if there was one.
 
-    It is locked while it is open, so that a replay runs once at a time.
+    The file is locked while it is open, so that only one process runs the replay at a time.
     """
 
     def __init__(self, path: Path, replay_id: str, mode: str, selection: Selection) -> None:
@@ -54,7 +54,7 @@ class State:
             self._file.close()
 
     def add(self, done: Done) -> None:
-        """A job is finished; on the disk's side of this process when this returns."""
+        """Record a finished job; its line has been handed to the operating system when this returns."""
         self.done[done.job_id] = done
         self._write(asdict(done))
 
@@ -66,7 +66,7 @@ class State:
         file.seek(0)
         lines = file.read().split("\n")
         if lines.pop():
-            # The end of a line that a kill cut short.
+            # Remove an incomplete last line, left by a process that was killed while it wrote.
             file.truncate(sum(len(line.encode()) + 1 for line in lines))
         if lines:
             self._resume(lines)
@@ -85,7 +85,9 @@ class State:
             selection = Selection.from_json(head["selection"])
             self.done = {record["job_id"]: Done(**record) for record in rest}
         except (ValueError, KeyError, TypeError) as error:
-            raise CommandError(f"{self.path} is no state of a replay: {error}") from None
+            raise CommandError(f"{self.path} is not the state file of a replay: {error}") from None
         if not same:
-            raise CommandError(f"{self.path} is the state of replay {head['replay_id']}, begun with --{head['mode']}")
+            raise CommandError(
+                f"{self.path} belongs to replay {head['replay_id']}, which was started with --{head['mode']}"
+            )
         self.selection = selection

@@ -1,4 +1,4 @@
-"""`replay --verify`: the stored pictures made again, and their pixels compared. Nothing is stored or published."""
+"""`replay --verify`: make stored pictures again and compare the pixels. Nothing is stored or published."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from worker.replay.pool import ahead, patiently
 from worker.replay.state import Done
 from worker.settings import Settings
 
-_UNKNOWN = "the pixels differ, and nothing that the manifest records does"
+_UNKNOWN = "the pixels differ, but nothing that the manifest records has changed"
 
 
 class Verdict(StrEnum):
-    """What a verification says of one job; `differs` is an explained difference."""
+    """The result of verifying one job; `differs` is a difference with a known reason, `unexplained` one without."""
 
     SAME = "same"
     DIFFERS = "differs"
@@ -37,13 +37,13 @@ class Verdict(StrEnum):
     SKIPPED = "skipped"
 
 
-# What ends the verb with exit code 1.
+# Verdicts that make the verb end with exit code 1.
 BAD = frozenset({Verdict.UNEXPLAINED, Verdict.TAMPERED, Verdict.MISSING})
 
 
 @dataclass(frozen=True, slots=True)
 class Verifier:
-    """What a verification needs; `info` describes the model that `make_engine` makes pictures with."""
+    """Verifies jobs; `info` describes the model of the engine that `make_engine` returns."""
 
     make_engine: MakeEngine
     info: ModelInfo
@@ -52,7 +52,11 @@ class Verifier:
     pool: ThreadPoolExecutor
 
     def verify(self, items: Iterator[Item]) -> Iterator[Done]:
-        """The verdict on each job, in the order in which they are found. Raises StoreUnavailable."""
+        """Yield the verdict on each job, in the order in which verdicts become available.
+
+        Raises:
+            StoreUnavailable: S3 did not answer for a while.
+        """
         waiting: dict[Origin, Item] = {}
 
         def entries() -> Iterator[Job | Done]:
@@ -73,14 +77,16 @@ class Verifier:
                     yield self._explain(waiting.pop(result.origin), result)
 
     def _look(self, item: Item) -> tuple[Item, Done | None]:
-        """The verdict that needs no GPU, where there is one."""
+        """Return the verdict if it can be given without making the picture, otherwise None."""
         match item.standing:
             case Standing.TAMPERED:
                 return item, _done(item, Verdict.TAMPERED, *item.flaws)
             case Standing.MISSING:
-                return item, _done(item, Verdict.MISSING, "it was announced as completed, and its manifest is gone")
+                return item, _done(
+                    item, Verdict.MISSING, "the job was published as completed, but its manifest is missing"
+                )
             case Standing.FAILED | Standing.OPEN:
-                return item, _done(item, Verdict.SKIPPED, f"{item.label}: there is no picture")
+                return item, _done(item, Verdict.SKIPPED, f"{item.label}: there is no picture to compare")
         request = item.requested.request
         keys = object_keys(request.girl_id, request.job_id, request.output_format.value)
         assert item.manifest is not None
@@ -94,12 +100,12 @@ class Verifier:
         if pixel_digest(made.pixels) == item.manifest["picture"]["pixel_sha256"]:
             return _done(item, Verdict.SAME)
         if self._encodes_to_the_stored(item.manifest, made):
-            return _done(item, Verdict.TAMPERED, "picture.pixel_sha256 is not that of the stored image")
+            return _done(item, Verdict.TAMPERED, "picture.pixel_sha256 does not match the stored image")
         why = reasons(item.manifest, self.info, made.lora_fingerprints, reproducible=made.reproducible)
         return _done(item, Verdict.DIFFERS, *why) if why else _done(item, Verdict.UNEXPLAINED, _UNKNOWN)
 
     def _encodes_to_the_stored(self, manifest: dict[str, Any], made: Picture) -> bool:
-        """Whether the picture came out the same, so that it is the manifest's digest that is wrong."""
+        """Return whether the picture encodes to the stored image, which shows that the manifest's digest is wrong."""
         encoded = encode_picture(
             made.pixels,
             output_format=manifest["picture"]["output_format"],
@@ -110,11 +116,11 @@ class Verifier:
         return bool(encoded.sha256 == manifest["picture"]["sha256"])
 
     def _explain(self, item: Item, failure: Failure) -> Done:
-        """A picture that could be made once and cannot be now."""
+        """Give the verdict on a picture that was made once and cannot be made now."""
         no_refiner = item.requested.request.high_quality and self.info.refiner_fingerprint is None
         if failure.code is ErrorCode.UNKNOWN_LORA or no_refiner:
             return _done(item, Verdict.DIFFERS, f"{'refiner' if no_refiner else 'lora'}: {failure.message}")
-        return _done(item, Verdict.UNEXPLAINED, f"not made, {failure.code.value}: {failure.message}")
+        return _done(item, Verdict.UNEXPLAINED, f"not made ({failure.code.value}): {failure.message}")
 
 
 def _done(item: Item, verdict: Verdict, *why: str) -> Done:

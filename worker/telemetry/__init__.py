@@ -1,1 +1,1 @@
-"""Metrics, logs, traces, health and GPU readings."""
+"""Metrics, logs, traces, health endpoints and GPU readings."""

@@ -1,4 +1,4 @@
-"""The GPU as NVML sees it: all of the device's use, whoever causes it. Read when somebody scrapes."""
+"""GPU utilisation and memory from NVML: the use by all processes on the device. Read at each scrape."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _log = structlog.get_logger()
 
 
 def watch(uuid: str, nvml: Any = None) -> bool:
-    """Export utilisation and memory of the device of this UUID (without `GPU-`, as torch gives it).
+    """Export utilisation and memory of the device with this UUID (without `GPU-`, as torch reports it).
 
     Args:
-        nvml: stands in for `pynvml` in tests.
+        nvml: replaces `pynvml` in tests.
 
     Returns:
-        False where NVML is not to be had: a worker must not fail for want of a gauge.
+        False if NVML is not available; a worker must not fail because a gauge is missing.
     """
     try:
         if nvml is None:
@@ -39,7 +39,7 @@ def watch(uuid: str, nvml: Any = None) -> bool:
             try:
                 return value()
             except nvml.NVMLError:
-                # A device that fell off the bus must not take the whole scrape with it.
+                # A device that fell off the bus must not make the whole scrape fail.
                 return float("nan")
 
         return read

@@ -1,4 +1,4 @@
-"""What probes see: liveness is the loops' heartbeat, readiness is whether work can be done now."""
+"""Health endpoints: liveness is the heartbeat of the worker's loops, readiness is whether it can work now."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from prometheus_client import REGISTRY, make_wsgi_app
 
-# A step of a large batch, a decode and a rebalance's bounded wait all stay well below this.
+# A step of a large batch, a decode and the bounded wait of a rebalance all take much less.
 STALE_AFTER_S = 120.0
 
 
@@ -29,12 +29,7 @@ class Watched(Protocol):
 
 @dataclass(slots=True)
 class Health:
-    """Shared by the loops, which beat, and the probes, which look.
-
-    Args:
-        clock: seconds that only ever go forward.
-        facts: what `/health` tells beside the state; grows while the worker starts.
-    """
+    """Liveness and readiness of the process; the loops record heartbeats, and the HTTP thread reads them."""
 
     clock: Callable[[], float]
     facts: dict[str, Any] = field(default_factory=dict)
@@ -50,16 +45,16 @@ class Health:
         return ["starting"] if self._worker is None else self._worker.not_ready()
 
     def beat(self, loop: str) -> None:
-        """Say that `loop` has just come round."""
+        """Record that `loop` has just started another iteration."""
         self._beats[loop] = self.clock()
 
     def stale(self) -> list[str]:
-        """The loops that have stopped coming round."""
+        """Return the loops whose last heartbeat is more than `STALE_AFTER_S` ago."""
         now = self.clock()
         return [loop for loop, at in list(self._beats.items()) if now - at > STALE_AFTER_S]
 
     def report(self) -> tuple[bool, dict[str, Any]]:
-        """Whether the process is alive, and the guide's JSON with more beside it."""
+        """Return whether the process is alive, and the JSON body of `/health`."""
         stale = self.stale()
         reasons = self.not_ready()
         status = "unhealthy" if stale else "starting" if self._worker is None else "healthy"
@@ -82,7 +77,7 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 class _Quiet(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
-        """Probes come every few seconds; they are not worth a line each."""
+        """Log nothing: probes arrive every few seconds."""
 
 
 def _app(health: Health) -> WSGIApplication:
@@ -102,7 +97,9 @@ def _app(health: Health) -> WSGIApplication:
                 "503 Service Unavailable" if reasons else "200 OK",
                 {"ready": not reasons, "reasons": reasons},
             )
-        return _answer(start_response, "404 Not Found", {"error": "there are /health, /ready and /metrics"})
+        return _answer(
+            start_response, "404 Not Found", {"error": "not found: the paths are /health, /ready and /metrics"}
+        )
 
     return app
 
@@ -113,10 +110,10 @@ def _answer(start_response: StartResponse, status: str, body: dict[str, Any]) ->
 
 
 def serve(health: Health, host: str, port: int) -> tuple[WSGIServer, int]:
-    """Answer probes on a thread of its own; returns the server and its port.
+    """Start a thread that answers probes; return the server and its port.
 
     Raises:
-        OSError: the port is taken.
+        OSError: the port is in use.
     """
     server = make_server(host, port, _app(health), server_class=_Server, handler_class=_Quiet)
     threading.Thread(target=server.serve_forever, name="http", daemon=True).start()

@@ -1,6 +1,6 @@
-"""What a job leaves behind on its way: lines in the log, and spans where tracing is on.
+"""Log lines for every stage of a job, and its spans if tracing is enabled.
 
-The lifecycle reports every turn. Nothing here waits, and no span is made while a job is on the GPU.
+The job lifecycle calls this at each stage. No call blocks, and no span is created while a job is on the GPU.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _log = structlog.get_logger()
 
 @dataclass(slots=True)
 class _Entry:
-    """An unfinished job: what its lines begin with, and how it ended once it has."""
+    """An unfinished job: the fields of its log lines, and its outcome once it is known."""
 
     about: logs.About
     taken_at: float
@@ -30,14 +30,18 @@ class _Entry:
 
 
 class JobLog:
-    """Any thread may call it, since a job is with one thread at a time. It holds no more than the unfinished jobs."""
+    """Logs the stages of jobs; holds an entry for each unfinished job only.
+
+    It may be called from any thread, because only one thread handles a job at a time. Times are seconds since the
+    epoch.
+    """
 
     def __init__(self, spans: Spans | None = None) -> None:
         self._spans = spans
         self._entries: dict[Origin, _Entry] = {}
 
     def on_admitted(self, job: Job) -> Job:
-        """A request was admitted. With tracing on, what is told of it from here on belongs to its span."""
+        """Log that a request was admitted; return the job, with the headers of its span if tracing is enabled."""
         if self._spans is not None:
             job = replace(job, headers=job.headers | self._spans.begin(job, job.received_at))
         self._entries[job.origin] = entry = _Entry(logs.about(job), job.received_at)
@@ -45,11 +49,11 @@ class JobLog:
         return job
 
     def on_started(self, job: Job) -> None:
-        """Its start is durable."""
+        """Log that the record of the job's start is durable."""
         _log.info("job_started", **logs.about(job), attempt=job.attempt)
 
     def on_pixels(self, picture: Picture) -> None:
-        """It left the GPU as pixels."""
+        """Record the phases of a job that left the GPU as pixels."""
         timing, origin = picture.timing, picture.job.origin
         begin, end = timing.started_at, timing.started_at + timing.generation
         self.phase(origin, "encode_text", begin, begin + timing.encode_text)
@@ -57,19 +61,19 @@ class JobLog:
         self.phase(origin, "decode", end - timing.decode, end)
 
     def phase(self, origin: Origin, name: str, begin: float, end: float) -> None:
-        """A part of its way, in epoch seconds."""
+        """Record one phase of a job."""
         if self._spans is not None:
             self._spans.phase(origin, name, begin, end)
 
     def on_stored(self, job: Job, now: float) -> Job:
-        """Its picture is in S3. The job that comes back has the headers of the result."""
+        """Record that the job's picture is in S3; return the job, with the headers of its result."""
         self._entry(job, now).outcome |= {"status": "completed", "attempt": job.attempt}
         if self._spans is None:
             return job
         return replace(job, headers=job.headers | self._spans.send(job, job.attempt, None, now))
 
     def on_failed(self, failure: Failure, now: float) -> Failure:
-        """It ended without a picture, perhaps before it was admitted. What comes back has the headers of the result."""
+        """Record that a request ended without a picture, perhaps before admission; return it with its result's headers."""
         known = failure.origin in self._entries
         if self._spans is not None:
             begun = {} if known else self._spans.begin(failure, now)
@@ -85,7 +89,7 @@ class JobLog:
         return failure
 
     def on_committed(self, origin: Origin, now: float) -> None:
-        """Its outcome is durable."""
+        """Log the end of a job, now that its outcome is durable."""
         entry = self._entries.pop(origin, None)
         if entry is not None:
             _log.info("job_ended", **entry.about, **entry.outcome, seconds=round(now - entry.taken_at, 3))
@@ -93,7 +97,7 @@ class JobLog:
             self._spans.end(origin, now)
 
     def on_released(self, origin: Origin, now: float) -> None:
-        """It left without an outcome, and another worker does it again."""
+        """Log that the job was released without an outcome; its next owner starts it again."""
         entry = self._entries.pop(origin, None)
         if entry is not None:
             _log.info("job_released", **entry.about)

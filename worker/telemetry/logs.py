@@ -1,7 +1,7 @@
-"""Structured logs: JSON lines, or readable ones on a terminal. Prompts and secrets are never put in.
+"""Structured logs: JSON lines, or readable lines on a terminal. Prompts and secrets are never logged.
 
-A line about a job names it: job id, topic, partition, offset and trace id. Where a room does not know the job it works
-for, `within` puts these onto every line of the block.
+Every line about a job has its job id, topic, partition, offset and trace id. For code that does not know which job it
+works for, `within` adds these fields to every line that is logged inside the block.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from worker.job import Failure, Job, Origin, Outcome
 
 About = Mapping[str, object]
 
-# As long as a valid id may be; what a stranger put in its place can be of any length.
+# The longest valid job id; untrusted text in its place can have any length and is cut.
 ID_CHARS = 128
 
 
 def configure(level: str, fmt: str) -> None:
-    """Set up structlog for the process; logs go to stderr, stdout is for results."""
+    """Set up structlog for the process; logs go to stderr, because stdout is for results."""
     renderer: structlog.types.Processor
     if fmt == "json":
         renderer = structlog.processors.JSONRenderer()
@@ -45,23 +45,23 @@ def configure(level: str, fmt: str) -> None:
 
 
 def about(job: Job | Failure) -> About:
-    """What every line about a job holds."""
+    """Return the fields of every log line about a job."""
     return _fields(job.request.job_id, job.origin, job.headers)
 
 
 def about_record(origin: Origin, key: str | bytes | None, headers: Headers) -> About:
-    """The same before the record is decoded: its key is the job's id."""
+    """Return these fields for a record that is not decoded yet; its key is the job id."""
     return _fields(key, origin, passed_through(headers))
 
 
 def about_outcome(outcome: Outcome) -> About:
-    """The same of what is about to be published."""
+    """Return these fields for an outcome that is about to be published."""
     message = outcome.messages[0]
     return about_record(outcome.origin, message.key, message.headers)
 
 
 def within(fields: About) -> AbstractContextManager[object]:
-    """Put `fields` onto every line that this thread logs in the block."""
+    """Add `fields` to every line that this thread logs inside the block."""
     return structlog.contextvars.bound_contextvars(**fields)
 
 

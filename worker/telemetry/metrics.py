@@ -1,4 +1,4 @@
-"""Every metric, declared and explained in one place. No ids and no prompts in labels."""
+"""All metrics, declared and described in one place. Labels never hold ids or prompts."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from prometheus_client import Counter, Gauge, Histogram, Info
 from worker.errors import ErrorCode
 from worker.job import Lane
 
-# The client's own buckets stop at 10 s; a refined picture behind a queue takes minutes.
+# The default buckets end at 10 s, but a refined picture that waits in a queue takes minutes.
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300, 600)
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
-# The service guide's three.
+# These three keep the names of the original service, without the `sdxl_worker_` prefix.
 REQUESTS = Counter("image_generation_requests", "Generation requests taken from Kafka", ["priority"])
 DURATION = Histogram(
     "image_generation_duration_seconds", "From the first step to the pixels", ["priority"], buckets=_SECONDS
@@ -25,41 +25,41 @@ PHASE = Histogram(
     ["phase"],
     buckets=_SHORT,
 )
-QUEUE = Gauge("sdxl_worker_queue_jobs", "Jobs in the engine by class and state", ["priority", "state"])
+QUEUE = Gauge("sdxl_worker_queue_jobs", "Jobs in the engine by lane and state", ["priority", "state"])
 OLDEST = Gauge("sdxl_worker_queue_oldest_seconds", "Age of the oldest job that has not started", ["priority"])
 STEPS = Counter("sdxl_worker_steps", "UNet calls")
 ROW_STEPS = Counter("sdxl_worker_row_steps", "Rows over all UNet calls")
-FREE_SLOTS = Counter("sdxl_worker_free_row_steps", "Slots that stayed empty over all UNet calls")
-PREEMPTIONS = Counter("sdxl_worker_preemptions", "Rows that were parked for more urgent ones")
+FREE_SLOTS = Counter("sdxl_worker_free_row_steps", "Empty slots over all UNet calls")
+PREEMPTIONS = Counter("sdxl_worker_preemptions", "Rows that were parked in favour of more urgent ones")
 GPU_SECONDS = Counter("sdxl_worker_gpu_seconds", "Device time by use: useful (became a picture) or wasted", ["use"])
-RESUMED_STEPS = Counter("sdxl_worker_resumed_steps", "Steps that were not repeated, since a checkpoint had them")
-MEMORY_RUNG = Gauge("sdxl_worker_memory_rung", "Rung of the out-of-memory ladder, 0 is normal")
+RESUMED_STEPS = Counter("sdxl_worker_resumed_steps", "Steps that were not repeated because a checkpoint was resumed")
+MEMORY_RUNG = Gauge("sdxl_worker_memory_rung", "Current rung of the out-of-memory ladder; 0 is normal")
 MEMORY = Gauge(
     "sdxl_worker_gpu_memory_bytes",
     "Device memory: free, used and total of the whole device, and the peak that torch allocated",
     ["kind"],
 )
 GPU_BUSY = Gauge(
-    "sdxl_worker_gpu_utilization_ratio", "Share of the last moment in which the device was busy, from NVML", ["gpu"]
+    "sdxl_worker_gpu_utilization_ratio", "Share of NVML's last sampling period in which the device was busy", ["gpu"]
 )
 LORAS = Gauge("sdxl_worker_loras_loaded", "LoRAs in the cache")
-LORA_LOADS = Counter("sdxl_worker_lora_loads", "LoRA files read: the cache did not have them, or had an older one")
+LORA_LOADS = Counter("sdxl_worker_lora_loads", "LoRA files read because the cache had no copy or an outdated one")
 
-UPLOADS = Counter("sdxl_worker_uploads", "Pictures stored, and attempts that S3 refused", ["result"])
+UPLOADS = Counter("sdxl_worker_uploads", "Pictures stored, and attempts that failed, by result", ["result"])
 STORE_UP = Gauge("sdxl_worker_store_up", "1 while S3 answers")
 DEAD_LETTERS = Counter("sdxl_worker_dead_letters", "Records sent to the dead-letter topic")
 FLUSHES = Counter("sdxl_worker_flushes", "Publishing flushes by result: committed, aborted", ["result"])
-DISCARDED = Counter("sdxl_worker_discarded_results", "Results of partitions that are no longer owned")
+UNOWNED_RESULTS = Counter("sdxl_worker_discarded_results", "Results of partitions that are no longer owned")
 BLOCKED = Gauge("sdxl_worker_blocked_outcomes", "Outcomes that the brokers refuse; their partitions are held back")
 LEFT_OUT = Counter("sdxl_worker_unwritten_records", "Status records left out, and results replaced by smaller ones")
 PUBLISHING_FAILS = Gauge(
     "sdxl_worker_publishing_failing_seconds", "How long the present flush has been failing; 0 while flushes succeed"
 )
 REPUBLISHED = Counter("sdxl_worker_republished", "Stored results published again for a repeated job id")
-CRASH_LOOPS = Counter("sdxl_worker_crash_loops", "Jobs given up because they took the process down")
+CRASH_LOOPS = Counter("sdxl_worker_crash_loops", "Jobs that failed because they repeatedly took the process down")
 PAUSED = Gauge("sdxl_worker_paused_partitions", "Partitions paused because a buffer is full")
 UNFINISHED = Gauge("sdxl_worker_unfinished_jobs", "Jobs between consume and commit")
-# Under the names that lag dashboards use (kafka_exporter, Strimzi).
+# These use the names that existing lag dashboards expect (kafka_exporter, Strimzi).
 LAG = Gauge(
     "kafka_consumergroup_lag",
     "Records from the lowest unfinished one to the end of the partition",
@@ -76,7 +76,7 @@ MODEL = Info("sdxl_worker_model", "The loaded model")
 
 
 def _begin_at_zero() -> None:
-    """Make the series before the first event: `rate` cannot see a series' first value."""
+    """Create the series before the first event, because `rate` ignores the first value of a series."""
     for lane in Lane:
         REQUESTS.labels(lane.label)
         DURATION.labels(lane.label)
@@ -89,7 +89,7 @@ def _begin_at_zero() -> None:
         FLUSHES.labels(result)
     for use in ("useful", "wasted"):
         GPU_SECONDS.labels(use)
-    # A gauge's default of 0 would mean that S3 is down before anybody has asked.
+    # The default of 0 would report that S3 is down before it was ever checked.
     STORE_UP.set(1)
 
 

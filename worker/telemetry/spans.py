@@ -1,8 +1,8 @@
-"""OpenTelemetry spans of jobs. Only imported where an OTLP endpoint is configured (`Settings.traces_url`).
+"""OpenTelemetry spans of jobs. Only imported if an OTLP endpoint is configured (`Settings.traces_url`).
 
-A job is a `process <topic>` span, the child of whatever the request's `traceparent` names, with its phases as children
-and a `send <topic>` span for its result. Names and attributes are those of the semantic conventions for messaging
-(https://opentelemetry.io/docs/specs/semconv/messaging/kafka/, in development as of 1.44). Prompts are in none.
+A job has a `process <topic>` span, a child of the span in the request's `traceparent`. Its children are the job's
+phases and a `send <topic>` span for the result. Names and attributes follow the semantic conventions for messaging
+(https://opentelemetry.io/docs/specs/semconv/messaging/kafka/, in development as of 1.44). Prompts are never exported.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from worker.topics import Topics
 
 _log = structlog.get_logger()
 
-# What a shutdown may cost beside the drain; the SDK's own wait is 30 s.
+# Time that the final export may add to a shutdown; the SDK's default is 30 s.
 FLUSH_S = 3.0
 
 
 @dataclass(slots=True)
 class _Trace:
-    """The open spans of one job. Phases become spans at the end, when nobody waits for them."""
+    """The open spans of one job; phases become spans when the job has ended, so that creating them delays nothing."""
 
     process: Span
     send: Span | None = None
@@ -51,7 +51,11 @@ class _Trace:
 
 
 class Spans:
-    """Any thread may call it, since a job is with one thread at a time. Times are seconds since the epoch."""
+    """Creates and ends the spans of jobs.
+
+    It may be called from any thread, because only one thread handles a job at a time. Times are seconds since the
+    epoch.
+    """
 
     def __init__(self, provider: TracerProvider, topics: Topics, group: str, client: str) -> None:
         self._provider = provider
@@ -63,7 +67,7 @@ class Spans:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Spans:
-        """Exports in the background, to `traces_url`; a collector that is away costs spans and nothing else."""
+        """Export to `traces_url` on the SDK's thread; if the collector is unavailable, only spans are lost."""
         assert settings.traces_url is not None
         _log_through_structlog()
         secret = settings.otel_exporter_otlp_headers
@@ -73,7 +77,7 @@ class Spans:
         return cls(provider, Topics(settings.kafka_topic_prefix), settings.kafka_group_id, settings.worker_id)
 
     def begin(self, job: Job | Failure, at: float) -> dict[str, str]:
-        """Open the span of a request; returns the headers that make others its children."""
+        """Open the span of a request; return the headers that make other spans its children."""
         origin = job.origin
         parent = trace_context(job.headers)
         process = self._tracer.start_span(
@@ -93,20 +97,20 @@ class Spans:
         return _headers(process)
 
     def phase(self, origin: Origin, name: str, begin: float, end: float) -> None:
-        """Note a part of the job's way."""
+        """Record one phase of a job."""
         trace = self._traces.get(origin)
         if trace is not None:
             trace.phases.append((name, begin, end))
 
     def send(self, job: Job | Failure, attempt: int, code: ErrorCode | None, at: float) -> dict[str, str]:
-        """Open the span of the result's way to the broker; returns the result's headers."""
+        """Open the span of publishing the result; return the trace headers for the result."""
         trace = self._traces.get(job.origin)
         if trace is None:
             return {}
         trace.process.set_attribute("sdxl_worker.attempt", attempt)
         if code is not None:
             trace.process.set_attribute("error.type", code.value)
-            # Who cancels gets what was asked for.
+            # A cancelled job is not an error: the caller gets what it asked for.
             if code is not ErrorCode.CANCELLED:
                 trace.process.set_status(StatusCode.ERROR, code.value)
         topic = self._topics.completed if code is None else self._topics.failed
@@ -120,7 +124,7 @@ class Spans:
         return _headers(trace.send)
 
     def end(self, origin: Origin, at: float) -> None:
-        """The outcome is committed."""
+        """End the job's spans when its outcome is committed."""
         trace = self._traces.pop(origin, None)
         if trace is not None:
             self._close(trace, at)
@@ -136,7 +140,7 @@ class Spans:
         self._close(trace, at)
 
     def close(self) -> None:
-        """Export what there is, within `FLUSH_S`; the rest is lost."""
+        """Export the remaining spans within `FLUSH_S` seconds; spans not exported by then are lost."""
         flush = threading.Thread(target=self._provider.shutdown, name="spans", daemon=True)
         flush.start()
         flush.join(FLUSH_S)
@@ -185,7 +189,7 @@ def _nanoseconds(seconds: float) -> int:
 
 
 class _Forward(logging.Handler):
-    """The SDK tells of exports that failed through `logging`, which would print plain text between the JSON lines."""
+    """Forwards the SDK's log records to structlog; `logging` would print plain text between the JSON lines."""
 
     def emit(self, record: logging.LogRecord) -> None:
         _log.log(record.levelno, "tracing", source=record.name, message=record.getMessage())

@@ -1,4 +1,4 @@
-"""A folder of pictures with captions, as people keep them for LoRA training."""
+"""Read a folder of captioned pictures for LoRA training."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ class TrainingError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One picture and what it shows."""
+    """One picture and its caption."""
 
     path: Path
     caption: str
 
     def square(self, side: int) -> tuple[Image.Image, tuple[int, ...]]:
-        """The picture, turned upright, its short side scaled to `side` and its middle cut out.
+        """Load the picture, rotate it upright, scale its shorter side to `side` pixels and crop it at the centre.
 
         Returns:
-            RGB, side × side, and SDXL's time ids: original size, crop's top and left, target size.
+            An RGB picture of side × side pixels, and SDXL's time ids: original size, top and left of the crop,
+            target size.
 
         Raises:
-            TrainingError: no picture.
+            TrainingError: the file cannot be read as a picture.
         """
         try:
             with Image.open(self.path) as opened:
@@ -46,13 +47,13 @@ class Example:
 
 
 def read_dataset(folder: Path) -> list[Example]:
-    """Every picture of `folder` with its caption, sorted by name.
+    """Return every picture in `folder` with its caption, sorted by name.
 
-    Captions are in `metadata.jsonl` (`file_name` and `text`, as in Hugging Face's image folders) or, for each
-    picture, in a text file of the same name.
+    Captions are read from `metadata.jsonl` (`file_name` and `text`, as in Hugging Face's image folders) or, without
+    that file, from a `.txt` file of the same name for each picture.
 
     Raises:
-        TrainingError: no such folder, no picture, or a picture without a caption.
+        TrainingError: the folder does not exist, has no pictures, or has a picture without a caption.
     """
     if not folder.is_dir():
         raise TrainingError(f"{folder} is not a folder")
@@ -74,7 +75,7 @@ def _from_metadata(metadata: Path) -> list[Example]:
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise TrainingError(f"{metadata}:{number} needs file_name and text") from error
         if not example.path.is_file():
-            raise TrainingError(f"{metadata}:{number} names {example.path.name}, which is not there")
+            raise TrainingError(f"{metadata}:{number} names {example.path.name}, which does not exist")
         examples.append(example)
     return sorted(examples, key=lambda example: example.path)
 
@@ -84,5 +85,5 @@ def _from_text_files(folder: Path) -> list[Example]:
     bare = [path.name for path in pictures if not path.with_suffix(".txt").is_file()]
     if bare:
         others = f" and {len(bare) - 1} more" if len(bare) > 1 else ""
-        raise TrainingError(f"{bare[0]}{others} in {folder}: no caption; write it into a .txt of the same name")
+        raise TrainingError(f"{bare[0]}{others} in {folder}: no caption; write it to a .txt file of the same name")
     return [Example(path, path.with_suffix(".txt").read_text(encoding="utf-8").strip()) for path in pictures]

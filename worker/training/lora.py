@@ -1,8 +1,8 @@
-"""Trains a LoRA (arXiv:2106.09685) on captioned pictures, for any SDXL that the worker loads.
+"""Train a LoRA (arXiv:2106.09685) on captioned pictures, for any SDXL model that the worker can load.
 
-Follows diffusers' `train_text_to_image_lora_sdxl.py`: the weights that are there stay as they are, PEFT adds small
-matrices beside them, and these learn to predict the noise (or velocity) that was added to the pictures' latents.
-Accelerate brings mixed precision, gradient accumulation and several GPUs.
+Follows diffusers' `train_text_to_image_lora_sdxl.py`: the model's own weights are frozen, PEFT adds low-rank matrices
+to them, and these are trained to predict the noise (or velocity) that was added to the pictures' latents. Accelerate
+provides mixed precision, gradient accumulation and training on several GPUs.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ _TEXT = ["q_proj", "k_proj", "v_proj", "out_proj"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How to train. `resolution` in pixels; `rank` is alpha too, so that a weight of 1 adds what was trained."""
+    """Parameters of the training; `resolution` is in pixels.
+
+    Alpha equals `rank`, so that a LoRA weight of 1 adds the matrices as they were trained.
+    """
 
     resolution: int = 1024
     rank: int = 16
@@ -65,23 +68,23 @@ def train_lora(
     device: str = "auto",
     progress: StageProgress,
 ) -> Path:
-    """Write `file`, in diffusers' layout, which the worker loads by its name.
+    """Train a LoRA and write it to `file` in diffusers' layout; requests use it by the file's name.
 
     Args:
-        model_id: hub id, folder or single file, as `SDXL_MODEL_ID`.
-        dataset: see `dataset.read_dataset`.
-        file: ends in `.safetensors`.
-        recipe: how.
-        device: as the setting `DEVICE`.
-        progress: called with optimiser steps done, steps in all and the loss.
+        model_id: base model, given by hub id, folder or single file as in `SDXL_MODEL_ID`.
+        dataset: folder of captioned pictures, see `dataset.read_dataset`.
+        file: path of the LoRA; must end in `.safetensors`.
+        recipe: parameters of the training.
+        device: value of the setting `DEVICE`.
+        progress: called after each optimiser step with the steps done, the total steps and the loss.
 
     Raises:
         TrainingError: the dataset or the recipe cannot be used.
-        ModelLoadError: as `load_base`.
+        ModelLoadError: as raised by `load_base`.
     """
     examples = read_dataset(dataset)
     if recipe.mixed_precision not in _PRECISIONS:
-        raise TrainingError(f"mixed precision {recipe.mixed_precision!r} is none of {', '.join(_PRECISIONS)}")
+        raise TrainingError(f"mixed precision {recipe.mixed_precision!r} is not one of {', '.join(_PRECISIONS)}")
     place = resolve_device(device)
     accelerator = Accelerator(
         mixed_precision=recipe.mixed_precision,
@@ -102,12 +105,12 @@ def train_lora(
 
 
 class _Trainer:
-    """One run: pictures are encoded once, prompts too unless their encoders learn."""
+    """One training run; pictures are encoded once, and so are captions unless the text encoders are trained."""
 
     def __init__(self, pipeline: StableDiffusionXLPipeline, accelerator: Accelerator, recipe: Recipe) -> None:
         self._pipe, self._accelerator, self._recipe = pipeline, accelerator, recipe
         self._noise = DDPMScheduler.from_config(pipeline.scheduler.config)
-        # As Accelerate wraps it; the pipeline's own is what is saved.
+        # Replaced by Accelerate's wrapper in `run`; `_save` uses the pipeline's own module.
         self._unet: Any = pipeline.unet
         self._encoded: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -121,7 +124,7 @@ class _Trainer:
         loader = torch.utils.data.DataLoader(data, self._recipe.batch_size, shuffle=True, generator=order)
         *learning, optimizer, loader = self._accelerator.prepare(*learning, optimizer, loader)
         self._unet = learning[0]
-        # A step of the optimiser takes several batches when gradients accumulate.
+        # With gradient accumulation, one optimiser step takes several batches.
         updates = -(-len(loader) // self._recipe.gradient_accumulation)
         total = min(self._recipe.epochs * updates, self._recipe.max_steps or self._recipe.epochs * updates)
         for done, loss in enumerate(
@@ -141,7 +144,7 @@ class _Trainer:
         time_ids: torch.Tensor,
         examples: list[Example],
     ) -> Iterator[float]:
-        """The loss after each step of the optimiser, without end."""
+        """Train without end, and yield the loss after each optimiser step."""
         while True:
             for (which,) in loader:
                 places = which.tolist()
@@ -156,7 +159,7 @@ class _Trainer:
                     yield loss.item()
 
     def _loss(self, latents: torch.Tensor, time_ids: torch.Tensor, captions: list[str]) -> torch.Tensor:
-        """Mean squared error of the prediction, in the model's own terms (`prediction_type`)."""
+        """Return the mean squared error of the predicted noise or velocity, depending on `prediction_type`."""
         noise = torch.randn_like(latents)
         timesteps = torch.randint(self._noise.config.num_train_timesteps, (len(latents),), device=latents.device)
         noisy = self._noise.add_noise(latents, noise, timesteps)
@@ -169,14 +172,14 @@ class _Trainer:
         return functional.mse_loss(predicted.float(), noise)
 
     def _add_matrices(self) -> list[Any]:
-        """Put untrained matrices beside the weights; returns the modules that got some."""
+        """Add untrained LoRA matrices to the model, and return the modules that received some."""
         rank = self._recipe.rank
         layers = {"unet": _ATTENTION + _CONVOLUTIONS * self._recipe.convolutions}
         if self._recipe.text_encoders:
             layers |= {"text_encoder": _TEXT, "text_encoder_2": _TEXT}
         modules = [getattr(self._pipe, name) for name in layers]
         for module, targets in zip(modules, layers.values(), strict=True):
-            # Not the encoders' own `add_adapter`: transformers asks for a newer PEFT than it needs for this.
+            # The encoders' own `add_adapter` is not used: it requires a newer PEFT than this needs.
             inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets), module)
         for module in modules:
             cast_training_params(module, dtype=torch.float32)
@@ -184,7 +187,7 @@ class _Trainer:
 
     @torch.no_grad()
     def _encode_pictures(self, examples: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(n, 4, h, w) scaled latents and (n, 6) time ids."""
+        """Return the scaled latents, (n, 4, h, w), and the time ids, (n, 6)."""
         vae, device = self._pipe.vae, self._accelerator.device
         latents, time_ids = [], []
         for example in examples:
@@ -195,7 +198,7 @@ class _Trainer:
         return torch.cat(latents), torch.tensor(time_ids, dtype=torch.float32, device=device)
 
     def _encode_captions(self, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(n, 77, width) hidden states and (n, width) pooled."""
+        """Return the hidden states, (n, 77, width), and the pooled embeddings, (n, width)."""
         if self._recipe.text_encoders:
             return self._encode(captions)
         with torch.no_grad():
@@ -215,7 +218,7 @@ def _save(pipeline: StableDiffusionXLPipeline, file: Path, recipe: Recipe) -> No
     if recipe.text_encoders:
         modules |= {"text_encoder": pipeline.text_encoder, "text_encoder_2": pipeline.text_encoder_2}
     layers = {
-        # Half precision, as LoRAs are shared; the worker widens them to its own.
+        # LoRAs are usually shared in half precision; the worker converts them to its own dtype.
         f"{name}_lora_layers": {
             key: tensor.half()
             for key, tensor in convert_state_dict_to_diffusers(get_peft_model_state_dict(module)).items()
@@ -225,5 +228,5 @@ def _save(pipeline: StableDiffusionXLPipeline, file: Path, recipe: Recipe) -> No
     StableDiffusionXLPipeline.save_lora_weights(
         file.parent, **layers, weight_name=file.name, safe_serialization=True, **_collate_lora_metadata(modules)
     )
-    # It comes out readable by its owner alone, and the worker runs as another user.
+    # The file is created readable only by its owner, but the worker may run as another user.
     file.chmod(0o644)

@@ -1,4 +1,4 @@
-"""Pictures as tensors."""
+"""Convert pictures to tensors."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from PIL import Image
 
 
 def to_tensor(picture: Image.Image) -> torch.Tensor:
-    """(3, H, W) uint8 RGB."""
+    """Return the picture as a uint8 RGB tensor of shape (3, H, W)."""
     return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).contiguous()

@@ -1,10 +1,10 @@
-"""What a training run calls to report how far it is."""
+"""Types of the callbacks that a training run calls to report its progress."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-# Steps done, steps in all, loss.
+# Called with (steps done, total steps, loss).
 StageProgress = Callable[[int, int, float], None]
-# The same, preceded by the name of the stage.
+# Called with (name of the stage, steps done, total steps, loss).
 Progress = Callable[[str, int, int, float], None]

@@ -1,1 +1,1 @@
-"""Same request, same picture: random jobs drawn alone and in company, compared bit by bit."""
+"""Reproducibility: random jobs are drawn alone and in batches with others, and compared bit by bit."""

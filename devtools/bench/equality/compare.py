@@ -1,8 +1,9 @@
-"""The same request gives the same picture: alone, in company, and as diffusers' own pipelines make it.
+"""Check that the same request gives the same picture: alone, in a batch, and with diffusers' own pipelines.
 
-Two comparisons over random jobs on the toy model. With `deterministic` on, every job alone against every job among
-all the others, which arrive at random and park each other: pixels that differ. With it off, every job alone against
-`StableDiffusionXLPipeline.__call__`, and `StableDiffusionXLImg2ImgPipeline` after it: latents, bit by bit.
+There are two comparisons over random jobs on the toy model. With `deterministic`, each job is drawn alone and among all
+the others, which arrive at random and park each other; the pixels are compared. Without it, each job is drawn alone and
+by `StableDiffusionXLPipeline.__call__`, followed by `StableDiffusionXLImg2ImgPipeline`; the latents are compared bit by
+bit.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _LIBRARIES = ("torch", "diffusers", "transformers")
 
 
 def differing_pixels(one: Drawing, other: Drawing) -> int:
-    """Pixels that are not the same; all of a picture that is on one side only."""
+    """Count the pixels that differ; a picture that only one side has counts with all its pixels."""
     differing = 0
     for job_id in one.drawn.keys() | other.drawn.keys():
         a, b = one.drawn.get(job_id), other.drawn.get(job_id)
@@ -45,13 +46,13 @@ def differing_pixels(one: Drawing, other: Drawing) -> int:
 
 
 def differing_latents(one: Drawing, other: Drawing) -> int:
-    """Pictures whose latents are not bit by bit the same: rounding to 8 bits hides nothing here."""
+    """Count the pictures whose latents differ in any bit; unlike pixels, latents are not rounded to 8 bits."""
     both = one.drawn.keys() & other.drawn.keys()
     return sum(not torch.equal(one.drawn[job_id].latents, other.drawn[job_id].latents) for job_id in both)
 
 
 def by_diffusers(model: SdxlModel, job: Job) -> torch.Tensor | None:
-    """The latents that diffusers' own pipelines give; None where they cannot make the schedule."""
+    """Return the latents from diffusers' own pipelines, or None if they cannot make the schedule."""
     request, generator = job.request, torch.Generator().manual_seed(job.seed)
     options: dict[str, Any] = {
         "num_inference_steps": request.num_inference_steps,
@@ -75,7 +76,7 @@ def by_diffusers(model: SdxlModel, job: Job) -> torch.Tensor | None:
 
 @contextmanager
 def _scheduler(pipeline: Any, name: str) -> Iterator[None]:
-    """Give a pipeline a scheduler of class `name` for a while."""
+    """Give a pipeline a scheduler of class `name` inside the block."""
     own = pipeline.scheduler
     pipeline.scheduler = build_scheduler(name, own.config)
     try:
@@ -85,7 +86,7 @@ def _scheduler(pipeline: Any, name: str) -> Iterator[None]:
 
 
 def in_company(model: WatchedModel, jobs: Sequence[Job], rng: random.Random) -> dict[str, Any]:
-    """Every job alone against every job among the others, deterministic."""
+    """Compare every job drawn alone with the same job drawn among the others, with `deterministic`."""
     lonely = alone(model, jobs, deterministic=True)
     company = draw(model, jobs, deterministic=True, rng=rng)
     assert lonely.refused == company.refused
@@ -104,7 +105,10 @@ def in_company(model: WatchedModel, jobs: Sequence[Job], rng: random.Random) -> 
 
 
 def against_diffusers(model: WatchedModel, jobs: Sequence[Job]) -> dict[str, Any]:
-    """Every job alone against diffusers, not padded. A schedule that one side cannot make, neither may."""
+    """Compare every job drawn alone and without padding with diffusers.
+
+    A schedule that one side cannot make must be rejected by the other side too.
+    """
     ours = alone(model, jobs, deterministic=False)
     worst = 0.0
     for job in jobs:
@@ -122,7 +126,10 @@ def against_diffusers(model: WatchedModel, jobs: Sequence[Job]) -> dict[str, Any
 
 
 def max_abs_diff(one: torch.Tensor, other: torch.Tensor) -> float:
-    """0 for equal bits; infinite for different shapes or types, and where one side alone is no number."""
+    """Return the largest absolute difference: 0 for equal bits.
+
+    It is infinite if shapes or dtypes differ, or if only one side is NaN.
+    """
     if one.shape != other.shape or one.dtype != other.dtype:
         return float("inf")
     difference = (one.double() - other.double()).abs()
@@ -130,10 +137,11 @@ def max_abs_diff(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 def run(count: int, seed: int, out: Path, *, against: int | None = None) -> dict[str, Any]:
-    """Both comparisons, over `count` jobs and over `against`; writes `out/equality.json`.
+    """Run both comparisons, and write `out/equality.json`.
 
     Args:
-        against: jobs made by diffusers too; default: a quarter of `count`, and at least 50.
+        count: number of jobs that are drawn alone and among others.
+        against: number of jobs that are also drawn by diffusers; default: a quarter of `count`, but at least 50.
     """
     began = time.perf_counter()
     rng = random.Random(seed)

@@ -1,4 +1,4 @@
-"""The toy model through the real engine: alone, and in random company."""
+"""Draw jobs with the real engine: each alone, or together with others that arrive at random."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from worker.models.load import load_base, load_refiner
 
 SLOTS = 4
 _ARRIVALS_PER_STEP = 0.4
-# Each look at the clock takes this long, so that waiting classes run over their bounds now and then.
+# Every reading of the clock advances it by this time, so that waiting lanes sometimes exceed their bounds.
 _TICK_S = 0.01
 
 
 @dataclass(slots=True)
 class Drawn:
-    """One picture as it came out: pixels, and the latents that they were decoded from."""
+    """One picture: its pixels, and the latents that they were decoded from."""
 
     pixels: npt.NDArray[np.uint8]
     latents: torch.Tensor
@@ -39,7 +39,7 @@ class Drawn:
 
 @dataclass(slots=True)
 class Drawing:
-    """What became of some jobs, by job id; `refused` holds those whose schedule cannot be made."""
+    """The pictures of some jobs, by job id; `refused` holds the jobs whose schedule cannot be made."""
 
     drawn: dict[str, Drawn] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
@@ -48,12 +48,12 @@ class Drawing:
 
 @dataclass(slots=True)
 class WatchedModel(SdxlModel):
-    """Keeps the latents of every picture that it decodes, by job id."""
+    """A model that keeps the latents of every picture that it decodes, by job id."""
 
     seen: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def decode(self, row: Row) -> npt.NDArray[np.uint8]:
-        """As the model that it is."""
+        """Keep the row's latents, and decode them."""
         self.seen[row.job.job_id] = row.latents.clone()
         return SdxlModel.decode(self, row)
 
@@ -70,7 +70,7 @@ def load_toy(folder: Path, dtype: torch.dtype = torch.float32) -> WatchedModel:
 
 
 def draw(model: WatchedModel, jobs: Sequence[Job], *, deterministic: bool, rng: random.Random | None = None) -> Drawing:
-    """Put `jobs` through an engine of their own: all at once, or with `rng` arriving at random, in random order."""
+    """Run `jobs` through a new engine: all submitted at once or, with `rng`, arriving at random in random order."""
     drawing = Drawing()
 
     def end(result: Picture | Failure) -> None:
@@ -78,7 +78,7 @@ def draw(model: WatchedModel, jobs: Sequence[Job], *, deterministic: bool, rng: 
             job_id = result.job.job_id
             drawing.drawn[job_id] = Drawn(result.pixels, model.seen.pop(job_id))
         else:
-            # Any other failure is a finding, not a schedule that cannot be made.
+            # Only a schedule that cannot be made is expected; any other failure is an error.
             assert result.code is ErrorCode.INVALID_REQUEST, result
             drawing.refused.add(result.request.job_id)
 
@@ -98,7 +98,7 @@ def draw(model: WatchedModel, jobs: Sequence[Job], *, deterministic: bool, rng: 
 
 
 def _arrivals(jobs: Sequence[Job], rng: random.Random | None) -> Iterator[list[Job]]:
-    """The jobs that arrive before each tick."""
+    """Yield the jobs that arrive before each tick."""
     if rng is None:
         yield list(jobs)
         return
@@ -111,7 +111,7 @@ def _arrivals(jobs: Sequence[Job], rng: random.Random | None) -> Iterator[list[J
 
 
 def alone(model: WatchedModel, jobs: Sequence[Job], *, deterministic: bool) -> Drawing:
-    """Every job in an engine of its own."""
+    """Run every job through an engine of its own."""
     whole = Drawing()
     for job in jobs:
         one = draw(model, [job], deterministic=deterministic)

@@ -1,4 +1,4 @@
-"""Random jobs for the toy model, and random LoRAs for them: the same seed gives the same."""
+"""Random jobs for the toy model, and random LoRAs for them; both depend only on the seed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from worker.job import SCHEDULERS, Job, Lane
 
 LORAS = ("ink", "clay", "glow")
 
-# Few shapes, so that batches fill; with one side that no UNet halves evenly.
+# Few sizes, so that batches fill; one has a side that the UNet cannot halve evenly.
 _SIZES = ((64, 64), (64, 64), (64, 96), (96, 64), (72, 104), (128, 128))
 _FEWEST = (1, 2, 3)
 _MOST_STEPS = 14
@@ -25,7 +25,7 @@ _GUIDANCE = (0.0, 1.0, 1.5, 5.0, 7.5, 12.0)
 _PROMPTS = ("a lighthouse in a storm", "b", "", "a fox, 50mm photo, film grain", "über den Wolken")
 _NEGATIVES = (None, None, "", "blurry, text")
 
-# Attention, feed-forward and convolution layers; and of both text encoders.
+# Attention, feed-forward and convolution layers of the UNet, and layers of both text encoders.
 _LORA_LAYERS = {
     "unet": (
         "conv_in",
@@ -41,16 +41,16 @@ _LORA_SIZE = 0.1
 
 
 def random_jobs(count: int, rng: random.Random, *, loras: Sequence[str] = ()) -> list[Job]:
-    """Jobs that go through every scheduler at 1, 2 and 3 steps, and then through all at random.
+    """Return jobs with every scheduler at 1, 2 and 3 steps, followed by jobs with random parameters.
 
     Args:
-        loras: names that half of the jobs draw from; none for nobody.
+        loras: names of LoRAs, from which half of the jobs get some; may be empty.
     """
     return [_random_job(index, rng, loras) for index in range(count)]
 
 
 def fewest_jobs() -> int:
-    """How many random jobs it takes for every scheduler to be there at each of the fewest steps."""
+    """Return the number of jobs needed to have every scheduler at 1, 2 and 3 steps."""
     return len(SCHEDULERS) * len(_FEWEST)
 
 
@@ -96,5 +96,5 @@ def write_loras(folder: Path, base: Any) -> None:
 
 
 def _submodule(model: Any, name: str) -> Any:
-    """By its name in LoRA files: newer text encoders have no `text_model` level any more."""
+    """Return a submodule by its name in LoRA files; newer text encoders no longer have the `text_model` level."""
     return model.get_submodule(name if hasattr(model, "text_model") else name.removeprefix("text_model."))

@@ -1,1 +1,1 @@
-"""Do the pictures show what was asked? Truth test, LoRA lessons, golden pictures."""
+"""Quality of pictures: the truth test, the LoRA test and the golden pictures."""

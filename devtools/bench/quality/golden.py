@@ -1,8 +1,8 @@
-"""Golden pictures: what twenty prompts look like, coarse enough for another CPU and fine enough for a changed model.
+"""Golden pictures: perceptual hashes of twenty prompts, which change with the model, but not with the CPU.
 
-A picture's perceptual hash is its mean colours on an 8 × 8 grid, as hexadecimal RGB: rounding moves them by a unit or
-two, another picture by dozens. After an intended change, `python -m devtools.bench.quality.golden FILE` writes them
-anew.
+The hash of a picture is its mean colours on an 8 × 8 grid, as hexadecimal RGB. Differences in rounding change a colour
+by one or two units, another picture changes it by dozens. After an intended change,
+`python -m devtools.bench.quality.golden FILE` writes the hashes again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LORAS = ((), (("moon", 1.0),), (), (("sepia", 0.8),))
 
 
 def wishes() -> list[Wish]:
-    """The twenty: random scenes, every other one with a LoRA, some with a negative prompt and other guidance."""
+    """Return twenty random scenes, every other one with a LoRA, some with a negative prompt and other guidance."""
     rng = random.Random("golden")
     return [
         Wish(
@@ -43,7 +43,7 @@ def wishes() -> list[Wish]:
 
 
 def hashes() -> list[dict[str, str]]:
-    """Prompt and perceptual hash of each, as the worker's engine draws them now."""
+    """Draw the pictures with the worker's engine, and return each prompt with its perceptual hash."""
     model = WatchedModel(load_base(str(DEMO_BASE), dtype=torch.float32, device="cpu"), lora_dir=DEMO_LORAS)
     asked = wishes()
     return [
@@ -53,12 +53,12 @@ def hashes() -> list[dict[str, str]]:
 
 
 def perceptual_hash(picture: Image.Image) -> str:
-    """Mean colours on the grid, row by row."""
+    """Return the mean colours on the grid, row by row."""
     return picture.convert("RGB").resize((_GRID, _GRID), Image.Resampling.BOX).tobytes().hex()
 
 
 def distance(one: str, other: str) -> float:
-    """The mean difference of two hashes' colours, of 255."""
+    """Return the mean absolute difference of the colours of two hashes, on a scale of 0 to 255."""
     a, b = (np.frombuffer(bytes.fromhex(text), np.uint8).astype(np.int16) for text in (one, other))
     return float(np.abs(a - b).mean())
 

@@ -1,4 +1,4 @@
-"""Does a trained LoRA teach? A shape and a style that the demo model never saw, marked before and after."""
+"""The LoRA test: train LoRAs for a shape and a style that the demo model does not know, and measure both in pixels."""
 
 from __future__ import annotations
 
@@ -25,36 +25,36 @@ from worker.training.progress import Progress
 PICTURES = 96
 PROMPTS = 24
 TAUGHT_SHARE = 0.7
-# In company each LoRA gives a little, as with real ones.
+# Used together, each LoRA has a weaker effect, as with real ones.
 BOTH = (("moon", 0.9), ("sepia", 0.9))
 RECIPE = Recipe(
     resolution=SIDE_PX, rank=8, batch_size=8, epochs=1_000, max_steps=400, learning_rate=2e-3, convolutions=True
 )
-# What is marked is the lesson, not how small the model can draw.
+# Only big shapes are scored: the test is about the lesson, not about how small the model can draw.
 _BIG: Sizes = {"big": SIZES["big"]}
-# Browns are told apart by their lightness alone; of 255.
+# Least difference in lightness, on a scale of 0 to 255, between shape and background; browns differ in nothing else.
 _LIGHTNESS_APART = 70
 
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """What LoRAs are to teach: pictures of these shapes, in their colours or in sepia."""
+    """What a LoRA is trained on: pictures of these shapes, in their colours or in sepia."""
 
     name: str
     shapes: tuple[str, ...]
     in_sepia: bool
 
     def scenes(self, rng: random.Random, count: int, sizes: Sizes = SIZES) -> list[Scene]:
-        """As many scenes of it."""
+        """Return `count` random scenes for this lesson."""
         scenes = (random_scene(rng, self.shapes, sizes) for _ in iter(int, 1))
         return list(islice((scene for scene in scenes if not self.in_sepia or _in_contrast(scene)), count))
 
     def draw(self, scene: Scene) -> Image.Image:
-        """The picture to learn from."""
+        """Draw a scene as a training picture."""
         return sepia(draw_scene(scene)) if self.in_sepia else draw_scene(scene)
 
     def is_shown(self, scene: Scene, picture: Image.Image) -> bool:
-        """Whether the picture has the right shape, in the right style."""
+        """Return whether the picture has the right shape in the right style."""
         return look(picture).shape == scene.shape and is_sepia(picture) == self.in_sepia
 
 
@@ -68,7 +68,7 @@ TOGETHER = Lesson("both", ("moon",), in_sepia=True)
 
 
 def write_dataset(folder: Path, lesson: Lesson, count: int = PICTURES) -> None:
-    """Pictures of the lesson, each with its caption in a text file."""
+    """Write training pictures for a lesson, each with its caption in a text file."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, scene in enumerate(lesson.scenes(random.Random(lesson.name), count)):
         lesson.draw(scene).save(folder / f"{number:03}.png")
@@ -76,7 +76,7 @@ def write_dataset(folder: Path, lesson: Lesson, count: int = PICTURES) -> None:
 
 
 def teach(model: Path, folder: Path, lesson: Lesson, recipe: Recipe, progress: Progress) -> Path:
-    """Train `folder/loras/NAME.safetensors` on `folder/NAME`."""
+    """Write the dataset `folder/NAME`, and train `folder/loras/NAME.safetensors` on it."""
     write_dataset(folder / lesson.name, lesson)
     file = folder / "loras" / f"{lesson.name}.safetensors"
     return train_lora(
@@ -90,10 +90,10 @@ def teach(model: Path, folder: Path, lesson: Lesson, recipe: Recipe, progress: P
 
 
 def examine(model: Path, loras: Path, prompts: int = PROMPTS) -> tuple[dict[str, Any], list[tuple[Image.Image, str]]]:
-    """The share of pictures that show each lesson, without and with its LoRA, and both LoRAs at once.
+    """Measure the share of pictures that show each lesson without LoRAs, with its LoRA, and with both LoRAs.
 
     Returns:
-        The report, and for each lesson four pictures before and the same four after, with their prompts.
+        The report, and for each lesson four pictures without its LoRA and the same four with it, with their prompts.
     """
     sdxl = WatchedModel(load_base(str(model), dtype=torch.float32, device="cpu"), lora_dir=loras)
     cases = [*[(lesson, ((lesson.name, 1.0),)) for lesson in LESSONS], (TOGETHER, BOTH)]

@@ -1,4 +1,4 @@
-"""A contact sheet: pictures in rows, with what was asked beneath each."""
+"""Contact sheets: pictures in rows, with a text below each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CHARS = 24
 
 
 def contact_sheet(pictures: Sequence[tuple[Image.Image, str]], columns: int = 8) -> Image.Image:
-    """One picture of all; each of `pictures` is of the same size and comes with its words."""
+    """Draw all `pictures`, which must have the same size, with their texts on one sheet."""
     width, height = pictures[0][0].size
     cell = (width + _MARGIN_PX, height + _MARGIN_PX + _LINES * _LINE_PX)
     rows = -(-len(pictures) // columns)

@@ -1,7 +1,7 @@
-"""Do the pictures show what was asked? The worker's engine on the demo model, marked by a judge of pixels.
+"""The truth test: draw prompts with the worker's engine and the demo model, and check the pixels of the pictures.
 
-Four questions: whether shape, colour and ground are right; whether a negative prompt removes what it names; whether
-guidance does what it is for; and whether another seed gives another picture of the same thing.
+It measures whether shape, colour and background are right; whether a negative prompt removes what it names; whether
+guidance makes pictures more accurate and less varied; and whether another seed gives another correct picture.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from worker.job import SCHEDULERS, Job
 
 PROMPTS = 200
 PASS_SHARE = 0.95
-# What the issue of truth asks for; size and frame are counted beside them.
+# The properties that must be right; size and frame are only reported.
 MARKED = ("shape", "colour", "background")
-# What the model's card recommends.
+# The values that the README of the demo model recommends.
 STEPS, GUIDANCE = 20, 5.0
 _NO_GUIDANCE, _MUCH_GUIDANCE = 1.0, 7.5
 _LEAST_ASKED = 12
-# Mean absolute difference of two pictures, of 255, that nobody would call the same.
+# Mean absolute difference, on a scale of 0 to 255, above which two pictures count as different.
 _ANOTHER_PICTURE = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """One picture that is asked for."""
+    """The parameters of one picture."""
 
     prompt: str
     seed: int
@@ -48,10 +48,10 @@ class Wish:
 
 
 def draw(model: WatchedModel, wishes: Sequence[Wish]) -> list[Image.Image]:
-    """The pictures in the order of `wishes`, by the engine that the worker runs.
+    """Draw the pictures with the worker's engine, and return them in the order of `wishes`.
 
     Raises:
-        RuntimeError: one of them was refused.
+        RuntimeError: the engine rejected a job.
     """
     drawing = draw_jobs(model, [_job(number, wish) for number, wish in enumerate(wishes)], deterministic=True)
     if drawing.refused:
@@ -77,7 +77,7 @@ def _job(number: int, wish: Wish) -> Job:
 
 
 def truth(model: WatchedModel, prompts: int = PROMPTS, seed: int = 0) -> tuple[dict[str, Any], list[Image.Image]]:
-    """All four questions; the report for `out/truth.json`, and the pictures of the first."""
+    """Run all measurements; return the report for `out/truth.json`, and the pictures of the first measurement."""
     rng = random.Random(seed)
     scenes = [random_scene(rng) for _ in range(prompts)]
     asked = [full_prompt(scene) for scene in scenes]
@@ -94,7 +94,7 @@ def truth(model: WatchedModel, prompts: int = PROMPTS, seed: int = 0) -> tuple[d
 
 
 def passed(report: dict[str, Any]) -> bool:
-    """Whether every aim is met."""
+    """Return whether every target is met."""
     negative, guidance, seeds = report["negative_prompt"], report["guidance"], report["seeds"]
     return bool(
         report["right_share"] >= PASS_SHARE
@@ -110,7 +110,7 @@ def passed(report: dict[str, Any]) -> bool:
 
 
 def mark(scenes: Sequence[Scene], pictures: Sequence[Image.Image]) -> dict[str, Any]:
-    """How many are right in all of `MARKED`, the share per property, and what went wrong."""
+    """Count the pictures that are right in all of `MARKED`; also the share per property, and the wrong pictures."""
     seen = [look(picture) for picture in pictures]
     marks = [one.shows(scene) for one, scene in zip(seen, scenes, strict=True)]
     right = [all(mark[name] for name in MARKED) for mark in marks]
@@ -134,10 +134,11 @@ def _words(seen: Seen) -> str:
 
 
 def _negatives(model: WatchedModel, each: int) -> dict[str, Any]:
-    """Prompts that leave one thing open; what they show most often of it is then named in the negative prompt.
+    """Draw prompts that omit one property, then name its most frequent value in the negative prompt.
 
     Returns:
-        For colour, shape and frame: what was named, and the share of pictures that show it, without and with that.
+        For colour, shape and frame: the named value, and the share of pictures that show it without and with the
+        negative prompt.
     """
     shapes = [SHAPES[i % len(SHAPES)] for i in range(each)]
     grounds = [sorted(COLOURS)[i % len(COLOURS)] for i in range(each)]
@@ -149,7 +150,7 @@ def _negatives(model: WatchedModel, each: int) -> dict[str, Any]:
 
 
 def _colourless(count: int) -> list[str]:
-    """Prompts that leave the colour open."""
+    """Return prompts that do not name a colour."""
     return [f"a big {SHAPES[i % len(SHAPES)]} on a black background" for i in range(count)]
 
 
@@ -163,7 +164,7 @@ def _removed(model: WatchedModel, prompts: Sequence[str], shown: Callable[[Seen]
 
 
 def _commonest(pictures: Sequence[Image.Image], shown: Callable[[Seen], str]) -> tuple[str, int]:
-    """What most of them show, and how many."""
+    """Return the most frequent value in the pictures, and its count."""
     found = Counter(shown(look(picture)) for picture in pictures)
     del found[""]
     return found.most_common(1)[0] if found else ("nothing", 0)
@@ -182,8 +183,11 @@ def _frame(seen: Seen) -> str:
 
 
 def _guidance(model: WatchedModel, scenes: Sequence[Scene], wishes: Sequence[Wish]) -> dict[str, Any]:
-    """The same prompts and seeds without guidance and with much: right, other pictures, and of what a prompt leaves
-    open less variety, which is the price of guidance (arXiv:2207.12598)."""
+    """Draw the same prompts and seeds without guidance and with strong guidance.
+
+    Reports the shares of right pictures, the share of different pictures, and the variety of a property that prompts
+    do not name, which guidance reduces (arXiv:2207.12598).
+    """
     scales = _NO_GUIDANCE, _MUCH_GUIDANCE
     none, much = (draw(model, [replace(wish, guidance_scale=scale) for wish in wishes]) for scale in scales)
     open_wishes = [Wish(prompt=prompt, seed=2_000 + i) for i, prompt in enumerate(_colourless(len(wishes)))]
@@ -206,7 +210,7 @@ def _guidance(model: WatchedModel, scenes: Sequence[Scene], wishes: Sequence[Wis
 def _seeds(
     model: WatchedModel, scenes: Sequence[Scene], wishes: Sequence[Wish], pictures: Iterable[Image.Image]
 ) -> dict[str, Any]:
-    """The same prompts with other seeds: still right, and not the same picture."""
+    """Draw the same prompts with other seeds; report the shares of right pictures and of different pictures."""
     others = draw(model, [replace(wish, seed=wish.seed + 10_000) for wish in wishes])
     apart = [difference(a, b) for a, b in zip(pictures, others, strict=True)]
     return {
@@ -217,5 +221,5 @@ def _seeds(
 
 
 def difference(one: Image.Image, other: Image.Image) -> float:
-    """Mean absolute difference, of 255."""
+    """Return the mean absolute difference of two pictures, on a scale of 0 to 255."""
     return float(np.abs(np.asarray(one, np.int16) - np.asarray(other, np.int16)).mean())

@@ -1,1 +1,1 @@
-"""What the step scheduler is worth: the real engine in a virtual time, beside other policies and diffusers."""
+"""Benchmark of the step scheduler: the real engine in virtual time, compared with other policies and diffusers."""

@@ -1,9 +1,9 @@
-"""`bench schedule`: four policies on the same arrivals, through the real engine.
+"""`bench schedule`: compare four policies on the same arrivals through the real engine.
 
-What is real: engine, step scheduler, denoiser, decode, and in the headline run every UNet and VAE call. What is not:
-time. A virtual clock charges each piece of work its median, measured in the same run, so the moods of a shared
-machine decide nothing between policies and a seed and four prices give the whole schedule. Longer traces replace UNet
-and VAE by stand-ins at the same prices; that this leaves the schedule as it is, step for step, is checked every time.
+The engine, the step scheduler, the denoiser and the decode are real, and in the headline run so is every UNet and VAE
+call. Only time is virtual: each piece of work advances the clock by its median, measured in the same run. Load on a
+shared machine therefore does not favour any policy, and the seed and four prices determine the whole schedule. Longer
+traces replace UNet and VAE by stand-ins with the same prices; each run checks that this does not change the schedule.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LIBRARIES = ("torch", "diffusers", "transformers", "numpy")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much to run; more `jobs` and `long_jobs` make p99 surer, and take longer."""
+    """The size of the benchmark; more `jobs` and `long_jobs` make the p99 values more reliable, but take longer."""
 
     seed: int = 0
     jobs: int = 200
@@ -43,25 +43,25 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """`report` is what is written; `waits` are, for the plot, the long headline trace's by policy and class."""
+    """The report to write, and for the plot the waits of the long headline trace, by policy and lane."""
 
     report: dict[str, Any]
     waits: dict[str, dict[str, list[float]]]
 
 
 def compare(base: Any, plan: Plan, note: Callable[[str], None]) -> Result:
-    """Run everything; `note` is told what is being done.
+    """Run the whole benchmark; `note` is called with a description of each part when it starts.
 
     Raises:
-        ValueError: a class has no job among so few.
+        ValueError: there are so few jobs that a lane has none.
     """
     for jobs in (plan.jobs, plan.long_jobs):
         if len({arrival.lane for arrival in poisson(plan.seed, jobs, 1.0)}) < len(Lane):
-            raise ValueError(f"{jobs} jobs of seed {plan.seed} leave a class without any: take more")
-    note("measuring what a step, a decode and a start take")
+            raise ValueError(f"with {jobs} jobs of seed {plan.seed}, a lane has no job: use more jobs")
+    note("measuring the time of a step, a decode and a start")
     prices = measure_prices(base, slots=plan.slots, rounds=3)
     bench = _Bench(base, plan, prices)
-    note("measuring the overhead per step beside diffusers")
+    note("measuring the overhead per step, compared with diffusers")
     us = overhead.measure(base, slots=plan.slots, rounds=plan.rounds)
     note(f"{plan.jobs} jobs at load {HEADLINE_LOAD}, four policies, real UNet and VAE")
     real = bench.run(HEADLINE_LOAD, plan.jobs, real=True)
@@ -98,13 +98,13 @@ class _Bench:
         return runs
 
     def same_schedule(self, real: Simulation) -> bool:
-        """Whether our policy takes the same steps at the same times on the headline trace without UNet and VAE."""
+        """Return whether our policy runs the same steps at the same times on the headline trace with stand-ins."""
         rate = HEADLINE_LOAD * jobs_per_second(self._prices, self._plan.slots)
         arrivals = poisson(self._plan.seed, self._plan.jobs, rate)
         return self._simulation(OURS, arrivals, real=False).run().steps == real.steps
 
     def backlog(self) -> dict[str, Simulation]:
-        """All jobs there at the start: what the policies get out of a device that is never idle."""
+        """Run all policies with all jobs waiting at the start, to measure their throughput on a busy device."""
         arrivals = backlog(self._plan.seed, self._plan.jobs)
         return {name: self._simulation(name, arrivals, real=False).run() for name in (FIFO, OURS)}
 
@@ -116,7 +116,7 @@ class _Bench:
         return Simulation(self._base, scheduler, self._prices, arrivals, real=real)
 
     def conditions(self) -> dict[str, Any]:
-        """Machine, versions, seed, and what the figures stand on."""
+        """Return the conditions of the measurement: machine, versions, seed, prices and settings."""
         return {
             "plan": asdict(self._plan),
             "mix_urgent_high_normal": MIX,

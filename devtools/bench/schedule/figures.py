@@ -1,4 +1,4 @@
-"""From what happened to figures. Pure; times in UNet steps, since a toy's seconds mean nothing elsewhere."""
+"""Compute the figures of the report. Pure; times are in UNet steps, since a toy model's seconds are meaningless."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from worker.job import Lane
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """By nearest rank: the smallest value that so many percent do not exceed. Of few values, p99 is the largest."""
+    """Return a percentile by nearest rank: the smallest value that `percent` of the values do not exceed.
+
+    For few values, p99 is the largest one.
+    """
     return sorted(values)[max(0, ceil(len(values) * percent / 100) - 1)]
 
 
 def summary(simulation: Simulation, step_s: float) -> dict[str, Any]:
-    """One policy on one trace. Waits end with the first UNet call's beginning, completions with the pixels."""
+    """Summarise one policy on one trace; waits end when the first UNet call begins, completions with the pixels."""
     visits, tally = simulation.visits, simulation.tally
     slots = simulation.slots
     return {
-        "classes": {lane.label: _of_class([v for v in visits if v.lane is lane], step_s) for lane in Lane},
+        "classes": {lane.label: _of_lane([v for v in visits if v.lane is lane], step_s) for lane in Lane},
         "pictures_per_1000_steps": 1000 * len(visits) * step_s / simulation.seconds,
-        # Where fewer jobs than slots are there, no policy could fill them.
+        # Only busy steps count: with fewer jobs than slots, no policy could fill the slots.
         "useful_slot_share": tally.busy_row_steps / (slots * tally.busy_steps) if tally.busy_steps else 1.0,
         "used_slot_share": tally.row_steps / (slots * tally.steps),
         "unet_steps": tally.steps,
@@ -32,7 +35,7 @@ def summary(simulation: Simulation, step_s: float) -> dict[str, Any]:
     }
 
 
-def _of_class(visits: Sequence[Visit], step_s: float) -> dict[str, Any]:
+def _of_lane(visits: Sequence[Visit], step_s: float) -> dict[str, Any]:
     times = {
         "wait": [v.started - v.arrived for v in visits if v.started is not None],
         "completion": [v.ended - v.arrived for v in visits if v.ended is not None],
@@ -48,7 +51,7 @@ def _of_class(visits: Sequence[Visit], step_s: float) -> dict[str, Any]:
 
 
 def headline(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Ours beside FIFO batches, by the keys that the aims are told in."""
+    """Compare our policy with FIFO batches; the keys are those of the targets in `show.py`."""
     ours, fifo = summaries[OURS], summaries[FIFO]
 
     def over_fifo(lane: Lane, key: str) -> float:

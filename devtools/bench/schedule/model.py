@@ -1,4 +1,4 @@
-"""The toy SDXL, with every piece of device work charged to a virtual clock at a fixed price."""
+"""The toy SDXL for the benchmark: every piece of device work advances a virtual clock by a fixed price."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Work = Literal["accept", "prepare", "step", "decode"]
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Seconds of each kind of work: what a request costs on arrival, at its first step, a step, a decode."""
+    """Seconds of each kind of work: a request's arrival, the preparation of its row, a step, and a decode."""
 
     accept: float
     prepare: float
@@ -33,11 +33,10 @@ class Prices:
 
 
 class ChargedModel(SdxlModel):
-    """`charge` is called once for each piece of work, when it begins; without `real`, UNet and VAE are stand-ins.
+    """A model that calls `charge` once for each piece of work, when the work begins.
 
-    All jobs have the same steps then.
-
-    With fixed prices no decision of the engine depends on what the UNet gives, so the stand-ins change no schedule.
+    Without `real`, UNet and VAE are replaced by stand-ins, which requires that all jobs have the same steps. With fixed
+    prices, no decision of the engine depends on the output of the UNet, so the stand-ins do not change the schedule.
     """
 
     def __init__(self, base: Any, charge: Callable[[Work], None], *, real: bool) -> None:

@@ -1,10 +1,10 @@
-"""What a step costs outside the UNet: ours with a full batch, beside diffusers' own loop.
+"""Measure the time of a step outside the UNet: the engine's with a full batch, and that of diffusers' own loop.
 
-Measured is the time between the end of one UNet call and the beginning of the next, inside one picture's or batch's
-run of steps. `step_overhead_*` compares like with like: the denoising step (`Denoiser.step`: input, guidance, update)
-with the loop of `pipeline.__call__`. `tick_overhead_*` is the engine's whole tick, with the intake, scheduling,
-bookkeeping and metrics that a pipeline does not have.
-The UNet really runs in between, so caches are as cold as they are in life.
+The measured time is from the end of one UNet call to the beginning of the next, while the steps of one picture or batch
+run. `step_overhead_*` compares equivalent work: the denoising step (`Denoiser.step`: input, guidance, update) with the
+loop of `pipeline.__call__`. `tick_overhead_*` is the engine's whole tick, which includes intake, scheduling,
+bookkeeping and metrics that a pipeline does not have. The UNet really runs in between, so that caches are as cold as in
+production.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _QUEUED = 8
 
 
 class _Stopwatch:
-    """Notes when each UNet call begins and ends."""
+    """Records when each UNet call begins and ends."""
 
     def __init__(self) -> None:
         self._calls: list[tuple[float, float]] = []
@@ -54,13 +54,13 @@ class _Stopwatch:
             del unet.forward
 
     def take_gaps(self) -> list[float]:
-        """µs between the calls since the last time."""
+        """Return the gaps between the recorded calls in µs, and forget the calls."""
         calls, self._calls = self._calls, []
         return [1e6 * (after[0] - before[1]) for before, after in pairwise(calls)]
 
 
 def measure(base: Any, *, slots: int, rounds: int) -> dict[str, float]:
-    """Medians over all steps of `rounds` rounds, in which each way has its turn; the first round is a warm-up."""
+    """Return medians in µs over all steps of `rounds` rounds; each round runs every variant, the first is a warm-up."""
     model = SdxlModel(base)
     ways: dict[str, Callable[[], None]] = {
         "diffusers_us_per_step": lambda: _diffusers(base, 1),
@@ -85,7 +85,7 @@ def measure(base: Any, *, slots: int, rounds: int) -> dict[str, float]:
 
 
 def headline(us: dict[str, float], slots: int) -> dict[str, float]:
-    """µs per row and step, over diffusers' with one picture, and over its own per row in a batch."""
+    """Return the overhead per row and step relative to diffusers' with one picture, and to diffusers' in a batch."""
     alone, batch = us["diffusers_us_per_step"], us["diffusers_batch_us_per_step"] / slots
     ratios = {}
     for name, key in (("step", "denoiser_us_per_step"), ("tick", "engine_us_per_step")):

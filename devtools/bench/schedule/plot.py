@@ -1,4 +1,4 @@
-"""The waits per policy and class as a picture. matplotlib is a tool of developers: imported here only."""
+"""Plot the waits per policy and lane. Only this module imports matplotlib, which is a development dependency."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from worker.job import Lane
 
 Waits = Mapping[str, Mapping[str, Sequence[float]]]
 
-# Okabe and Ito's colours for every kind of sight, and lines that differ without them.
+# Okabe and Ito's colours, which are safe for colour-blind readers, and line styles that differ without colours.
 _LOOKS = {
     FIFO: ("#999999", ":", 1.6),
     PRIORITY: ("#E69F00", "--", 1.6),
@@ -22,7 +22,7 @@ _LEAST_STEPS = 0.1
 
 
 def draw(waits: Waits, title: str, path: Path) -> None:
-    """Write a PNG: for each class, the share of jobs that had their first step within so many steps."""
+    """Write a PNG that shows, for each lane, the share of jobs whose first step ran within a number of step times."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""What the virtual clock charges: medians of real work, taken on this machine in this run, each kind in turn."""
+"""Measure the prices of the virtual clock: medians of real work on this machine, each kind in turn."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from worker.engine.pipeline import SdxlModel
 from worker.engine.schedule import Policy, StepScheduler
 from worker.job import EngineHooks, Lane
 
-# A UNet call of four guided 1024² rows on an H100: 2.26 pictures of 20 steps per second (MLPerf v5.1) are 88 ms,
-# rounded up for the rest of the step. The bounds of the policy are scaled by the toy's step over this one.
+# Seconds of a UNet call of four guided 1024² rows on an H100: 2.26 pictures of 20 steps per second (MLPerf v5.1) give
+# 88 ms, rounded up for the rest of the step. The policy's bounds are scaled by the ratio of the toy's step to this.
 REAL_STEP_S = 0.1
 REAL_BOUNDS_S = (1.0, 2.0, 5.0)
 
@@ -27,7 +27,10 @@ _T = TypeVar("_T")
 
 
 def measure_prices(base: Any, *, slots: int, rounds: int) -> Prices:
-    """A step is a whole tick of the engine with all slots taken; `rounds` times the steps of one picture."""
+    """Measure the prices; a step is a whole tick of the engine with all slots in use.
+
+    Steps are measured `rounds` times the number of steps of one picture.
+    """
     model = SdxlModel(base)
     seconds: dict[str, list[float]] = {"accept": [], "prepare": [], "step": [], "decode": []}
 
@@ -50,13 +53,13 @@ def measure_prices(base: Any, *, slots: int, rounds: int) -> Prices:
 
 
 def bounds(step_s: float) -> tuple[float, float, float]:
-    """The default bounds on waiting, in proportion to the step."""
+    """Return the default bounds of the waits in seconds, scaled to the toy's step."""
     urgent, high, normal = (bound * step_s / REAL_STEP_S for bound in REAL_BOUNDS_S)
     return urgent, high, normal
 
 
 def jobs_per_second(prices: Prices, slots: int) -> float:
-    """The most that the device can do: load 1."""
+    """Return the capacity of the device, which is load 1."""
     alone = prices.accept + prices.prepare + prices.decode
     return slots / (STEPS * prices.step + slots * alone)
 
@@ -68,5 +71,5 @@ def _filled(model: SdxlModel, slots: int) -> StepEngine:
     )
     for index in range(slots):
         engine.submit(bench_job(index, Arrival(time.time(), Lane.NORMAL)))
-    engine.tick()  # it prepares the rows
+    engine.tick()  # prepares the rows
     return engine

@@ -1,4 +1,4 @@
-"""The bench's report as tables."""
+"""Format the benchmark's report as tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.table import Table
 
 from worker.job import Lane
 
-# Beside the aims: what would say the same of more.
+# Figures that are shown without a target.
 ALSO = (
     ("tick_overhead_over_diffusers", "engine's whole tick, of diffusers' alone"),
     ("tick_overhead_over_diffusers_batch", "engine's whole tick, of diffusers' batch"),
@@ -17,17 +17,18 @@ ALSO = (
     ("wall_throughput_over_fifo", "pictures per real second of ticks, of FIFO's"),
 )
 
-# For pipes, which have no width of their own.
+# Width of the tables if the output is not a terminal.
 WIDTH = 140
 FINE_PRINT = """\
-Time is virtual: a step, a decode and a start cost their medians measured on the toy in this run, so only the policy
-decides. Waits end when the first UNet call begins. p99 is by nearest rank.
-Useful slots: rows over slots in the steps at which at least as many jobs were there as there are slots. Stand-ins
-cost the same and are checked to give the same schedule; p99 of the few urgent jobs in the real run is their largest.
-The µs are real: from the end of one UNet call to the beginning of the next, medians, the ways taken in turns. The aims
-are for the denoising step, which does what diffusers' loop does; the tick adds intake, scheduling and metrics."""
+Time is virtual: a step, a decode and a start take their medians, measured on the toy in this run, so that only the
+policy makes a difference. Waits end when the first UNet call begins. p99 is by nearest rank.
+Useful slots: rows divided by slots, over the steps at which at least as many jobs as slots were present. Stand-ins have
+the same prices, and are checked to give the same schedule. p99 of the few urgent jobs in the real run is the largest.
+The µs are real: medians from the end of one UNet call to the beginning of the next, with the variants run in turns.
+The targets are for the denoising step, which does what diffusers' loop does; the tick adds intake, scheduling, metrics.
+"""
 
-# Key of the report, aim, what is better, what it says.
+# Key in the report, target, "at most" or "at least", description.
 AIMS = (
     ("urgent_p99_wait_steps", 2.0, "at most", "urgent p99 wait, in steps"),
     ("urgent_p99_wait_over_fifo", 0.03, "at most", "urgent p99 wait, of FIFO's"),
@@ -45,13 +46,13 @@ AIMS = (
 
 
 def holds(report: Mapping[str, Any], key: str, aim: float, sense: str) -> bool:
-    """Whether the report meets an aim."""
+    """Return whether the report meets a target."""
     value: float = report[key]
     return value <= aim if sense == "at most" else value >= aim
 
 
 def tables(report: Mapping[str, Any]) -> Iterator[Table]:
-    """Policies by load, overheads, aims."""
+    """Yield the tables: policies by load, overheads, targets."""
     first = report["headline"]
     yield _policies(f"load {first['load']}, {first['jobs']} jobs, real UNet and VAE", first["policies"])
     for load, run in report["long"].items():
@@ -92,17 +93,17 @@ def _pair(found: Mapping[str, Any], name: str) -> str:
 
 def _overheads(us: Mapping[str, float], slots: int) -> Table:
     table = Table(title="µs outside the UNet", title_justify="left", box=None, header_style="bold", pad_edge=False)
-    table.add_column("who", no_wrap=True)
+    table.add_column("variant", no_wrap=True)
     table.add_column("per step", justify="right")
     table.add_column("per row", justify="right")
-    for who, key, rows in (
+    for variant, key, rows in (
         ("diffusers' pipeline, one picture", "diffusers_us_per_step", 1),
         (f"diffusers' pipeline, {slots} pictures", "diffusers_batch_us_per_step", slots),
         (f"denoising step, {slots} rows", "denoiser_us_per_step", slots),
         (f"engine's whole tick, {slots} rows", "engine_us_per_step", slots),
         (f"engine's whole tick, {slots} rows and a queue", "engine_queue_us_per_step", slots),
     ):
-        table.add_row(who, f"{us[key]:.0f}", f"{us[key] / rows:.0f}")
+        table.add_row(variant, f"{us[key]:.0f}", f"{us[key] / rows:.0f}")
     return table
 
 

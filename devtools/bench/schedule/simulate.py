@@ -1,4 +1,4 @@
-"""One policy on one trace: the real engine, in a time that only its own work makes pass."""
+"""Run one policy on one trace: the real engine in virtual time, which only its own work advances."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROMPT = "a lighthouse at dusk"
 
 @dataclass(slots=True)
 class Visit:
-    """One job's way, in seconds from the start of the trace; `started` is when its first UNet call began."""
+    """The times of one job, in seconds from the start of the trace; `started` is when its first UNet call began."""
 
     name: str
     lane: Lane
@@ -34,7 +34,7 @@ class Visit:
 
 @dataclass(slots=True)
 class Tally:
-    """Steps so far, and those of them at which at least as many jobs were there as there are slots ("busy")."""
+    """Counts of steps and rows; a step is "busy" if at least as many jobs as slots were present."""
 
     steps: int = 0
     row_steps: int = 0
@@ -44,7 +44,7 @@ class Tally:
 
 @dataclass(slots=True)
 class Step:
-    """One UNet call: when it began, and the jobs in it."""
+    """One UNet call: the time at which it began, and its jobs."""
 
     at: float
     names: tuple[str, ...]
@@ -56,9 +56,9 @@ class Simulation:
     Args:
         base: the toy pipeline.
         scheduler: the policy.
-        prices: of the virtual clock.
-        arrivals: in order of time.
-        real: run UNet and VAE, instead of stand-ins that cost the same on the virtual clock.
+        prices: seconds of each kind of work on the virtual clock.
+        arrivals: the jobs, in order of time.
+        real: run UNet and VAE, instead of stand-ins with the same prices on the virtual clock.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Simulation:
         self._engine = StepEngine(model, scheduler, hooks, lambda: self._now, deterministic=True)
 
     def tick(self) -> bool:
-        """One tick of the engine, or a leap to the next arrival; False when all is done."""
+        """Run one tick of the engine, or advance the clock to the next arrival; return False when all jobs are done."""
         self._deliver()
         began = time.perf_counter()
         worked = self._engine.tick()
@@ -92,14 +92,14 @@ class Simulation:
         return True
 
     def run(self) -> Simulation:
-        """All of the trace."""
+        """Run the whole trace."""
         while self.tick():
             pass
         return self
 
     @property
     def seconds(self) -> float:
-        """The virtual time."""
+        """Return the virtual time."""
         return self._now
 
     def _deliver(self) -> None:
@@ -140,7 +140,7 @@ class Simulation:
 
 
 def side_by_side(simulations: Sequence[Simulation]) -> None:
-    """All of them to their ends, one tick of each in turn, so that the machine's moods meet all alike."""
+    """Run all simulations, one tick of each in turn, so that changes in the machine's load affect all of them alike."""
     running = list(simulations)
     while running:
         running = [simulation for simulation in running if simulation.tick()]

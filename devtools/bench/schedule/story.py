@@ -1,4 +1,4 @@
-"""`bench trace`: an urgent job comes to a full batch of normal ones. Step by step, with the jobs of every step."""
+"""`bench trace`: an urgent job arrives at a full batch of normal ones; lists the jobs of every step."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from devtools.bench.schedule.traffic import Arrival
 from worker.job import Lane
 
 NORMALS = 5
-# Within the tenth step, so that the next one is the first that it can have.
+# The urgent job arrives during the tenth step, so the earliest step that it can join is the next one.
 _COMES_AT_STEPS = 9.4
 
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """All steps, in order, and when the urgent job came and had its first step; all times in steps."""
+    """All steps in order, the arrival of the urgent job, and its first step."""
 
     steps: list[Step]
     came: float
@@ -28,12 +28,12 @@ class Story:
 
     @property
     def steps_between(self) -> int:
-        """Steps that began without it after it had come."""
+        """The number of steps that began without the urgent job after it had arrived."""
         return sum(self.came < step.at / self.step_s < self.started for step in self.steps)
 
 
 def tell(base: Any, prices: Prices, slots: int) -> Story:
-    """Real engine, real UNet, our policy, virtual time."""
+    """Run the trace with the real engine and UNet and our policy, in virtual time."""
     normals = [Arrival(0.0, Lane.NORMAL)] * NORMALS
     start = NORMALS * prices.accept + slots * prices.prepare
     came = start + _COMES_AT_STEPS * prices.step
@@ -45,7 +45,7 @@ def tell(base: Any, prices: Prices, slots: int) -> Story:
 
 
 def lines(story: Story) -> list[str]:
-    """The story as text; steps with the same jobs as the one before are left out."""
+    """Format the trace as lines of text; steps with the same jobs as the one before are omitted."""
     told = []
     previous: tuple[str, ...] = ()
     arrived = False
@@ -66,7 +66,7 @@ def lines(story: Story) -> list[str]:
 
 
 def _change(names: tuple[str, ...], previous: tuple[str, ...]) -> str:
-    """The jobs of a step: `+` has joined, and who has left, parked or done, after it."""
+    """Format the jobs of a step: `+` marks jobs that joined; those that left, parked or finished, are in brackets."""
     joined = [name if name in previous or not previous else f"+{name}" for name in names]
     left = [f"-{name}" for name in previous if name not in names]
     return "  ".join([*joined, *([f"({' '.join(left)})"] if left else [])])

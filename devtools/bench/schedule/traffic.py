@@ -1,4 +1,4 @@
-"""Seeded arrivals. Pure."""
+"""Random arrivals from a seed. Pure."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from dataclasses import dataclass
 
 from worker.job import Lane
 
-# Of the jobs; urgent, high, normal.
+# Shares of urgent, high and normal jobs.
 MIX = (0.1, 0.3, 0.6)
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A job that comes `at` seconds after the start."""
+    """A job that arrives `at` seconds after the start."""
 
     at: float
     lane: Lane
 
 
 def poisson(seed: int, count: int, per_second: float) -> list[Arrival]:
-    """`count` arrivals at a mean rate; another rate brings the same jobs, closer together or wider apart."""
+    """Return `count` Poisson arrivals; with another rate, the same jobs arrive, only faster or slower."""
     rng = random.Random(seed)
     at = 0.0
     arrivals = []
@@ -31,5 +31,5 @@ def poisson(seed: int, count: int, per_second: float) -> list[Arrival]:
 
 
 def backlog(seed: int, count: int) -> list[Arrival]:
-    """`count` jobs that are all there at the start."""
+    """Return `count` jobs that all arrive at the start."""
     return [Arrival(0.0, arrival.lane) for arrival in poisson(seed, count, 1.0)]

@@ -1,4 +1,4 @@
-"""The pictures that the demo model learns from, and the judge that reads them back."""
+"""The training pictures of the demo model, and the judge that recognises them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo model as it is shipped: small, carded, and drawing what is asked."""
+"""The demo model in the repository: it is small, documented, and draws what prompts ask for."""
 
 from __future__ import annotations
 

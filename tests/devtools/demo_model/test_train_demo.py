@@ -1,4 +1,4 @@
-"""`models train-demo` in a few steps: it loads, comes out the same again, and goes on where it was cut off."""
+"""`models train-demo` in a few steps: the result loads, is reproducible, and an interrupted run continues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded broker: reachable from other processes, with the topics it was asked for."""
+"""The embedded broker: other processes can connect to it, and it has the topics that were created."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_it_stops_and_starts_empty(broker: EmbeddedBroker) -> None:
     broker.stop()
     broker.stop()
     assert not broker.running
-    with pytest.raises(EmbeddedBrokerError, match="does not run"):
+    with pytest.raises(EmbeddedBrokerError, match="is not running"):
         broker.create_topic("letters", 1)
     broker.start()
     assert not AdminClient({"bootstrap.servers": broker.bootstrap_servers}).list_topics(timeout=5).topics

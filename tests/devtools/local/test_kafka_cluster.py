@@ -1,4 +1,4 @@
-"""Apache Kafka on this machine: real transactions, real deaths."""
+"""Apache Kafka on this machine: real transactions, and brokers that are really killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Child processes: ready or a clear error, stopped for sure, and never left behind."""
+"""Child processes: they become ready or fail with a clear error, and are always stopped."""
 
 from __future__ import annotations
 

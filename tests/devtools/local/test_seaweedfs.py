@@ -1,4 +1,4 @@
-"""SeaweedFS on this machine: an S3 store that keeps its data and refuses strangers."""
+"""SeaweedFS on this machine: an S3 store that keeps its data and rejects other credentials."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The `replay` verb: options, progress, run."""
+"""The `replay` verb: command, options, progress and run."""

@@ -1,4 +1,4 @@
-"""The flags of `replay` that say what is meant, as a selection."""
+"""Parse the flags of `replay` that select records."""
 
 from __future__ import annotations
 
@@ -30,12 +30,15 @@ def make_selection(
     error_codes: Sequence[str],
     now: float,
 ) -> Selection | None:
-    """What the flags select; None where none of them was given. `now` is in seconds.
+    """Return what the flags select, or None where none of them was given.
 
-    A window without an end ends now, so that a replay that goes on later means the same records.
+    A window without an end ends at `now`, so that a replay that is continued later selects the same records.
+
+    Args:
+        now: the current time in seconds since the epoch.
 
     Raises:
-        ValueError: a flag has the wrong form, or does not go with another.
+        ValueError: a flag has the wrong form, or cannot be combined with another.
     """
     selection = Selection(
         lanes=_lanes(topics, names, lanes),
@@ -48,11 +51,11 @@ def make_selection(
         error_codes=tuple(_code(text) for text in dict.fromkeys(error_codes)),
     )
     if selection.offsets is not None and (partition is None or len(selection.lanes) != 1):
-        raise ValueError("--offsets goes with one --partition of one --lane or --topic")
+        raise ValueError("--offsets needs one --partition of one --lane or --topic")
     if partition is not None and partition < 0:
-        raise ValueError("--partition is a number from 0")
+        raise ValueError("--partition must not be negative")
     if selection.since_ms is not None and selection.until_ms is not None and selection.since_ms >= selection.until_ms:
-        raise ValueError("--since is not before --until")
+        raise ValueError("--since must be before --until")
     if selection == _NOTHING and since is None:
         return None
     if selection.until_ms is None and selection.offsets is None and not selection.job_ids:
@@ -61,15 +64,15 @@ def make_selection(
 
 
 def same_but_for_the_window(one: Selection, other: Selection) -> bool:
-    """Whether two selections differ in their times only: `2h` means another moment on every call."""
+    """Return whether two selections differ at most in their times, since `2h` is another moment on every call."""
     return replace(one, since_ms=None, until_ms=None) == replace(other, since_ms=None, until_ms=None)
 
 
 def parse_offsets(text: str) -> tuple[int, int]:
-    """`5-9`, both taken, or `5`.
+    """Parse `5-9` (both included) or `5` into the first and last offset.
 
     Raises:
-        ValueError: it has another form.
+        ValueError: the text does not have that form.
     """
     found = re.fullmatch(r"(\d+)(?:-(\d+))?", text.strip())
     first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
@@ -79,24 +82,24 @@ def parse_offsets(text: str) -> tuple[int, int]:
 
 
 def parse_replay_id(text: str | None) -> str:
-    """The id given, in a UUID's usual form, or a new one.
+    """Return the given replay id as a canonical UUID, or a new one for None.
 
     Raises:
-        ValueError: it is no UUID.
+        ValueError: the text is not a UUID.
     """
     if text is None:
         return str(uuid.uuid4())
     try:
         return str(uuid.UUID(text))
     except ValueError:
-        raise ValueError(f"{text!r} is no UUID") from None
+        raise ValueError(f"{text!r} is not a UUID") from None
 
 
 def _lanes(topics: Topics, names: Sequence[str], lanes: Sequence[str]) -> tuple[Lane, ...]:
     by_topic = dict(zip(topics.requests, Lane, strict=True))
     unknown = [name for name in names if name not in by_topic]
     if unknown:
-        raise ValueError(f"{unknown[0]!r} is no request topic; they are {', '.join(by_topic)}")
+        raise ValueError(f"{unknown[0]!r} is not a request topic; the request topics are {', '.join(by_topic)}")
     chosen = {by_topic[name] for name in names} | {Lane[label.upper()] for label in lanes}
     return tuple(sorted(chosen)) or tuple(Lane)
 
@@ -105,4 +108,4 @@ def _code(text: str) -> ErrorCode:
     try:
         return ErrorCode(text)
     except ValueError:
-        raise ValueError(f"{text!r} is no error code; they are {', '.join(ErrorCode)}") from None
+        raise ValueError(f"{text!r} is not an error code; the error codes are {', '.join(ErrorCode)}") from None

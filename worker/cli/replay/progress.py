@@ -1,4 +1,4 @@
-"""A bar on a terminal; in a pipe a line now and then."""
+"""Progress of a replay: a bar on a terminal, an occasional line elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLAIN_EVERY_S = 5.0
 
 
 class ReplayProgress:
-    """Counts finished jobs of a known number."""
+    """Counts finished jobs out of a known total."""
 
     def __init__(self, console: Console, what: str, total: int, done: int = 0) -> None:
         self._console = console
@@ -45,7 +45,7 @@ class ReplayProgress:
             self._tell()
 
     def advance(self) -> None:
-        """One more is finished."""
+        """Count one more finished job."""
         self._done += 1
         if self._bar is not None:
             self._bar.advance(self._task)
@@ -53,9 +53,9 @@ class ReplayProgress:
             self._tell()
 
     def print_line(self, line: Text) -> None:
-        """A result, on standard output."""
+        """Print a result on standard output."""
         if self._bar is not None and sys.stdout.isatty():
-            # Through the bar's own console, for they share the terminal.
+            # The bar shares the terminal, so the line must go through its console.
             self._bar.console.print(line, soft_wrap=True)
         else:
             print_line(line)

@@ -1,4 +1,4 @@
-"""The three ways of a replay: count, verify, publish."""
+"""The three modes of a replay: count, verify and publish."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from worker.telemetry import logs
 
 VERIFY, PUBLISH = "verify", "publish"
 EXIT_INTERRUPTED = 130
-# Clocks of brokers and of this machine may differ so much.
+# Allowed difference between the clocks of the brokers and of this machine.
 _SKEW_MS = 60_000
 
 _STYLES = {
@@ -46,12 +46,12 @@ _STYLES = {
     Sent.MADE: "green",
     Sent.FAILED: "yellow",
 }
-# Not worth a line for each of thousands.
+# Results that do not get a line each, since there may be thousands.
 _SILENT = frozenset({Verdict.SAME, Verdict.SKIPPED, Sent.REPUBLISHED, Sent.MADE})
 
 
 def count(connection: Connection, selection: Selection, *, as_json: bool) -> None:
-    """The dry run: how many jobs, by lane and standing."""
+    """Print the number of jobs by lane and standing; nothing is made or published."""
     store = _store(connection)
     plan = _read(connection, selection, None)
     with ThreadPoolExecutor(connection.settings.upload_threads) as pool:
@@ -65,11 +65,11 @@ def count(connection: Connection, selection: Selection, *, as_json: bool) -> Non
         return
     result_console().print(_table(counts))
     rest = "".join(f", {n} {name}" for name, n in _left_out(plan).items() if n)
-    print(f"{len(plan.jobs)} jobs{rest}; nothing was made or published: --verify or --publish")
+    print(f"{len(plan.jobs)} jobs{rest}; nothing was made or published (that takes --verify or --publish)")
 
 
 class Replay:
-    """One replay that does something; its state file says how far it has come."""
+    """One replay that verifies or publishes; its state file records which jobs are done."""
 
     def __init__(self, connection: Connection, mode: str, replay_id: str, path: Path, *, as_json: bool) -> None:
         self._connection = connection
@@ -82,10 +82,11 @@ class Replay:
         self._notes = note_console()
 
     def run(self, given: Selection | None) -> int:
-        """Carry it out; the exit code.
+        """Run the replay and return the exit code.
 
         Raises:
-            CommandError: it cannot go on now. StartupError: model or bucket are not usable.
+            CommandError: the replay cannot continue now.
+            StartupError: the model or the bucket is not usable.
         """
         logs.configure("warning", self._settings.log_format)
         self._say(f"replay {self._id}, state in {self._path}")
@@ -93,16 +94,18 @@ class Replay:
         with ExitStack() as stack:
             state = stack.enter_context(State(self._path, self._id, self._mode, given or Selection()))
             if given is not None and not same_but_for_the_window(given, state.selection):
-                raise CommandError(f"replay {self._id} was begun with another selection: leave those flags out")
+                raise CommandError(f"replay {self._id} was started with another selection: leave those flags out")
             pool = ThreadPoolExecutor(self._settings.upload_threads)
             stack.callback(pool.shutdown, cancel_futures=True)
             try:
                 (self._verify if self._mode == VERIFY else self._publish)(state, store, pool)
             except KeyboardInterrupt:
-                self._say(f"interrupted after {len(state.done)}; --{self._mode} --replay-id {self._id} goes on")
+                self._say(
+                    f"interrupted after {len(state.done)} jobs; continue with --{self._mode} --replay-id {self._id}"
+                )
                 return EXIT_INTERRUPTED
             except StoreUnavailable as error:
-                raise CommandError(f"{error}; --{self._mode} --replay-id {self._id} goes on") from error
+                raise CommandError(f"{error}; continue with --{self._mode} --replay-id {self._id}") from error
             return self._conclude(state)
 
     def _verify(self, state: State, store: PictureStore, pool: ThreadPoolExecutor) -> None:
@@ -138,14 +141,14 @@ class Replay:
             batch.flush()
 
     def _plan(self, state: State) -> Plan:
-        """What is left to do."""
+        """Return the plan without the jobs that an earlier run has finished."""
         plan = _read(self._connection, state.selection, self._id)
         for job_id in plan.history.answered - state.done.keys():
-            # The earlier run was interrupted after this was published and before it was noted.
+            # The earlier run was interrupted between publishing this result and recording it in the state file.
             state.add(Done(job_id, Sent.REPUBLISHED.value, ("published before an interruption",)))
         plan.jobs = [records for records in plan.jobs if records[0].job_id not in state.done]
         if state.done:
-            self._say(f"{len(state.done)} are done already")
+            self._say(f"{len(state.done)} jobs were done before")
         return plan
 
     def _progress(self, state: State, plan: Plan) -> ReplayProgress:
@@ -167,8 +170,8 @@ class Replay:
         if self._as_json:
             print_json({"replay_id": self._id, "jobs": len(state.done)} | counts)
         else:
-            told = ", ".join(f"{n} {name}" for name, n in counts.items())
-            print(f"{len(state.done)} jobs: {told}")
+            summary = ", ".join(f"{n} {name}" for name, n in counts.items())
+            print(f"{len(state.done)} jobs: {summary}")
         return int(any(results[kind] for kind in (*BAD, Sent.REFUSED)))
 
     def _say(self, text: str) -> None:

@@ -1,1 +1,1 @@
-"""LoRA files, the cache of loaded ones, and their application to a batch."""
+"""LoRAs: read the files, cache the loaded ones, and apply them to a batch."""

@@ -1,8 +1,8 @@
-"""The LoRAs of one batch as forward hooks: `base(x) + Σ_k w_k[row] · (α_k / r_k) · B_k(A_k x)`.
+"""Apply the LoRAs of one batch by forward hooks: `base(x) + Σ_k w_k[row] · (α_k / r_k) · B_k(A_k x)`.
 
-Why a row's bits do not depend on its company: each adapter runs over the whole padded batch, so its shapes are always
-the same, and none is too narrow; sums go by name, whoever else is there; and a sample without an adapter is passed
-through by selection, not by adding zero times something, so that even an overflow in another row cannot reach it.
+The bits of a row do not depend on the other rows, for three reasons. Each LoRA runs over the whole padded batch, so its
+shapes are always the same, and ranks are padded. LoRAs are added in the order of their names. A sample without a LoRA
+is selected unchanged, instead of adding zero times a value, so that even an overflow in another row cannot affect it.
 """
 
 from __future__ import annotations
@@ -17,26 +17,29 @@ from torch.nn import functional
 
 from worker.engine.lora.file import Layer
 
-# Ranks are filled up with zeros to a multiple of this. Below it, matrix products on a CPU take kernels in which a
-# sample's bits depend on its place in the batch (tried: MKL, rank 2 and 3); and tensor cores want it so.
+# Ranks are padded with zeros to a multiple of this. With smaller ranks, matrix products on a CPU use kernels in which
+# a sample's bits depend on its position in the batch (measured with MKL, ranks 2 and 3), and tensor cores are slower.
 _RANK_MULTIPLE = 8
 
-# Inputs of the layers are (samples, C), (samples, tokens, C) or (samples, C, h, w).
+# Inputs of the layers have the shape (samples, C), (samples, tokens, C) or (samples, C, h, w).
 _INPUT_DIMS = (2, 3, 4)
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """One number per sample, by the number of dimensions of what it scales; `having` is None where all have one."""
+    """The weights of one LoRA, one per sample, shaped for inputs of each number of dimensions.
+
+    `having` marks the samples whose weight is not zero; it is None if no weight is zero.
+    """
 
     factor: dict[int, torch.Tensor]
     having: dict[int, torch.Tensor] | None
 
 
 class Mix:
-    """Adapters, and the weight that each sample of one batch gives them, as hooks on the modules that they change.
+    """The LoRAs of one batch with their weights per sample, as hooks on the modules that they change.
 
-    The hooks stay between two uses, for installing 700 of them is slow, and do nothing outside `applied`.
+    The hooks stay installed between uses, because installing 700 of them is slow; they do nothing outside `applied`.
     """
 
     def __init__(self, parts: Mapping[torch.nn.Module, list[tuple[Layer, Weights]]]) -> None:
@@ -46,7 +49,7 @@ class Mix:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Change what the modules give."""
+        """Apply the LoRAs to the outputs of the modules inside the block."""
         if not self._handles:
             self._handles = [m.register_forward_hook(self._hook(parts)) for m, parts in self._parts.items()]
         self._on = True
@@ -73,7 +76,7 @@ class Mix:
 
 
 def placed(layer: Layer, device: torch.device, dtype: torch.dtype) -> Layer:
-    """`layer` as `Mix` wants it: on the device, in the model's dtype, its rank filled up."""
+    """Return `layer` on the device, in the model's dtype and with a padded rank, as `Mix` needs it."""
     missing = -layer.down.shape[0] % _RANK_MULTIPLE
     others = [0, 0] * (layer.down.ndim - 2)
     return Layer(
@@ -84,7 +87,7 @@ def placed(layer: Layer, device: torch.device, dtype: torch.dtype) -> Layer:
 
 
 def weigh(weights: Sequence[float], layer: Layer) -> Weights:
-    """`weights`, one per sample, for a placed layer and all others of the same scale."""
+    """Build the weights, one per sample, for a placed layer; they also serve all other layers with the same scale."""
     like = layer.down
     factor = torch.tensor([weight * layer.scale for weight in weights], dtype=like.dtype, device=like.device)
     having = None if all(weights) else torch.tensor([bool(w) for w in weights], device=like.device)
@@ -96,7 +99,7 @@ def _views(vector: torch.Tensor) -> dict[int, torch.Tensor]:
 
 
 def _add(module: Any, layer: Layer, weights: Weights, inputs: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-    """`output` plus one adapter's part. The weights meet the narrow tensor between A and B, where it is cheapest."""
+    """Add one LoRA's part to `output`; the weights scale the tensor between A and B, which is the smallest one."""
     dims = inputs.ndim
     if isinstance(module, torch.nn.Conv2d):
         narrow = functional.conv2d(inputs, layer.down, None, module.stride, module.padding, module.dilation)

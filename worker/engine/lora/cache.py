@@ -1,4 +1,4 @@
-"""LoRAs with a weight per row, so that rows with different LoRA sets share one UNet call.
+"""Cache of loaded LoRAs, and their use with a weight per row, so that rows with different LoRAs share one UNet call.
 
 LoRAs are made for the base model. They are applied to the base's UNet and text encoders, never to the refiner.
 """
@@ -26,7 +26,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(slots=True, eq=False)
 class _Adapter:
-    """A LoRA in the cache; `users` counts the rows that need it."""
+    """A LoRA in the cache; `users` counts the rows that have acquired it."""
 
     file: LoraFile
     stamp: Stamp
@@ -35,12 +35,12 @@ class _Adapter:
 
 
 class Adapters:
-    """The LoRAs of one base pipeline: a bounded cache, and their use in a batch. One thread uses it.
+    """The LoRAs of one base pipeline: a bounded cache, and their use in a batch. It must be used by one thread only.
 
     Args:
-        pipeline: a `StableDiffusionXLPipeline`; its modules get hooks while LoRAs are in use.
-        folder: where `NAME.safetensors` is looked up; None: every LoRA is refused.
-        capacity: LoRAs kept loaded. More are kept only while started rows need them all.
+        pipeline: a `StableDiffusionXLPipeline`; hooks are installed on its modules while LoRAs are in use.
+        folder: the folder of `NAME.safetensors` files; None means that every LoRA is rejected.
+        capacity: number of LoRAs kept loaded; it is exceeded only while started rows need more at the same time.
     """
 
     def __init__(self, pipeline: Any, folder: Path | None, capacity: int) -> None:
@@ -55,11 +55,11 @@ class Adapters:
 
     @property
     def loaded(self) -> int:
-        """LoRAs in the cache."""
+        """The number of LoRAs in the cache."""
         return len(self._cache)
 
     def check(self, loras: Loras) -> None:
-        """Refuse a LoRA that is missing or does not fit; one that was not read yet is, on the host.
+        """Check that the LoRAs exist and fit the model; a file that was not read yet is read into host memory.
 
         Raises:
             RequestRejected: `unknown_lora`, with the reason.
@@ -71,11 +71,11 @@ class Adapters:
                     self._load(name, path, stamp)
 
     def acquire(self, loras: Loras) -> None:
-        """Keep these loaded, on the device, and as they are now until `release`.
+        """Load LoRAs to the device, and keep them there, unchanged even if their files change, until `release`.
 
         Raises:
-            RequestRejected: as `check`.
-            torch.OutOfMemoryError: nothing is kept then.
+            RequestRejected: as raised by `check`.
+            torch.OutOfMemoryError: a LoRA does not fit; none of them is acquired then.
         """
         with ExitStack() as undo:
             for name, _ in loras:
@@ -86,7 +86,7 @@ class Adapters:
             undo.pop_all()
 
     def release(self, loras: Loras) -> None:
-        """The counterpart of `acquire`."""
+        """Release LoRAs that were acquired."""
         for name, _ in loras:
             adapter = self._cache[name]
             adapter.users -= 1
@@ -94,15 +94,15 @@ class Adapters:
         self._shrink(self._capacity)
 
     def free(self) -> None:
-        """Drop every LoRA that no row needs."""
+        """Unload every LoRA that no row has acquired."""
         self._attach(None)
         self._shrink(0)
 
     def mix(self, per_sample: Sequence[Loras]) -> Mix | None:
-        """What `batch` needs for a UNet call; the LoRAs are acquired. None where no sample has one.
+        """Build the mix that `batch` applies to a UNet call, or None if no sample has a LoRA.
 
         Args:
-            per_sample: (name, weight) pairs for each sample of the UNet's batch, padding included.
+            per_sample: (name, weight) pairs of acquired LoRAs for each sample of the UNet's batch, padding included.
         """
         weights: dict[str, list[float]] = {}
         for index, loras in enumerate(per_sample):
@@ -112,7 +112,7 @@ class Adapters:
 
     @contextmanager
     def batch(self, mix: Mix | None) -> Iterator[None]:
-        """Apply `mix` to UNet calls in this block; without one, no hook is installed."""
+        """Apply `mix` to UNet calls inside the block; with None, no hook is installed."""
         if mix is not self._attached:
             self._attach(mix)
         if mix is None:
@@ -123,7 +123,7 @@ class Adapters:
 
     @contextmanager
     def text(self, loras: Loras) -> Iterator[None]:
-        """Apply acquired LoRAs to both text encoders in this block; all that is encoded gets the same weights."""
+        """Apply acquired LoRAs to both text encoders inside the block, with the same weights for every prompt."""
         weights = {name: [weight] for name, weight in _effective(loras)}
         with ExitStack() as stack:
             for component in TEXT_ENCODERS:
@@ -134,7 +134,7 @@ class Adapters:
             yield
 
     def text_key(self, loras: Loras) -> Hashable:
-        """Equal for sets of acquired LoRAs that give every prompt the same embeddings; empty for those of the UNet."""
+        """Return a key that is equal for LoRA sets with the same effect on the text encoders; () if there is none."""
         return tuple(
             (name, self._cache[name].file.fingerprint, weight)
             for name, weight in sorted(_effective(loras))
@@ -142,10 +142,10 @@ class Adapters:
         )
 
     def fingerprints(self, loras: Loras) -> dict[str, str]:
-        """16 hex digits of each file's SHA-256: of the file that was loaded, where it is in the cache.
+        """Return 16 hex digits of the SHA-256 of each LoRA's file, by name; for a cached LoRA, of the file loaded then.
 
         Raises:
-            RequestRejected: as `check`.
+            RequestRejected: as raised by `check`.
         """
         found = {}
         for name, weight in loras:
@@ -156,7 +156,7 @@ class Adapters:
         return found
 
     def _used(self, name: str) -> _Adapter | None:
-        """A cached adapter that rows use, which stays as it is even when its file changes."""
+        """Return the cached LoRA if rows have acquired it; it is kept even if its file has changed."""
         adapter = self._cache.get(name)
         return adapter if adapter is not None and adapter.users else None
 
@@ -181,7 +181,7 @@ class Adapters:
         return adapter
 
     def _shrink(self, size: int, keep: str | None = None) -> None:
-        """Let go of unused adapters, the least recently used first, down to `size`."""
+        """Unload unused LoRAs, least recently used first, until at most `size` are left."""
         for name in [name for name, adapter in self._cache.items() if not adapter.users and name != keep]:
             if len(self._cache) <= size:
                 break

@@ -1,8 +1,8 @@
-"""A LoRA file (Hu et al. 2021, arXiv:2106.09685): found by name, read without executing anything, held to the model.
+"""Read LoRA files (Hu et al. 2021, arXiv:2106.09685): find them by name, and check them against the model.
 
-diffusers converts the layouts (PEFT's, its own older ones, kohya's with diffusers' or with Stability's block names),
-so a file that `load_lora_weights` takes is taken here, PEFT itself not needed. DoRA, LoHa and LoKr are refused: they
-are no plain `B(A x)`.
+Reading a file never executes code from it. diffusers converts the layouts (PEFT's, its own older ones, kohya's with
+diffusers' or Stability's block names), so files that `load_lora_weights` accepts are accepted here, without PEFT. DoRA,
+LoHa and LoKr are rejected, because they are not of the form `B(A x)`.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _SUFFIX = ".safetensors"
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 _KOHYA_PREFIXES = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")
 _KOHYA_DOWN, _KOHYA_UP, _KOHYA_ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
-# diffusers drops the first of these with a warning, and the picture would be another.
+# Keys of other kinds of adapters. diffusers drops the first of these with a warning, which would change the picture.
 _OTHER_KINDS = ("dora_scale", "lora_magnitude_vector", "hada_", "lokr_", "lora_mid")
-# What diffusers' converters raise for keys that they do not expect, and json for its own.
+# Errors that diffusers' converters raise for keys that they do not expect, and json for invalid metadata.
 _UNCONVERTIBLE = (ValueError, KeyError, IndexError, RuntimeError, TypeError)
 _SHOWN_CHARS = 200
 
@@ -48,7 +48,7 @@ Stamp = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """`scale · up(down(x))` at one module; `scale` is alpha / rank.
+    """The addition `scale · up(down(x))` to the output of one module; `scale` is alpha / rank.
 
     Linear: `down` is (rank, in), `up` (out, rank). Convolution: (rank, in, kh, kw) and (out, rank, 1, 1).
     """
@@ -60,21 +60,24 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class LoraFile:
-    """What a file holds: per component of the pipeline, its layers by module name; on the host, in the file's dtype."""
+    """The content of a LoRA file: for each component of the pipeline, its layers by module name.
+
+    As read, the tensors are in host memory and have the file's dtype.
+    """
 
     fingerprint: str
     layers: dict[str, dict[str, Layer]]
 
 
 class _Unfit(Exception):
-    """The reason why a file is refused, as the end of a sentence."""
+    """A file is rejected; the message is the reason, to follow the LoRA's name."""
 
 
 def locate(folder: Path | None, name: str) -> tuple[Path, Stamp]:
-    """The file of a LoRA, links resolved, and the modification time (ns) and size (bytes) that tell when it changes.
+    """Return the path of a LoRA's file, with links resolved, and its stamp: modification time (ns) and size (bytes).
 
     Raises:
-        RequestRejected: `unknown_lora`: no folder, no such file, or one that lies outside the folder.
+        RequestRejected: `unknown_lora`, if there is no folder or no such file, or the file lies outside the folder.
     """
     try:
         return _locate(folder, name)
@@ -83,10 +86,10 @@ def locate(folder: Path | None, name: str) -> tuple[Path, Stamp]:
 
 
 def read(name: str, path: Path, pipeline: Any) -> LoraFile:
-    """The LoRA at `path`, checked against the modules of `pipeline` (a `StableDiffusionXLPipeline`).
+    """Read the LoRA at `path`, and check it against the modules of `pipeline` (a `StableDiffusionXLPipeline`).
 
     Raises:
-        RequestRejected: `unknown_lora`: unreadable, of another kind, or made for another model.
+        RequestRejected: `unknown_lora`, if the file is unreadable, of another kind, or made for another model.
     """
     try:
         return _read(path, pipeline)
@@ -100,15 +103,15 @@ def _rejected(name: str, reason: _Unfit) -> RequestRejected:
 
 def _locate(folder: Path | None, name: str) -> tuple[Path, Stamp]:
     if folder is None:
-        raise _Unfit("this worker has no folder of LoRAs (SDXL_LORA_PATH)")
+        raise _Unfit("this worker has no LoRA folder (SDXL_LORA_PATH)")
     try:
         root = folder.resolve()
         path = (root / f"{name}{_SUFFIX}").resolve(strict=True)
         status = path.stat()
     except (OSError, ValueError, RuntimeError):
-        raise _Unfit(f"the folder of LoRAs holds no readable {name}{_SUFFIX}") from None
+        raise _Unfit(f"the LoRA folder has no readable {name}{_SUFFIX}") from None
     if not path.is_relative_to(root):
-        raise _Unfit("its file lies outside the folder of LoRAs")
+        raise _Unfit("its file is outside the LoRA folder")
     if not path.is_file():
         raise _Unfit("it is not a regular file")
     if status.st_size > MAX_FILE_BYTES:
@@ -118,7 +121,7 @@ def _locate(folder: Path | None, name: str) -> tuple[Path, Stamp]:
 
 def _read(path: Path, pipeline: Any) -> LoraFile:
     try:
-        # One read, so that the fingerprint is that of the very weights in use.
+        # The file is read once, so that the fingerprint is certainly that of the weights in use.
         data = path.read_bytes()
         tensors = dict(sorted(load(data).items()))
     except OSError as error:
@@ -140,24 +143,24 @@ def _read(path: Path, pipeline: Any) -> LoraFile:
 def _check_kind(tensors: Mapping[str, torch.Tensor]) -> None:
     for key in tensors:
         if any(mark in key for mark in _OTHER_KINDS):
-            raise _Unfit(f"key {key} is of a DoRA, LoHa, LoKr or Tucker kind, and only plain LoRAs are supported")
+            raise _Unfit(f"key {key} belongs to a DoRA, LoHa, LoKr or Tucker LoRA; only plain LoRAs are supported")
         if not key.startswith(_KOHYA_PREFIXES):
             continue
         module, dot, rest = key.partition(".")
         if dot + rest not in (_KOHYA_DOWN, _KOHYA_UP, _KOHYA_ALPHA):
-            raise _Unfit(f"key {key} is of no known layout")
+            raise _Unfit(f"key {key} has an unknown layout")
         for partner in (_KOHYA_DOWN, _KOHYA_UP):
             if module + partner not in tensors:
                 raise _Unfit(f"key {module}{partner} is missing")
 
 
 def _metadata(data: bytes) -> dict[str, Any]:
-    """The PEFT configuration that `save_lora_weights` puts into the header; safetensors has validated the header."""
+    """Return the PEFT configuration that `save_lora_weights` stores in the header, which safetensors has validated."""
     length = int.from_bytes(data[:8], "little")
     entries = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
     parsed = json.loads(entries.get("lora_adapter_metadata") or "{}")
     if not isinstance(parsed, dict):
-        raise ValueError("lora_adapter_metadata is no object")
+        raise ValueError("lora_adapter_metadata is not an object")
     return parsed
 
 
@@ -174,10 +177,10 @@ def _layers(
                 continue
             module = key.removesuffix(_DOWN)
             if module == key or module + _UP not in names:
-                raise _Unfit(f"key {original} is of no known layout or lacks its other half")
+                raise _Unfit(f"key {original} has an unknown layout or lacks its other half")
             down, up = state[original], state[names[module + _UP]]
             _check_fit(original, modules.get(module), down, up)
-            # The name that diffusers' kohya conversion files an alpha under.
+            # The name under which diffusers' kohya conversion stores an alpha.
             alpha = alphas.get(original.split(".lora.")[0] + ".alpha")
             scale = _scale(module, component, down.shape[0], alpha, metadata)
             layers[component][module] = Layer(down, up, scale)
@@ -189,13 +192,13 @@ def _by_component(state: Mapping[str, torch.Tensor]) -> dict[str, list[str]]:
     for key in state:
         component = key.partition(".")[0]
         if component not in COMPONENTS:
-            raise _Unfit(f"key {key} is of no known layout")
+            raise _Unfit(f"key {key} has an unknown layout")
         keys.setdefault(component, []).append(key)
     return keys
 
 
 def _to_peft(component: str, keys: list[str], *, flat: bool) -> dict[str, str]:
-    """PEFT's name of every key, without the component, and the key: the way that `load_lora_weights` takes."""
+    """Map PEFT's name of every key, without the component, to the key; converts names as `load_lora_weights` does."""
     names = {key.removeprefix(f"{component}."): key for key in keys}
     if not all(name.endswith((_DOWN, _UP)) for name in names):
         if component == UNET:
@@ -203,14 +206,14 @@ def _to_peft(component: str, keys: list[str], *, flat: bool) -> dict[str, str]:
         else:
             names = convert_state_dict_to_peft(convert_state_dict_to_diffusers(names))
     if component != UNET and flat:
-        # transformers has flattened CLIPTextModel; files name its modules as they were.
+        # Newer releases of transformers have flattened CLIPTextModel, but files use the old module names.
         names = {name.removeprefix("text_model."): key for name, key in names.items()}
     return names
 
 
 def _check_fit(key: str, module: Any, down: torch.Tensor, up: torch.Tensor) -> None:
     if not isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):
-        raise _Unfit(f"key {key} names no linear or convolution layer of this model")
+        raise _Unfit(f"key {key} does not name a linear or convolution layer of this model")
     rank, weight = down.shape[0] if down.ndim else 0, module.weight
     wanted = (rank, *weight.shape[1:]), (weight.shape[0], rank, *(1 for _ in weight.shape[2:]))
     if not rank or (down.shape, up.shape) != wanted:
@@ -220,15 +223,15 @@ def _check_fit(key: str, module: Any, down: torch.Tensor, up: torch.Tensor) -> N
         )
     for tensor in (down, up):
         if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-            raise _Unfit(f"key {key} holds values that are no finite numbers")
+            raise _Unfit(f"key {key} holds values that are not finite numbers")
 
 
 def _scale(module: str, component: str, rank: int, alpha: float | None, metadata: Mapping[str, Any]) -> float:
-    """alpha / rank, or alpha / √rank with rsLoRA (arXiv:2312.03732); 1 where the file gives no alpha."""
+    """Return alpha / rank, or alpha / √rank with rsLoRA (arXiv:2312.03732); 1 if the file gives no alpha."""
     if alpha is None:
         patterns = metadata.get(f"{component}.alpha_pattern") or {}
         if not isinstance(patterns, dict):
-            raise ValueError("alpha_pattern is no object")
+            raise ValueError("alpha_pattern is not an object")
         alpha = next(_matching(patterns, module), metadata.get(f"{component}.lora_alpha", rank))
     root = metadata.get(f"{component}.use_rslora", False)
     scale = float(alpha) / (math.sqrt(rank) if root else rank)
@@ -238,7 +241,7 @@ def _scale(module: str, component: str, rank: int, alpha: float | None, metadata
 
 
 def _matching(patterns: Mapping[str, Any], module: str) -> Iterator[Any]:
-    """As `peft.utils.other.get_pattern_key`, with keys taken literally: a file must not bring regular expressions."""
+    """Like `peft.utils.other.get_pattern_key`, but with literal keys: a file must not supply regular expressions."""
     for key, value in patterns.items():
         name = key.removeprefix("^")
         if module == name or (name == key and module.endswith(f".{name}")):
