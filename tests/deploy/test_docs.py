@@ -183,3 +183,17 @@ def test_the_grace_periods_in_the_docs_are_those_of_the_files() -> None:
         ),
         "compose": (int(compose.removesuffix("s")), int(defaults.drain_timeout_s), int(defaults.revoke_timeout_s)),
     }
+
+
+class TestHooks:
+    def test_the_hook_before_a_commit_runs_what_make_check_runs(self) -> None:
+        [repo] = load(ROOT / ".pre-commit-config.yaml")["repos"]
+        [hook] = repo["hooks"]
+        assert (repo["repo"], hook["entry"], hook["language"]) == ("local", "make check", "system")
+        assert hook["always_run"] is True
+        assert hook["pass_filenames"] is False
+
+    def test_the_editors_line_length_is_the_formatters(self) -> None:
+        length = re.search(r"^line-length = (\d+)$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+        assert length is not None
+        assert f"\nmax_line_length = {length[1]}\n" in (ROOT / ".editorconfig").read_text()
