@@ -42,120 +42,184 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True)
 
     # Kafka
-    kafka_bootstrap_servers: str = Field("localhost:9092", description="host:port, comma separated")
-    kafka_group_id: str = Field("sdxl-worker", description="consumer group")
-    kafka_group_protocol: Literal["consumer", "classic"] = Field(
-        "consumer", description="KIP-848 with the remote range assignor, or the classic protocol with range"
+    kafka_bootstrap_servers: str = Field(
+        "localhost:9092", description="Kafka brokers to start from, as host:port, comma separated"
     )
-    kafka_topic_prefix: str = Field("", description="put before every topic name")
+    kafka_group_id: str = Field("sdxl-worker", description="consumer group that the workers join")
+    kafka_group_protocol: Literal["consumer", "classic"] = Field(
+        "consumer",
+        description="`consumer`: the KIP-848 protocol with the range assignor of the broker; "
+        "`classic`: the old protocol with the range assignor of the client",
+    )
+    kafka_topic_prefix: str = Field("", description="text that is put before every topic name")
     kafka_properties: dict[str, str] = Field(
         default_factory=dict,
-        description="further librdkafka properties as JSON; KAFKA_SASL_MECHANISM and the like work too",
+        description="further librdkafka properties, as a JSON object of texts",
         repr=False,
     )
-    schema_registry_url: str | None = Field(None, description="Confluent framing when set, else single-object")
-    schema_registry_user_info: SecretStr | None = Field(None, description="user:password for the registry")
+    schema_registry_url: str | None = Field(
+        None,
+        description="schema registry; when set, events are written with Confluent framing, otherwise "
+        "in Avro single-object encoding",
+    )
+    schema_registry_user_info: SecretStr | None = Field(None, description="user:password for the schema registry")
     delivery: Literal["exactly-once", "at-least-once"] = Field(
-        "exactly-once", description="at-least-once is for brokers without transactions"
+        "exactly-once",
+        description="`at-least-once` is for brokers without transactions; consumers may then see a result twice",
     )
     worker_id: str = Field(
         default_factory=socket.gethostname,
-        description="stable name of this worker; the transactional id is made from it",
+        description="name of this worker, unique and the same after a restart; the transactional id is made from it",
         pattern=r"^[A-Za-z0-9._-]{1,128}$",
     )
 
     # S3
-    aws_s3_bucket: str = Field("dream-ai-media", description="bucket for pictures")
-    aws_region: str = "us-east-1"
-    aws_access_key_id: SecretStr | None = None
-    aws_secret_access_key: SecretStr | None = None
-    aws_session_token: SecretStr | None = None
-    aws_endpoint_url_s3: str | None = Field(None, description="for S3-compatible stores")
-    cloudfront_url: str | None = Field(None, description="start of picture URLs; else the bucket's own")
+    aws_s3_bucket: str = Field("dream-ai-media", description="bucket for pictures, manifests and checkpoints")
+    aws_region: str = Field("us-east-1", description="region of the bucket")
+    aws_access_key_id: SecretStr | None = Field(
+        None, description="access key; when unset, boto3 looks for credentials by itself"
+    )
+    aws_secret_access_key: SecretStr | None = Field(None, description="secret key that belongs to the access key")
+    aws_session_token: SecretStr | None = Field(None, description="session token of temporary credentials")
+    aws_endpoint_url_s3: str | None = Field(None, description="address of an S3-compatible store; not needed for AWS")
+    cloudfront_url: str | None = Field(
+        None,
+        description="start of the picture URLs, https:// unless it names another scheme; when unset, "
+        "the bucket's own address",
+    )
 
     # SDXL
     sdxl_model_id: str = Field(
-        "stabilityai/stable-diffusion-xl-base-1.0", description="hub id, folder or .safetensors file"
+        "stabilityai/stable-diffusion-xl-base-1.0",
+        description="base model: Hugging Face hub id, folder or one .safetensors file",
     )
     sdxl_refiner_id: str | None = Field(
         "stabilityai/stable-diffusion-xl-refiner-1.0",
-        description="hub id or folder of the refiner; `none`: high_quality requests are rejected",
+        description="refiner: hub id or folder; with `none`, requests with high_quality are rejected",
     )
     refiner_offload: bool = Field(
-        False, description="for small cards: base UNet and refiner take turns on the device, which costs time"
+        False, description="keep only one of base UNet and refiner on the device at a time: saves memory, costs time"
     )
     sdxl_lora_path: Path | None = Field(
-        None, description="folder of LoRAs, or one .safetensors file: its folder, and the default LoRA"
+        None,
+        description="folder of LoRA files; or one .safetensors file, which is then the default LoRA "
+        "and its folder the folder of LoRAs",
     )
-    lora_cache_size: int = Field(8, ge=1, description="LoRAs kept on the device")
-    device: str = Field("auto", description="auto, cuda, cuda:N, mps or cpu")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    lora_cache_size: int = Field(8, ge=1, description="number of LoRAs that are kept on the device")
+    device: str = Field("auto", description="device: auto, cuda, cuda:N, mps or cpu")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="precision of the model; `auto`: bfloat16 or else float16 on a GPU, float32 on a CPU"
+    )
 
     # engine
-    slots: int = Field(4, ge=1, le=64, description="rows of the UNet batch")
-    deterministic: bool = Field(True, description="pad every batch to `slots`: same request, same picture")
+    slots: int = Field(4, ge=1, le=64, description="largest number of rows (jobs) in one UNet call")
+    deterministic: bool = Field(
+        True,
+        description="pad every UNet call to SLOTS rows, so that the same request gives the same "
+        "picture whatever else runs",
+    )
     priority_share: float = Field(
-        0.10, ge=0, le=0.3, description="share of the steps for a class that waits beyond its bound"
+        0.10, ge=0, le=0.3, description="guaranteed share of the steps for a lane that waits beyond its bound"
     )
-    urgent_wait_s: float = Field(1.0, ge=0, description="bound on waiting, urgent")
-    high_wait_s: float = Field(2.0, ge=0, description="bound on waiting, high")
-    normal_wait_s: float = Field(5.0, ge=0, description="bound on waiting, normal")
+    urgent_wait_s: float = Field(
+        1.0,
+        ge=0,
+        description="seconds after which a waiting urgent job counts as overdue and its lane earns PRIORITY_SHARE",
+    )
+    high_wait_s: float = Field(2.0, ge=0, description="the same for the high lane")
+    normal_wait_s: float = Field(5.0, ge=0, description="the same for the normal lane")
     urgent_slowdown_max: float = Field(
-        1.25, ge=1, description="lower classes may slow an urgent job's step by at most this factor"
+        1.25,
+        ge=1,
+        description="rows of lower lanes join the UNet call of an urgent job while they slow its "
+        "step by at most this factor",
     )
-    buffer_per_partition: int = Field(16, ge=1, description="unfinished jobs before a partition pauses")
-    crash_loop_limit: int = Field(3, ge=1, description="starts without an end before a job is given up")
-    max_inference_steps: int = Field(500, ge=1)
-    max_guidance_scale: float = Field(50.0, gt=0)
-    min_side: int = Field(64, ge=8)
-    max_side: int = Field(2048, ge=64)
-    max_pixels: int = Field(1728 * 1024, description="width × height of the largest picture")
-    max_prompt_chars: int = Field(8_000, ge=1)
-    max_loras: int = Field(8, ge=0)
-    max_lora_weight: float = Field(5.0, gt=0)
+    buffer_per_partition: int = Field(
+        16, ge=1, description="number of unfinished jobs of a partition at which it is paused"
+    )
+    crash_loop_limit: int = Field(
+        3, ge=1, description="number of starts without an end after which a job fails as crash_loop"
+    )
+    max_inference_steps: int = Field(500, ge=1, description="largest num_inference_steps of a request")
+    max_guidance_scale: float = Field(50.0, gt=0, description="largest guidance_scale of a request")
+    min_side: int = Field(64, ge=8, description="smallest width and height of a picture, in pixels")
+    max_side: int = Field(2048, ge=64, description="largest width and height of a picture, in pixels")
+    max_pixels: int = Field(1728 * 1024, description="largest width × height of a picture, in pixels")
+    max_prompt_chars: int = Field(
+        8_000, ge=1, description="largest number of characters of a prompt, and of a negative prompt, as sent"
+    )
+    max_loras: int = Field(8, ge=0, description="largest number of LoRAs of a job, those of its profile included")
+    max_lora_weight: float = Field(5.0, gt=0, description="largest weight of a LoRA, positive or negative")
 
     # content
-    profiles_path: Path | None = Field(None, description="folder of profiles; girl_id chooses the file")
+    profiles_path: Path | None = Field(
+        None,
+        description="folder of profiles, of which girl_id chooses one; when unset, prompts are drawn as they are sent",
+    )
     nsfw_detector: str = Field(
         "none",
-        description="none, skin, nudenet (not installed with the worker) or a plug-in, module:callable",
+        description="what scores finished pictures: none, skin, nudenet (not installed with the "
+        "worker) or a plug-in, module:callable",
         pattern=r"^(none|skin|nudenet|[\w.]+:[\w.]+)$",
     )
     nsfw_action: Literal["reject", "blur"] = Field(
-        "reject", description="for pictures that score above their threshold"
+        "reject", description="what happens to a picture that scores above its threshold"
     )
     nsfw_thresholds: dict[int, float] = Field(
         default_factory=lambda: {0: 0.4, 1: 0.7, 50: 1.0},
-        description="JSON: from each nsfw_level up, the highest score that passes",
+        description="from each nsfw_level up, the highest score that passes; the levels must begin with 0",
     )
-    content_deny_path: Path | None = Field(None, description="file of phrases that no prompt may have, one a line")
+    content_deny_path: Path | None = Field(None, description="file of phrases that no prompt may contain, one a line")
 
     # delivery
-    upload_threads: int = Field(4, ge=1, le=64)
-    flush_interval_ms: int = Field(150, ge=1, le=10_000, description="results wait at most this long")
-    revoke_timeout_s: float = Field(10.0, ge=0, description="time for running jobs of a revoked partition")
-    drain_timeout_s: float = Field(30.0, ge=0, description="time for running jobs after SIGTERM")
-    checkpoint_jobs: bool = Field(
-        False, description="running jobs that are handed back leave their latents in S3 for the next worker"
+    upload_threads: int = Field(4, ge=1, le=64, description="threads that look up stored results, encode and upload")
+    flush_interval_ms: int = Field(
+        150,
+        ge=1,
+        le=10_000,
+        description="milliseconds that a result waits at most for others, to be published with them",
     )
-    thumbnail_px: int = Field(256, ge=16, description="longest side of the thumbnail")
-    jpeg_quality: int = Field(90, ge=1, le=100)
+    revoke_timeout_s: float = Field(
+        10.0, ge=0, description="seconds that running jobs of a revoked partition may go on"
+    )
+    drain_timeout_s: float = Field(30.0, ge=0, description="seconds that running jobs may go on after SIGTERM")
+    checkpoint_jobs: bool = Field(
+        False,
+        description="store the latents of a running job in S3 when it is released, so that the next "
+        "worker goes on from there",
+    )
+    thumbnail_px: int = Field(256, ge=16, description="longest side of the thumbnail, in pixels")
+    jpeg_quality: int = Field(90, ge=1, le=100, description="quality of JPEG and WebP pictures, 1 to 100")
 
-    gpu_hourly_usd: float | None = Field(None, ge=0, description="price of the device, for cost_usd")
+    gpu_hourly_usd: float | None = Field(
+        None, ge=0, description="price of the device in dollars an hour; fills cost_usd of completed events"
+    )
 
     # HTTP and logs
-    http_host: str = "0.0.0.0"
-    http_port: int = Field(8007, ge=0, le=65_535, description="0: any free port")
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["json", "console"] = "json"
+    http_host: str = Field("0.0.0.0", description="address on which /health, /ready and /metrics listen")
+    http_port: int = Field(8007, ge=0, le=65_535, description="port of /health, /ready and /metrics; 0: any free port")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level that is logged")
+    log_format: Literal["json", "console"] = Field("json", description="one JSON object per line, or text for people")
 
     # Traces. The SDK reads its other variables by itself: OTEL_TRACES_SAMPLER, OTEL_RESOURCE_ATTRIBUTES and so on.
-    otel_exporter_otlp_endpoint: str | None = Field(None, description="OTLP over HTTP; spans are made only when set")
-    otel_exporter_otlp_traces_endpoint: str | None = Field(None, description="the whole URL, in place of the above")
-    otel_exporter_otlp_headers: SecretStr | None = Field(None, description="key=value, comma separated: the access key")
-    otel_exporter_otlp_protocol: str = Field("http/protobuf", description="the only one that is built in")
-    otel_service_name: str | None = Field(None, description="sdxl-worker, where the resource attributes name none")
-    otel_sdk_disabled: bool = False
+    otel_exporter_otlp_endpoint: str | None = Field(
+        None,
+        description="OpenTelemetry collector (OTLP over HTTP), to which /v1/traces is added; without "
+        "it no spans are made",
+    )
+    otel_exporter_otlp_traces_endpoint: str | None = Field(
+        None, description="the whole URL for traces, in place of the endpoint above"
+    )
+    otel_exporter_otlp_headers: SecretStr | None = Field(
+        None, description="headers for the collector, such as an access key: key=value, comma separated"
+    )
+    otel_exporter_otlp_protocol: str = Field(
+        "http/protobuf", description="protocol to the collector; http/protobuf is the only one that is built in"
+    )
+    otel_service_name: str | None = Field(
+        None, description="service name in traces; sdxl-worker, where OTEL_RESOURCE_ATTRIBUTES names none either"
+    )
+    otel_sdk_disabled: bool = Field(False, description="make no spans, whatever else is set")
 
     @field_validator("sdxl_refiner_id", "schema_registry_url", "cloudfront_url", "aws_endpoint_url_s3")
     @classmethod

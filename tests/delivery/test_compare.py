@@ -77,6 +77,12 @@ def test_each_change_is_found(stored: dict[str, Any], path: str, value: object, 
     assert any(named in flaw for flaw in found), found
 
 
+def test_a_recipe_that_is_older_than_a_field_had_its_default(stored: dict[str, Any]) -> None:
+    del stored["recipe"]["high_quality"]
+    assert flaws(stored, sample_request(), JOB) == []
+    assert "recipe.high_quality is not the request's" in flaws(stored, sample_request(high_quality=True), JOB)
+
+
 def test_a_manifest_and_its_request_changed_together_do_not_match_the_record(make_manifest: Make) -> None:
     other = make_manifest(prompt="another")[1]
     assert any("record" in flaw for flaw in flaws(other, sample_request(), JOB))

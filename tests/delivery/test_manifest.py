@@ -4,7 +4,7 @@ import json
 import posixpath
 import re
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -107,52 +107,6 @@ def test_two_jobs_never_share_a_key(one: str, other: str, format_1: str, format_
         second.thumbnail,
         second.manifest,
     }
-
-
-# digest
-
-CHANGES: dict[str, Any] = {
-    "job_id": "j2",
-    "girl_id": "g2",
-    "user_id": 2,
-    "prompt": "q",
-    "negative_prompt": "",
-    "affection_level": 1,
-    "nsfw_level": 1,
-    "num_inference_steps": 31,
-    "guidance_scale": 7.25,
-    "high_quality": True,
-    "width": 512,
-    "height": 512,
-    "seed": 0,
-    "scheduler": "EulerDiscreteScheduler",
-    "loras": (Lora(name="ink"),),
-    "output_format": OutputFormat.PNG,
-    "priority": Priority.URGENT,
-    "requested_at": NOW,
-    "expires_at": NOW,
-}
-
-
-@pytest.mark.parametrize("name", [field.name for field in fields(GenerationRequest)])
-def test_only_the_clock_and_the_lane_leave_the_digest_alone(name: str) -> None:
-    same = request_digest(replace(REQUEST, **{name: CHANGES[name]})) == request_digest(REQUEST)
-    assert same == (name in {"priority", "requested_at", "expires_at"})
-
-
-def test_lora_order_and_weight_count() -> None:
-    a, b = Lora(name="a"), Lora(name="b", weight=0.5)
-    orders: list[tuple[Lora, ...]] = [(a, b), (b, a), (a, replace(b, weight=0.6))]
-    assert len({request_digest(replace(REQUEST, loras=loras)) for loras in orders}) == 3
-
-
-def test_a_whole_number_is_the_same_however_it_is_written() -> None:
-    assert request_digest(replace(REQUEST, guidance_scale=7)) == request_digest(replace(REQUEST, guidance_scale=7.0))
-
-
-def test_the_digest_of_a_known_request_never_changes() -> None:
-    # Stored manifests hold it: another value here makes every stored picture belong to a different request.
-    assert request_digest(REQUEST) == "27b51b3441088fa094f212c9e9e1bdfecfa5b46eb3b7fc6d2d68a938c9393d54"
 
 
 # manifest

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from worker.delivery.digest import request_digest
+from worker.delivery.digest import pixels_digest, request_digest
 from worker.delivery.encode import check_pixels, encode_picture
 from worker.delivery.keys import checkpoint_key, object_keys
 from worker.delivery.manifest import ModelInfo, build_manifest, completed_event
@@ -19,9 +17,6 @@ from worker.events.types import GenerationCompleted, Priority, timestamp
 from worker.job import Job, Origin, Picture
 from worker.settings import Settings
 from worker.telemetry import metrics
-
-# Enough of a SHA-256 for the recipes of one job.
-_DIGEST_DIGITS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +85,8 @@ class Finisher:
         return replace(job, checkpoint=self.store.fetch(self._checkpoint_key(job)))
 
     def _checkpoint_key(self, job: Job) -> str:
-        return checkpoint_key(job.request.girl_id, job.job_id, _pixels_digest(job, self.model))
+        model = {field.name: getattr(self.model, field.name) for field in fields(self.model)}
+        return checkpoint_key(job.request.girl_id, job.job_id, pixels_digest(job, model))
 
     def stored(self, job: Job, now: float) -> GenerationCompleted | None:
         """The completed event of a picture that is in S3 already; None where there is none.
@@ -106,17 +102,6 @@ class Finisher:
                 ErrorCode.INVALID_REQUEST, "job_id was used before for a different request; ids must be unique"
             )
         return stored_event(manifest, job, self.store, self.settings, now)
-
-
-def _pixels_digest(job: Job, model: ModelInfo) -> str:
-    """16 hex digits that are equal where job and worker give the same pixels, but for the files of its LoRAs."""
-    recipe = {
-        "request": request_digest(job.request),
-        "composed": [job.prompt, job.negative_prompt, job.seed, [list(lora) for lora in job.loras]],
-        "model": {field.name: getattr(model, field.name) for field in fields(model)},
-    }
-    text = json.dumps(recipe, sort_keys=True, separators=(",", ":"), default=dict)
-    return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_DIGITS]
 
 
 def stored_event(

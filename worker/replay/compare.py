@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from worker.delivery.digest import request_digest
@@ -16,6 +16,8 @@ from worker.job import AppliedProfile, Job
 
 # Fields of the request that are copied to the recipe unchanged.
 _CHOSEN = ("num_inference_steps", "guidance_scale", "width", "height", "scheduler", "high_quality")
+# A recipe that is older than a field was drawn with the field's default.
+_DEFAULTS = {field.name: field.default for field in fields(GenerationRequest)}
 _COMPOSED = ("prompt", "negative_prompt")
 # Fields of the manifest that its completed event repeats and that are compared; times and costs are not.
 _PICTURE_IN_EVENT = ("sha256", "byte_count")
@@ -113,7 +115,7 @@ def _stored_digest(manifest: Mapping[str, Any]) -> str | None:
 
 
 def _changed(recipe: Mapping[str, Any], request: GenerationRequest, job: Job | None) -> list[str]:
-    changed = [name for name in _CHOSEN if recipe[name] != getattr(request, name)]
+    changed = [name for name in _CHOSEN if recipe.get(name, _DEFAULTS[name]) != getattr(request, name)]
     if job is not None and recipe["seed"] != job.seed:
         changed.append("seed")
     profile = applied_profile(recipe)

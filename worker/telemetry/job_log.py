@@ -73,7 +73,7 @@ class JobLog:
         return replace(job, headers=job.headers | self._spans.send(job, job.attempt, None, now))
 
     def on_failed(self, failure: Failure, now: float) -> Failure:
-        """Record that a request ended without a picture, perhaps before admission; return it with its result's headers."""
+        """Record the end of a request without a picture; return it with the headers of its result."""
         known = failure.origin in self._entries
         if self._spans is not None:
             begun = {} if known else self._spans.begin(failure, now)
