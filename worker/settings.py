@@ -291,7 +291,7 @@ def load_settings(**overrides: object) -> Settings:
     Raises:
         SettingsError: with one line per setting that is wrong; values are not repeated, they may be secrets.
     """
-    secrets = os.environ.get("SECRETS_DIR") or ("/run/secrets" if Path("/run/secrets").is_dir() else None)
+    secrets = secrets_dir()
     try:
         settings = Settings(_secrets_dir=secrets, **overrides)  # type: ignore[arg-type]
         properties = librdkafka_properties(_variables(secrets)) | settings.kafka_properties
@@ -304,6 +304,11 @@ def load_settings(**overrides: object) -> Settings:
     except SourceError as error:
         # Its cause quotes the value.
         raise SettingsError(str(error)) from None
+
+
+def secrets_dir() -> str | None:
+    """The folder whose files are settings too: `SECRETS_DIR`, else `/run/secrets` where it exists."""
+    return os.environ.get("SECRETS_DIR") or ("/run/secrets" if Path("/run/secrets").is_dir() else None)
 
 
 def _variables(secrets: str | None) -> dict[str, str]:
