@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from socketserver import ThreadingMixIn
 from typing import Any, Protocol
@@ -35,6 +36,9 @@ class Health:
     facts: dict[str, Any] = field(default_factory=dict)
     _worker: Watched | None = None
     _beats: dict[str, float] = field(default_factory=dict)
+    _waiting: set[str] = field(default_factory=set)
+    # Why there is no worker yet.
+    starting: str = "starting"
 
     def watch(self, worker: Watched) -> None:
         """The worker is there: from now on it answers, and the probes no longer say `starting`."""
@@ -42,16 +46,35 @@ class Health:
 
     def not_ready(self) -> list[str]:
         """Why the worker can do no work now; empty when it can."""
-        return ["starting"] if self._worker is None else self._worker.not_ready()
+        return [self.starting] if self._worker is None else self._worker.not_ready()
 
     def beat(self, loop: str) -> None:
         """Record that `loop` has just started another iteration."""
         self._beats[loop] = self.clock()
 
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """While it is open, the calling loop waits for an outside service, so its silence is no failure of its own.
+
+        A loop's thread bears the loop's name.
+        """
+        loop = threading.current_thread().name
+        if loop not in self._beats:
+            yield
+            return
+        self._waiting.add(loop)
+        try:
+            yield
+        finally:
+            self.beat(loop)
+            self._waiting.discard(loop)
+
     def stale(self) -> list[str]:
-        """Return the loops whose last heartbeat is more than `STALE_AFTER_S` ago."""
+        """Return the loops whose last heartbeat is more than `STALE_AFTER_S` ago and that wait for no one."""
         now = self.clock()
-        return [loop for loop, at in list(self._beats.items()) if now - at > STALE_AFTER_S]
+        return [
+            loop for loop, at in list(self._beats.items()) if now - at > STALE_AFTER_S and loop not in self._waiting
+        ]
 
     def report(self) -> tuple[bool, dict[str, Any]]:
         """Return whether the process is alive, and the JSON body of `/health`."""
