@@ -47,6 +47,9 @@ LORA_LOADS = Counter("sdxl_worker_lora_loads", "LoRA files read because the cach
 
 UPLOADS = Counter("sdxl_worker_uploads", "Pictures stored, and attempts that failed, by result", ["result"])
 STORE_UP = Gauge("sdxl_worker_store_up", "1 while S3 answers")
+STORE_REQUEST = Histogram(
+    "sdxl_worker_store_request_seconds", "Time of one request to S3: get, head, put", ["operation"], buckets=_SHORT
+)
 DEAD_LETTERS = Counter("sdxl_worker_dead_letters", "Records sent to the dead-letter topic")
 FLUSHES = Counter("sdxl_worker_flushes", "Publishing flushes by result: committed, aborted", ["result"])
 UNOWNED_RESULTS = Counter("sdxl_worker_discarded_results", "Results of partitions that are no longer owned")
@@ -85,6 +88,8 @@ def _begin_at_zero() -> None:
             ERRORS.labels(lane.label, code.value)
     for result in ("stored", "retried"):
         UPLOADS.labels(result)
+    for operation in ("get", "head", "put"):
+        STORE_REQUEST.labels(operation)
     for result in ("committed", "aborted"):
         FLUSHES.labels(result)
     for use in ("useful", "wasted"):
