@@ -12,6 +12,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from worker.cli.decode import to_json
 from worker.client.connection import Record
+from worker.delivery.keys import MANIFESTS
+from worker.delivery.keys import PICTURES as PICTURES_PREFIX
 from worker.events.types import Event, GenerationCompleted
 
 if TYPE_CHECKING:
@@ -63,9 +65,10 @@ def fetch_pictures(client: S3Client, bucket: str, events: Iterable[GenerationCom
 
 
 def object_key(url: str) -> str:
-    """Return the key in the bucket: the part of a URL's path that starts with `generated/`."""
+    """Return the key in the bucket: the part of a URL's path that starts with the prefix of pictures or manifests."""
     path = unquote(urlsplit(url).path)
-    return path[path.index("generated/") :]
+    found = [path.find(f"/{prefix}/") for prefix in (PICTURES_PREFIX, MANIFESTS)]
+    return path[min(at for at in found if at >= 0) + 1 :]
 
 
 def file_name(url: str) -> str:

@@ -44,8 +44,12 @@ def record(topic: str = "generation.completed", **changes: Any) -> Record:
 
 
 def completed(job_id: str, **fields: Any) -> GenerationCompleted:
-    base = f"http://127.0.0.1:8333/bucket/generated/girl/{job_id}"
-    urls = {"image_url": f"{base}.jpg", "thumbnail_url": f"{base}_thumb.jpg", "manifest_url": f"{base}.json"}
+    bucket = "http://127.0.0.1:8333/bucket"
+    urls = {
+        "image_url": f"{bucket}/generated/girl/{job_id}.jpg",
+        "thumbnail_url": f"{bucket}/generated/girl/{job_id}_thumb.jpg",
+        "manifest_url": f"{bucket}/manifests/girl/{job_id}.json",
+    }
     event: GenerationCompleted = sample(GenerationCompleted, job_id=job_id, **urls | fields)
     return event
 
@@ -102,6 +106,7 @@ def test_cards_stand_in_the_order_of_sending() -> None:
 def test_keys_come_from_urls_of_any_store() -> None:
     for start in ("http://127.0.0.1:8333/bucket", "https://bucket.s3.amazonaws.com", "https://cdn.example/media"):
         assert object_key(f"{start}/generated/g/a%2Db.jpg?x=1") == "generated/g/a-b.jpg"
+        assert object_key(f"{start}/manifests/generated/a.json") == "manifests/generated/a.json"
     assert file_name("https://cdn.example/generated/g/a_thumb.jpg") == "a_thumb.jpg"
 
 
@@ -121,8 +126,8 @@ def test_events_are_json_lines_with_topic_and_headers(tmp_path: Path) -> None:
 
 def test_pictures_are_fetched_and_missing_ones_named(s3: SeaweedFS, tmp_path: Path) -> None:
     client = s3.client()
-    for name in ("gallery-a.jpg", "gallery-a.json"):
-        client.put_object(Bucket=s3.bucket, Key=f"generated/girl/{name}", Body=b"bytes")
+    for key in ("generated/girl/gallery-a.jpg", "manifests/girl/gallery-a.json"):
+        client.put_object(Bucket=s3.bucket, Key=key, Body=b"bytes")
     missing = fetch_pictures(client, s3.bucket, [completed("gallery-a")], tmp_path)
     assert missing == ["generated/girl/gallery-a_thumb.jpg"]
     assert (tmp_path / "gallery-a.jpg").read_bytes() == b"bytes"
