@@ -19,7 +19,7 @@ from worker.settings import Settings
 
 RECORDS = 1_000_000
 PROCESSES = 2
-SAFE_KEY = re.compile(r"generated/(?!\.)[A-Za-z0-9._-]{1,128}/(?!\.)[A-Za-z0-9._-]{1,140}", re.ASCII)
+SAFE_KEY = re.compile(r"(generated|manifests)/(?!\.)[A-Za-z0-9._-]{1,128}/(?!\.)[A-Za-z0-9._-]{1,140}", re.ASCII)
 NASTY = [
     *(
         b"../../etc/passwd",

@@ -83,6 +83,11 @@ def test_a_recipe_that_is_older_than_a_field_had_its_default(stored: dict[str, A
     assert "recipe.high_quality is not the request's" in flaws(stored, sample_request(high_quality=True), JOB)
 
 
+def test_a_manifest_of_version_1_0_lies_elsewhere(stored: dict[str, Any]) -> None:
+    stored["keys"]["manifest"] = "generated/girl-1/job-1.json"
+    assert flaws(stored, sample_request(), JOB) == []
+
+
 def test_a_manifest_and_its_request_changed_together_do_not_match_the_record(make_manifest: Make) -> None:
     other = make_manifest(prompt="another")[1]
     assert any("record" in flaw for flaw in flaws(other, sample_request(), JOB))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from worker.delivery.digest import request_digest
 from worker.delivery.encode import EncodedPicture
-from worker.delivery.keys import object_keys
+from worker.delivery.keys import legacy_manifest_key, object_keys
 from worker.delivery.manifest import applied_profile, completed_event, dump_manifest, load_manifest, stored_request
 from worker.events.types import (
     GenerationCompleted,
@@ -54,7 +54,7 @@ def test_keys_follow_the_contract(output_format: str, extension: str) -> None:
     keys = object_keys("g", "j", output_format)
     assert keys.image == f"generated/g/j.{extension}"
     assert keys.thumbnail == "generated/g/j_thumb.jpg"
-    assert keys.manifest == "generated/g/j.json"
+    assert keys.manifest == "manifests/g/j.json"
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_no_key_escapes_its_folder(girl_id: str, job_id: str, output_format: str
         return
     for key in (keys.image, keys.thumbnail, keys.manifest):
         assert posixpath.normpath(key) == key
-        assert posixpath.dirname(key) == f"generated/{girl_id}"
+        assert posixpath.dirname(key) == f"{'manifests' if key == keys.manifest else 'generated'}/{girl_id}"
 
 
 plain_ids = st.from_regex(r"[ab]{1,2}(_thumb|\.jpg|\.json|\.png)?", fullmatch=True)
@@ -174,7 +174,7 @@ def test_the_completed_event_tells_what_was_used(make_manifest: MakeManifest) ->
     event = event_of(manifest)
     assert event.image_url == "https://cdn.example/generated/girl-1/job-1.jpg"
     assert event.thumbnail_url == "https://cdn.example/generated/girl-1/job-1_thumb.jpg"
-    assert event.manifest_url == "https://cdn.example/generated/girl-1/job-1.json"
+    assert event.manifest_url == "https://cdn.example/manifests/girl-1/job-1.json"
     assert (event.generation_time, event.queue_time, event.gpu_seconds) == (2.25, 1.5, 1.8)
     assert event.cost_usd == pytest.approx(1.8 * 2.0 / 3600)
     assert (event.sha256, event.byte_count) == (encoded.sha256, len(encoded.data))
@@ -276,3 +276,11 @@ def needed(manifest: dict[str, Any]) -> list[tuple[str, ...]]:
 
     event_of(Spy(manifest))
     return sorted(set(read))
+
+
+def test_the_event_of_a_picture_of_version_1_0_names_where_its_manifest_lies(make_manifest: MakeManifest) -> None:
+    _, manifest = make_manifest()
+    manifest["keys"]["manifest"] = legacy_manifest_key("girl-1", "job-1")
+    assert event_of(manifest).manifest_url == "https://cdn.example/generated/girl-1/job-1.json"
+    manifest["keys"]["manifest"] = "generated/another/job.json"
+    assert event_of(manifest).manifest_url == "https://cdn.example/manifests/girl-1/job-1.json"

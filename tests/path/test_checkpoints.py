@@ -20,7 +20,7 @@ def counted(worker: WorkerProcess, metric: str) -> float:
 
 def pixels(site: Site, job_id: str) -> str:
     client, bucket = site.store.client(), site.store.bucket
-    manifest = json.load(client.get_object(Bucket=bucket, Key=f"generated/luna/{job_id}.json")["Body"])
+    manifest = json.load(client.get_object(Bucket=bucket, Key=f"manifests/luna/{job_id}.json")["Body"])
     return str(manifest["picture"]["pixel_sha256"])
 
 

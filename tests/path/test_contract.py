@@ -53,16 +53,20 @@ class TestPicture:
         assert b"trainedAlgorithmicMedia" in body
         assert request.prompt.encode() not in body
 
-    def test_the_thumbnail_and_the_manifest_lie_beside_it(self, site: Site, client: Client) -> None:
+    def test_the_thumbnail_lies_beside_it_and_the_manifest_apart(self, site: Site, client: Client) -> None:
         request = client.request(width=512, height=256, num_inference_steps=1)
         event = completed(client.one(request.job_id))
         thumbnail = Image.open(io.BytesIO(fetch(site, f"generated/luna/{request.job_id}_thumb.jpg")["Body"].read()))
         assert max(thumbnail.size) == 256
-        manifest = json.loads(fetch(site, f"generated/luna/{request.job_id}.json")["Body"].read())
+        stored = fetch(site, f"manifests/luna/{request.job_id}.json")
+        assert stored["CacheControl"] == "private, no-store"
+        manifest = json.loads(stored["Body"].read())
         assert manifest["recipe"]["seed"] == event.seed
         assert manifest["picture"]["sha256"] == event.sha256
-        for url in (event.image_url, event.thumbnail_url, event.manifest_url):
-            assert url.startswith(f"{site.store.endpoint_url}/{site.store.bucket}/generated/luna/")
+        bucket = f"{site.store.endpoint_url}/{site.store.bucket}"
+        for url in (event.image_url, event.thumbnail_url):
+            assert url.startswith(f"{bucket}/generated/luna/")
+        assert event.manifest_url == f"{bucket}/manifests/luna/{request.job_id}.json"
 
     @pytest.mark.parametrize(("form", "suffix"), [(OutputFormat.WEBP, "webp"), (OutputFormat.PNG, "png")])
     def test_other_formats_by_request(self, site: Site, client: Client, form: OutputFormat, suffix: str) -> None:

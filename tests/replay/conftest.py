@@ -64,7 +64,8 @@ class Answered:
 
     @staticmethod
     def _key(request: GenerationRequest, extension: str) -> str:
-        return f"generated/{request.girl_id}/{request.job_id}.{extension}"
+        prefix = "manifests" if extension == "json" else "generated"
+        return f"{prefix}/{request.girl_id}/{request.job_id}.{extension}"
 
 
 @dataclass

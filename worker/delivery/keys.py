@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from worker.delivery.encode import EXTENSIONS
 from worker.job import SAFE_NAME
 
+# What a browser may see, what it may not, and what another worker goes on from.
+PICTURES, MANIFESTS, CHECKPOINTS = "generated", "manifests", "checkpoints"
 _THUMBNAIL_SUFFIX = "_thumb"
 
 
@@ -17,12 +19,12 @@ def checkpoint_key(girl_id: str, job_id: str, digest: str) -> str:
         ValueError: an id that could leave its folder.
     """
     _check_ids(girl_id, job_id)
-    return f"checkpoints/{girl_id}/{job_id}.{digest}.safetensors"
+    return f"{CHECKPOINTS}/{girl_id}/{job_id}.{digest}.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The object keys of one picture."""
+    """The object keys of one picture. The manifest is private, so it lies below a prefix of its own."""
 
     image: str
     thumbnail: str
@@ -33,7 +35,7 @@ def object_keys(girl_id: str, job_id: str, output_format: str) -> Keys:
     """Where a picture's three objects lie.
 
     Raises:
-        ValueError: an id that could leave `generated/` or overwrite another picture, or an unknown format.
+        ValueError: an id that could leave its folder or overwrite another picture, or an unknown format.
             Admission has refused both before; this is the second lock.
     """
     _check_ids(girl_id, job_id)
@@ -41,12 +43,22 @@ def object_keys(girl_id: str, job_id: str, output_format: str) -> Keys:
         raise ValueError(f"job_id ends in {_THUMBNAIL_SUFFIX}: it would overwrite another job's thumbnail")
     if output_format not in EXTENSIONS:
         raise ValueError(f"output_format {output_format!r} is not one of {', '.join(EXTENSIONS)}")
-    stem = f"generated/{girl_id}/{job_id}"
+    stem = f"{PICTURES}/{girl_id}/{job_id}"
     return Keys(
         image=f"{stem}.{EXTENSIONS[output_format]}",
         thumbnail=f"{stem}{_THUMBNAIL_SUFFIX}.jpg",
-        manifest=f"{stem}.json",
+        manifest=f"{MANIFESTS}/{girl_id}/{job_id}.json",
     )
+
+
+def legacy_manifest_key(girl_id: str, job_id: str) -> str:
+    """Where version 1.0 put the manifest: beside the picture, for everyone to read.
+
+    Raises:
+        ValueError: as `object_keys`.
+    """
+    _check_ids(girl_id, job_id)
+    return f"{PICTURES}/{girl_id}/{job_id}.json"
 
 
 def _check_ids(girl_id: str, job_id: str) -> None:

@@ -10,7 +10,7 @@ from types import UnionType
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from worker.delivery.digest import request_digest
-from worker.delivery.keys import Keys, object_keys
+from worker.delivery.keys import Keys, legacy_manifest_key, object_keys
 from worker.events.types import (
     GenerationCompleted,
     GenerationRequest,
@@ -189,7 +189,7 @@ def completed_event(
         priority=priority,
         image_url=url(keys.image),
         thumbnail_url=url(keys.thumbnail),
-        manifest_url=url(keys.manifest),
+        manifest_url=url(_place(manifest, keys)),
         generation_time=run["generation_time"],
         queue_time=run["queue_time"],
         gpu_seconds=run["gpu_seconds"],
@@ -243,6 +243,13 @@ def applied_profile(recipe: Mapping[str, Any]) -> AppliedProfile | None:
 
 def _keys(manifest: Mapping[str, Any]) -> Keys:
     return object_keys(manifest["girl_id"], manifest["job_id"], manifest["picture"]["output_format"])
+
+
+def _place(manifest: Mapping[str, Any], keys: Keys) -> str:
+    """Where this manifest lies; version 1.0 put them elsewhere."""
+    legacy = legacy_manifest_key(manifest["girl_id"], manifest["job_id"])
+    stated = manifest.get("keys")
+    return legacy if isinstance(stated, dict) and stated.get("manifest") == legacy else keys.manifest
 
 
 def _json(value: object) -> object:

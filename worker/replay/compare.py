@@ -9,7 +9,7 @@ from typing import Any
 
 from worker.delivery.digest import request_digest
 from worker.delivery.encode import CONTENT_TYPES
-from worker.delivery.keys import object_keys
+from worker.delivery.keys import legacy_manifest_key, object_keys
 from worker.delivery.manifest import ModelInfo, applied_profile, stored_request
 from worker.events.types import GenerationCompleted, GenerationRequest
 from worker.job import AppliedProfile, Job
@@ -51,7 +51,9 @@ def flaws(
     ):
         found.append("job_id, girl_id or user_id is not the request's")
     output_format = request.output_format.value
-    if manifest.get("keys") != asdict(object_keys(request.girl_id, request.job_id, output_format)):
+    keys = asdict(object_keys(request.girl_id, request.job_id, output_format))
+    legacy = keys | {"manifest": legacy_manifest_key(request.girl_id, request.job_id)}
+    if manifest.get("keys") not in (keys, legacy):
         found.append("keys are not those of the picture")
     picture = manifest["picture"]
     if (picture["output_format"], picture["content_type"]) != (output_format, CONTENT_TYPES[output_format]):
