@@ -164,7 +164,7 @@ class Lifecycle:
         self._job_log.on_pixels(picture)
         metrics.DURATION.labels(job.lane.label).observe(picture.timing.generation)
         metrics.WAIT.labels(job.lane.label).observe(picture.timing.queue)
-        self._retry_queue.add(job.lane, lambda: self._store(picture), logs.about(job))
+        self._retry_queue.add(job.lane, lambda: self._store(picture), logs.about(job), writes=True)
 
     def on_failed(self, failure: Failure) -> None:
         """A request has ended without a picture; intake and the pool call this too."""
@@ -175,7 +175,7 @@ class Lifecycle:
     def on_released(self, job: Job) -> None:
         """The engine has released a job whose record is not ours any more, or will not be soon."""
         if job.checkpoint is not None and self._is_owned(job.origin):
-            self._retry_queue.add(job.lane, lambda: self._store_checkpoint(job), logs.about(job))
+            self._retry_queue.add(job.lane, lambda: self._store_checkpoint(job), logs.about(job), writes=True)
         else:
             self._release_origin(job.origin)
 
