@@ -12,9 +12,12 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
-from worker import runtime
-from worker.app import _Signals
+from worker import app, runtime
+from worker.app import _Signals, run, wait_for_store
+from worker.errors import BucketError, StoreUnavailable
 from worker.runtime import Worker
+from worker.settings import Settings
+from worker.telemetry.health import Health
 from worker.threads import Loop, SystemThreads
 
 
@@ -85,3 +88,84 @@ def test_a_loop_that_dies_is_reported_by_name() -> None:
     threads.start(Loop("engine", fail, lambda _: None), lambda _: None, lambda *what: died.append(what))
     threads.stop(5.0)
     assert died == [("engine", problem)]
+
+
+# The start, without S3.
+
+
+class Outage:
+    """A store that answers the check with these errors, one after another, then well; and a clock for it."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+        self.now = 0.0
+        self.checks = 0
+
+    def check(self) -> None:
+        self.checks += 1
+        if self.errors:
+            raise self.errors.pop(0)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_the_start_waits_for_s3_and_says_once_what_it_answers() -> None:
+    health = Health(lambda: 0.0)
+    outage = Outage(*[StoreUnavailable("away")] * 20, *[StoreUnavailable("denied")] * 3)
+    with capture_logs() as lines:
+        assert wait_for_store(outage.check, health, stopped=lambda: False, clock=lambda: outage.now, sleep=outage.sleep)
+    assert [line["reason"] for line in lines] == ["away", "denied"]
+    assert outage.checks == 24
+    assert 150 < outage.now < 240, "every 10 s after a while"
+    assert health.not_ready() == ["starting"]
+
+
+def test_a_signal_ends_the_wait_for_s3() -> None:
+    outage = Outage(*[StoreUnavailable("away")] * 100)
+    assert not wait_for_store(
+        outage.check,
+        Health(lambda: 0.0),
+        stopped=lambda: outage.now > 100,
+        clock=lambda: outage.now,
+        sleep=outage.sleep,
+    )
+    assert outage.now < 101, "not at the end of a pause"
+
+
+def test_a_certain_mistake_ends_the_start() -> None:
+    outage = Outage(StoreUnavailable("away"), BucketError("no such bucket"))
+    with pytest.raises(BucketError):
+        wait_for_store(
+            outage.check, Health(lambda: 0.0), stopped=lambda: False, clock=lambda: outage.now, sleep=outage.sleep
+        )
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_worker_without_s3_is_alive_and_not_ready_until_it_is_told_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(_: Settings) -> Any:
+        raise AssertionError("S3 has not answered")
+
+    seen: list[tuple[list[str], bool]] = []
+    waiting = app.wait_for_store
+
+    def watched(check: Any, health: Health, **arguments: Any) -> bool:
+        def sleep(_: float) -> None:
+            seen.append((health.not_ready(), health.report()[0]))
+            signal.raise_signal(signal.SIGTERM)
+
+        return waiting(check, health, **arguments, sleep=sleep)
+
+    monkeypatch.setattr(app, "wait_for_store", watched)
+    settings = Settings(
+        _env_file=None,
+        http_host="127.0.0.1",
+        http_port=0,
+        aws_endpoint_url_s3="http://127.0.0.1:1",
+        aws_access_key_id="key",
+        aws_secret_access_key="secret",
+    )
+    assert run(settings, load) == 0
+    [(reasons, alive)] = seen
+    assert alive
+    assert reasons[0].startswith("waiting for S3: S3 does not answer")

@@ -21,6 +21,7 @@ from worker.delivery.publish import Publisher
 from worker.delivery.retry_queue import RetryQueue
 from worker.delivery.upload import PictureStore
 from worker.engine.safety import make_screen
+from worker.errors import StoreUnavailable
 from worker.events.codec import make_codec
 from worker.intake.admit import AdmissionRules
 from worker.intake.cancellations import CancellationReader, CancelledJobs
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 _log = structlog.get_logger()
 
 EXIT_CRASHED = 1
+STORE_PAUSE_FIRST_S = 0.25
+STORE_PAUSE_MAX_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +158,7 @@ def run(settings: Settings, load: LoadEngine = load_engine) -> int:
         load: called once S3 has answered; the chaos runs put a stand-in here.
 
     Returns:
-        0 after a drain, 1 when a loop has crashed.
+        0 after a drain, or a signal while S3 was waited for; 1 when a loop has crashed.
 
     Raises:
         StartupError: settings, model or bucket are not usable.
@@ -169,8 +172,9 @@ def run(settings: Settings, load: LoadEngine = load_engine) -> int:
     _log.info("starting", version=__version__, worker_id=settings.worker_id, http_port=port)
     spans = make_spans(settings)
     try:
-        store = PictureStore.from_settings(settings)
-        store.require_bucket()
+        store = PictureStore.from_settings(settings, health.waiting)
+        if not wait_for_store(store.check, health, stopped=lambda: signals.count > 0):
+            return 0
         loaded = load(settings)
         health.facts |= loaded.facts
         worker = build(settings, rules, loaded, RealConnections(settings, store), SystemThreads(), health, spans)
@@ -180,6 +184,39 @@ def run(settings: Settings, load: LoadEngine = load_engine) -> int:
             spans.close()
         server.shutdown()
         server.server_close()
+
+
+def wait_for_store(
+    check: Callable[[], None],
+    health: Health,
+    *,
+    stopped: Callable[[], bool],
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> bool:
+    """Wait until S3 can be used: an outage at the start is an outage, not a wrong setting. False when `stopped`.
+
+    Raises:
+        BucketError: as `check`.
+    """
+    reason, pause_s = "", STORE_PAUSE_FIRST_S
+    while not stopped():
+        try:
+            check()
+        except StoreUnavailable as error:
+            if str(error) != reason:
+                reason = str(error)
+                health.starting = f"waiting for S3: {reason}"
+                _log.warning("store_unavailable", what="start", reason=reason)
+            deadline = clock() + pause_s
+            # In small pieces, since a signal handler must take no lock and so cannot wake anybody.
+            while clock() < deadline and not stopped():
+                sleep(STORE_PAUSE_FIRST_S)
+            pause_s = min(STORE_PAUSE_MAX_S, 2 * pause_s)
+        else:
+            health.starting = "starting"
+            return True
+    return False
 
 
 def load_model(settings: Settings) -> tuple[SdxlModel, ModelInfo, dict[str, Any]]:
