@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from tests.delivery.s3_server import S3Server
 from worker.delivery.encode import EncodedPicture, encode_picture
 from worker.delivery.manifest import ModelInfo, build_manifest
 from worker.events.types import GenerationRequest, Lora, OutputFormat
@@ -120,3 +121,10 @@ def make_manifest(model: ModelInfo) -> Callable[..., tuple[EncodedPicture, dict[
 def output_format(request: pytest.FixtureRequest) -> OutputFormat:
     chosen: OutputFormat = request.param
     return chosen
+
+
+@pytest.fixture
+def s3() -> Iterator[S3Server]:
+    """A server of this test's own that gives any answer."""
+    with S3Server() as server:
+        yield server

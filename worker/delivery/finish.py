@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import structlog
+
 from worker.delivery.digest import pixels_digest, request_digest
 from worker.delivery.encode import check_pixels, encode_picture
 from worker.delivery.keys import checkpoint_key, object_keys
@@ -17,6 +19,8 @@ from worker.events.types import GenerationCompleted, Priority, timestamp
 from worker.job import Job, Origin, Picture
 from worker.settings import Settings
 from worker.telemetry import metrics
+
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,8 @@ class Finisher:
         """Make the picture durable, manifest last.
 
         Raises:
-            RequestRejected: `model_error`, when the picture is flat; as `screen`.
+            RequestRejected: `model_error`, when the picture is flat; `internal`, when S3 will never take it;
+                `invalid_request`, when the id was used for a different request meanwhile; as `screen`.
         """
         job, settings = picture.job, self.settings
         flaw = check_pixels(picture.pixels)
@@ -61,28 +66,36 @@ class Finisher:
             gpu_hourly_usd=settings.gpu_hourly_usd,
         )
         keys = object_keys(job.request.girl_id, job.job_id, job.request.output_format)
-        self.store.put_picture(keys, encoded, manifest)
+        stored = self.store.put_picture(keys, encoded, manifest)
         encoding, upload = between - before, time.perf_counter() - between
         metrics.PHASE.labels("encode").observe(encoding)
         metrics.PHASE.labels("upload").observe(upload)
         self.phase(job.origin, "encode", now, now + encoding)
         self.phase(job.origin, "upload", now + encoding, now + encoding + upload)
         metrics.UPLOADS.labels("stored").inc()
-        event = stored_event(manifest, job, self.store, self.settings, now)
-        if event.cost_usd is not None:
-            metrics.COST.inc(event.cost_usd)
-        return event
+        cost_usd = manifest["run"]["cost_usd"]
+        if cost_usd is not None:
+            metrics.COST.inc(cost_usd)
+        # Another worker may have completed the picture first; then its manifest describes what is stored.
+        return self._answer(stored, job, now)
 
     def store_checkpoint(self, job: Job) -> None:
-        """Store the job's checkpoint, for whoever gets the job next."""
+        """Store the job's checkpoint, for whoever gets the job next; without one, that is done anew."""
         assert job.checkpoint is not None
-        self.store.put_checkpoint(self._checkpoint_key(job), job.checkpoint)
+        try:
+            self.store.put_checkpoint(self._checkpoint_key(job), job.checkpoint)
+        except RequestRejected as error:
+            _log.warning("checkpoint_refused", error=error.message)
 
     def with_checkpoint(self, job: Job) -> Job:
         """The job with the checkpoint that another worker left of it, if there is one and they are wanted."""
         if not self.settings.checkpoint_jobs:
             return job
-        return replace(job, checkpoint=self.store.fetch(self._checkpoint_key(job)))
+        try:
+            return replace(job, checkpoint=self.store.fetch(self._checkpoint_key(job)))
+        except RequestRejected:
+            # Such a key was refused when the checkpoint was to be stored, too.
+            return job
 
     def _checkpoint_key(self, job: Job) -> str:
         model = {field.name: getattr(self.model, field.name) for field in fields(self.model)}
@@ -92,11 +105,13 @@ class Finisher:
         """The completed event of a picture that is in S3 already; None where there is none.
 
         Raises:
-            RequestRejected: `invalid_request`, when the id was used for a different request.
+            RequestRejected: `invalid_request`, when the id was used for a different request; `internal`, when S3 will
+                never take its key.
         """
         manifest = self.store.fetch_manifest(job.request.girl_id, job.job_id)
-        if manifest is None:
-            return None
+        return None if manifest is None else self._answer(manifest, job, now)
+
+    def _answer(self, manifest: Mapping[str, Any], job: Job, now: float) -> GenerationCompleted:
         if manifest["request_digest"] != request_digest(job.request):
             raise RequestRejected(
                 ErrorCode.INVALID_REQUEST, "job_id was used before for a different request; ids must be unique"
