@@ -192,6 +192,12 @@ def worker() -> dict[str, Any]:
             stat("Crash loops, 1 h", "none", (f"sum(increase(sdxl_worker_crash_loops_total{{{ONE}}}[1h]))", "jobs")),
             panel("Phases, p95", "s", (p(0.95, "sdxl_worker_phase_seconds", "phase", ONE), "{{phase}}")),
             panel(
+                "S3 requests, p95",
+                "s",
+                (p(0.95, "sdxl_worker_store_request_seconds", "operation", ONE), "{{operation}}"),
+                text="A look-up of a stored result is a get; retries within the S3 client are included.",
+            ),
+            panel(
                 "Time per phase",
                 "percentunit",
                 (f"sum by (phase) (rate(sdxl_worker_phase_seconds_sum{{{ONE}}}{RATE}))", "{{phase}}"),

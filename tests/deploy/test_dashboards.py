@@ -195,6 +195,7 @@ WANTED: dict[str, tuple[str, tuple[str, ...]]] = {
     # delivery
     "sdxl_worker_uploads_total": ("result", ("stored", "retried")),
     "sdxl_worker_store_up": ("", ()),
+    "sdxl_worker_store_request_seconds_count": ("operation", ("get", "head", "put")),
     "sdxl_worker_flushes_total": ("result", ("committed", "aborted")),
     "sdxl_worker_dead_letters_total": ("", ()),
     "sdxl_worker_crash_loops_total": ("", ()),
@@ -237,7 +238,7 @@ class TestScrape:
         assert labels <= {
             "priority", "error_code", "le", "phase", "state", "use", "kind", "gpu", "result", "topic", "partition",
             "consumergroup", "model", "fingerprint", "dtype", "generation", "implementation", "major", "minor",
-            "patchlevel", "version",
+            "patchlevel", "version", "operation",
         }  # fmt: skip
 
 
