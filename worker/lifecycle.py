@@ -121,21 +121,22 @@ class Lifecycle:
     def _look_up(self, job: Job) -> None:
         self._retry_queue.add(job.lane, lambda: self._find_stored(job), logs.about(job))
 
-    def _find_stored(self, job: Job) -> None:
-        """Answer a repeated job id from S3, without touching the GPU."""
+    def _find_stored(self, job: Job) -> bool:
+        """Answer a repeated job id from S3, without touching the GPU; False where S3 was not asked."""
         if not self._is_wanted(job.origin):
             self._release_origin(job.origin)
-            return
+            return False
         try:
             event = self._finisher.stored(job, self._threads.now())
         except RequestRejected as error:
             self.on_failed(Failure.of(job, error.code, error.message))
-            return
+            return True
         if event is None:
             self.publisher.enqueue(Start(self._finisher.with_checkpoint(job)), self._threads.monotonic())
         else:
             metrics.REPUBLISHED.inc()
             self._on_stored(job, event)
+        return True
 
     # From the publisher: the start is durable.
 
@@ -181,26 +182,30 @@ class Lifecycle:
 
     # In the pool: encode and upload.
 
-    def _store(self, picture: Picture) -> None:
+    def _store(self, picture: Picture) -> bool:
+        """Make a picture durable; False where S3 may not have been asked."""
         job = picture.job
         if not self._is_owned(job.origin):
             self._release_origin(job.origin)
-            return
+            return False
         try:
             event = self._finisher.finish(picture, self._threads.now())
         except RequestRejected as error:
             self.on_failed(Failure.of(job, error.code, error.message))
-            return
+            return False
         self._on_stored(job, event)
+        return True
 
-    def _store_checkpoint(self, job: Job) -> None:
-        """Leave the checkpoint for the next owner, who begins the job anew without one."""
+    def _store_checkpoint(self, job: Job) -> bool:
+        """Leave the checkpoint for the next owner, who begins the job anew without one; False where S3 took none."""
         try:
             self._finisher.store_checkpoint(job)
         except StoreUnavailable as error:
             _log.warning("checkpoint_lost", error=str(error))
+            return False
         finally:
             self._release_origin(job.origin)
+        return True
 
     def _on_stored(self, job: Job, event: GenerationCompleted) -> None:
         now = self._threads.now()

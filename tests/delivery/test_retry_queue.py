@@ -191,3 +191,23 @@ def test_the_wait_ends_when_a_task_is_due(monkeypatch: pytest.MonkeyPatch) -> No
     store.run_all()
     store.queue.wait(5.0)
     assert waits == [0.2, 0.0, 0.25]
+
+
+def test_a_task_that_did_not_ask_s3_says_nothing_about_it() -> None:
+    store = Store()
+    released: list[int] = []
+
+    def release() -> bool:
+        released.append(1)
+        return False
+
+    store.away = "away"
+    store.add("job")
+    store.run_all()
+    for _ in range(50):
+        store.queue.add(Lane.NORMAL, release)
+    with capture_logs() as lines:
+        store.pass_time(1.0)
+    assert len(released) == 50, "none of them has to wait for another's pause"
+    assert not store.queue.store_up
+    assert lines == []

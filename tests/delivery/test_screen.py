@@ -32,8 +32,9 @@ class Store:
     def __init__(self) -> None:
         self.manifests: list[dict[str, Any]] = []
 
-    def put_picture(self, _keys: Keys, _encoded: EncodedPicture, manifest: Mapping[str, Any]) -> None:
+    def put_picture(self, _keys: Keys, _encoded: EncodedPicture, manifest: Mapping[str, Any]) -> dict[str, Any]:
         self.manifests.append(load_manifest(dump_manifest(manifest)))
+        return self.manifests[-1]
 
     @staticmethod
     def url(key: str) -> str:

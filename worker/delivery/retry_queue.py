@@ -26,7 +26,8 @@ _DOUBLINGS = 6  # from the first pause beyond the longest
 
 _log = structlog.get_logger()
 
-Task = Callable[[], None]
+# Returns False where S3 was not asked, so that nothing was learnt about it.
+Task = Callable[[], bool | None]
 
 _NOTHING: logs.About = MappingProxyType({})
 
@@ -105,11 +106,11 @@ class RetryQueue:
             return False
         with logs.within(entry.about):
             try:
-                entry.task()
+                answered = entry.task() is not False
             except StoreUnavailable as error:
                 self._on_refused(entry, str(error))
                 return True
-        self._on_done(entry)
+        self._on_done(entry, answered)
         return True
 
     def wait(self, timeout_s: float) -> None:
@@ -162,12 +163,15 @@ class RetryQueue:
             way.retry_at = now + _pause(way.probes)
             way.probes += 1
 
-    def _on_done(self, entry: _Entry) -> None:
+    def _on_done(self, entry: _Entry, answered: bool) -> None:
         with self._changed:
             way = entry.way
-            way.successes += 1
             if way.probe is entry:
                 way.probe = None
+                self._changed.notify()
+            if not answered:
+                return
+            way.successes += 1
             if way.failing_since is not None:
                 outage_s = self._clock() - way.failing_since
                 way.failing_since, way.probe, way.retry_at = None, None, 0.0
