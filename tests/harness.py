@@ -221,7 +221,7 @@ class Client:
         event: Event | None = None
         if topic != self.site.topics.dead_letter:
             event = self.codec.decode_any(value, topic=topic, headers=None)
-        headers = {name: v.decode() if isinstance(v, bytes) else v or "" for name, v in raw.items()}
+        headers = {name: v.decode(errors="replace") if isinstance(v, bytes) else v or "" for name, v in raw.items()}
         self.results.append(Result(topic, record.key(), value, headers, event))
 
     def settle(self, seconds: float) -> None:

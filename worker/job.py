@@ -189,12 +189,17 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """The messages that end the record at `origin`; with exactly-once delivery, its offset is in their transaction."""
+    """The messages that end the record at `origin`; with exactly-once delivery, its offset is in their transaction.
+
+    Args:
+        messages: the result first; the others (status) may be left out where they cannot be written.
+        smallest: replaces all of them where the brokers find the result too large.
+    """
 
     origin: Origin
     messages: tuple[Message, ...]
     urgent: bool = False
-    smallest: Message | None = None
+    smallest: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,11 @@ _NOT_A_PROPERTY = re.compile(
 )
 
 
+# The completion map of a partition must fit into the metadata of its committed offset (4,096 bytes at the broker's
+# default): 280 unfinished records, each between long runs of finished ones, take 3,072 bytes.
+MAX_BUFFER = 256
+
+
 def librdkafka_properties(environ: dict[str, str]) -> dict[str, str]:
     """`KAFKA_SASL_MECHANISM=PLAIN` becomes `{"sasl.mechanism": "PLAIN"}`, and so for any property."""
     return {
@@ -135,7 +140,7 @@ class Settings(BaseSettings):
         "step by at most this factor",
     )
     buffer_per_partition: int = Field(
-        16, ge=1, description="number of unfinished jobs of a partition at which it is paused"
+        16, ge=1, le=MAX_BUFFER, description="number of unfinished jobs of a partition at which it is paused"
     )
     crash_loop_limit: int = Field(
         3, ge=1, description="number of starts without an end after which a job fails as crash_loop"

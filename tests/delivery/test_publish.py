@@ -117,7 +117,7 @@ def outcome(offset: int, topic: str = RESULTS, *, smallest: str | None = None) -
     return Outcome(
         origin=Origin("generation.requests.high", offset % 3, offset, 1),
         messages=(message(topic, f"result-{offset}"), *extras),
-        smallest=None if smallest is None else message(topic, smallest),
+        smallest=() if smallest is None else (message(topic, smallest),),
     )
 
 

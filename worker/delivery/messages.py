@@ -40,7 +40,7 @@ class MessageWriter:
         )
         result = self._message(self.topics.completed, event, job.requested_at, job.headers, now)
         reason = "the picture is stored, but its completed event was refused as too large"
-        smallest = self._failed_result(Failure.of(job, ErrorCode.INTERNAL, reason), {}, now)
+        smallest = self.failed(Failure.of(job, ErrorCode.INTERNAL, reason), now).messages
         return Outcome(origin=job.origin, messages=(result, status), urgent=job.lane is Lane.URGENT, smallest=smallest)
 
     def failed(self, failure: Failure, now: float) -> Outcome:
@@ -55,9 +55,9 @@ class MessageWriter:
         )
         return Outcome(
             origin=failure.origin,
-            messages=(self._failed_result(failure, failure.headers, now), status),
+            messages=(self._failed_result(failure, now), status),
             urgent=failure.lane is Lane.URGENT,
-            smallest=self._failed_result(replace(failure, message=""), {}, now),
+            smallest=(self._failed_result(replace(failure, message=""), now), status),
         )
 
     def dead_letter(self, origin: Origin, original: Original, error: str) -> Outcome:
@@ -76,13 +76,13 @@ class MessageWriter:
         # The original is where dlq-topic, dlq-partition and dlq-offset say, for as long as that topic keeps it.
         left_out = str(len(original.value or b"")).encode()
         smallest = Message(topic=topic, key=None, value=None, headers=(*extra, ("dlq-value-bytes", left_out)))
-        return Outcome(origin=origin, messages=(message,), smallest=smallest)
+        return Outcome(origin=origin, messages=(message,), smallest=(smallest,))
 
     def progress(self, job: Job, status: JobStatus, now: float, step: int | None = None) -> Notice:
         """Where `job` stands; `step` of `num_inference_steps`."""
         return Notice(origin=job.origin, message=self._status(job, status, now, step=step))
 
-    def _failed_result(self, failure: Failure, passed: dict[str, str], now: float) -> Message:
+    def _failed_result(self, failure: Failure, now: float) -> Message:
         request = failure.request
         event = GenerationFailed(
             job_id=request.job_id,
@@ -97,7 +97,7 @@ class MessageWriter:
             replay_id=failure.replay_id,
             failed_at=timestamp(now),
         )
-        return self._message(self.topics.failed, event, failure.requested_at, passed, now)
+        return self._message(self.topics.failed, event, failure.requested_at, failure.headers, now)
 
     def _status(
         self,

@@ -195,6 +195,7 @@ class ExactlyOnce:
             self._transact(self._producer, records, offsets, membership, reports)
         except KafkaException as error:
             # Before the abort, which reports every other record as purged.
+            self._producer.poll(0)
             refused, suspects = dict(reports.refused), dict(reports.unacknowledged)
             self._recover(error.args[0], refused=bool(refused))
             if refused or error.args[0].code() in _OFFSETS_REFUSED:
@@ -228,7 +229,7 @@ class ExactlyOnce:
         self._in_doubt = ()
 
     def _recover(self, error: KafkaError, *, refused: bool) -> None:
-        """Leave the way clear for the next try: abort after a rebalance or a refusal, else go on with a new producer.
+        """Leave the way clear for the next try: abort after a rebalance, else go on with a new producer.
 
         A producer whose messages timed out needs its epoch bumped before it can go on, and may stand still for more
         than a minute over it (tried: broker gone for 20 s). A new one is there as soon as the broker is, and its
@@ -239,11 +240,9 @@ class ExactlyOnce:
         if error.txn_requires_abort():
             # An abortable error on commit says that it did not take place.
             self._in_doubt = ()
-            if (refused or error.code() in _MEMBERSHIP_ERRORS) and self._abort():
+            # Not after a refusal: the producer then skips sequence numbers, and the next transaction fails.
+            if error.code() in _MEMBERSHIP_ERRORS and not refused and self._abort():
                 return
-        elif refused and not error.fatal() and self._abort():
-            # The producer itself refused the record, and the transaction is as it was.
-            return
         self._replace()
 
     def _abort(self) -> bool:
