@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -83,6 +84,16 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
     """One S3 store with one bucket for the session: leave it running, and use keys of your own."""
     with SeaweedFS(tmp_path_factory.mktemp("s3"), BUCKET) as store:
         yield store
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy SDXL for the session, a folder with `base` and `refiner`: nobody writes into it."""
+    from devtools.models.tiny import write_tiny  # imports torch, which most tests do not need
+
+    directory = tmp_path_factory.mktemp("toy-sdxl")
+    write_tiny(directory)
+    return directory
 
 
 @pytest.fixture

@@ -20,6 +20,8 @@ from devtools.local.process import ChildProcess
 STARTERS = frozenset(
     {"KafkaCluster", "SeaweedFS", "EmbeddedBroker", "ChildProcess", "WorkerProcess", "require_java", "running_services"}
 )
+# Each has a method `start`; KafkaCluster, SeaweedFS and WorkerProcess are made of the first.
+WATCHED: tuple[Any, ...] = (ChildProcess, EmbeddedBroker)
 
 
 def names_a_server(function: Callable[..., Any]) -> bool:
@@ -55,7 +57,7 @@ class ServerGuard:
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
         """Watch every way in which the tests start a server."""
-        for kind in (ChildProcess, EmbeddedBroker):
+        for kind in WATCHED:
             patch.setattr(kind, "start", self._watched(kind.start))
 
     def _watched(self, start: Callable[..., None]) -> Callable[..., None]:
