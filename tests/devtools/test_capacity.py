@@ -191,4 +191,4 @@ class TestLag:
 def test_the_table_in_the_docs_is_what_the_module_prints() -> None:
     text = (ROOT / "docs/capacity.md").read_text()
     assert table(RTX_4090, 2.0, DAYS) in text
-    assert re.search(r"python -m worker\.bench\.capacity", text)
+    assert re.search(r"python -m devtools\.capacity", text)
