@@ -8,6 +8,8 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
+import pytest
+
 from worker.delivery.keys import object_keys
 from worker.errors import RequestRejected, UndecodableError
 from worker.events.headers import result_headers
@@ -121,6 +123,7 @@ def run(seed: int, count: int) -> Counter[str]:
     return Counter(outcome(codec, settings, mutate(rng, rng.choice(valid), valid)) for _ in range(count))
 
 
+@pytest.mark.slow
 def test_a_million_mutated_records_each_have_one_outcome() -> None:
     with ProcessPoolExecutor(PROCESSES, get_context("spawn")) as pool:
         parts = pool.map(run, range(PROCESSES), [RECORDS // PROCESSES] * PROCESSES)

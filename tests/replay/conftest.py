@@ -17,7 +17,6 @@ from typer.testing import CliRunner
 
 from devtools.local.kafka import KafkaCluster
 from devtools.local.seaweedfs import SeaweedFS
-from devtools.models.tiny import write_tiny
 from tests.harness import Broker, Client, Result, Site
 from worker.app import build, load_engine
 from worker.cli import app
@@ -82,14 +81,6 @@ class Outcome:
 
     def of(self, job_id: str) -> dict[str, Any]:
         return next(line for line in self.lines if line.get("job_id") == job_id)
-
-
-@pytest.fixture(scope="package")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A toy SDXL base and refiner."""
-    directory = tmp_path_factory.mktemp("toy")
-    write_tiny(directory)
-    return directory
 
 
 @contextmanager
