@@ -19,6 +19,7 @@ from confluent_kafka import (
 
 from worker.client.connection import Connection, Record
 from worker.client.errors import CommandError
+from worker.events.record_headers import read_headers
 
 REQUEST_TIMEOUT_S = 15.0
 FETCH_WAIT_MS = 50  # librdkafka's embedded broker makes every fetch wait this long
@@ -162,13 +163,12 @@ _PASSING = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, Kafka
 
 def _record(message: Message) -> Record:
     kind, timestamp = message.timestamp()
-    headers = message.headers()
     return Record(
         topic=str(message.topic()),
         partition=message.partition() or 0,
         offset=message.offset() or 0,
         key=message.key(),
         value=message.value(),
-        headers=list(headers.items()) if isinstance(headers, dict) else headers,
+        headers=read_headers(message),
         timestamp_ms=timestamp if kind else None,
     )

@@ -27,7 +27,7 @@ CALL_TIMEOUT_S = 30.0
 TRANSACTION_CALL_TIMEOUT_S = 8.0
 # A topic that is not there is reported after this, and not only when the message times out. Long enough for the
 # metadata of a topic that was just created.
-UNKNOWN_TOPIC_CONFIG: dict[str, Any] = {"topic.metadata.propagation.max.ms": 4_000}
+UNKNOWN_TOPIC_CONFIG: dict[str, Any] = {"topic.metadata.propagation.max.ms": 1_500}
 # A transaction holds up its partitions' next owner until it times out (librdkafka#3265), and a message that is not
 # delivered within the transaction is of no use. With the default of 100 ms, the broker's short
 # CONCURRENT_TRANSACTIONS after each commit would cost that much per flush (facts, Kafka 20).
