@@ -6,19 +6,15 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from worker.content.disguises import GAP, SIGNS, SINGLES, letters_for_signs
 from worker.content.fold import fold
 
 _WORD = r"[^\W\d_]"
 _TOKEN = re.compile(rf"\d+|{_WORD}+")
-# Digits and signs that stand for letters; those for i, l and one another are all one letter afterwards.
-_SIGNS = str.maketrans("0345789@$€£¢+1|!¡l", "oeastbgaseictiiiii")
 _LEET_TOKEN = re.compile(r"[^\W_]*(?:[@$€£¢+|!¡]*[^\W_]+)+")
-_INNER_SIGN = re.compile(r"(?<=[a-z])[013457@$](?=[a-z])")
 _THOUSANDS = re.compile(r"(?<=\d)[,.'](?=\d{3}(?!\d))")
 _RANGE = re.compile(r"(?<=\d)\s*[-–—~〜]\s*(?=\d)")
 _SPLIT = re.compile(r"[^\W\d_][\W_]+[^\W\d_]")
-_GAP = re.compile(r"[\W_]+")
-_SINGLES = re.compile(r"(?<![^\W_])(?:[^\W_][\W_]{1,3}){2,}[^\W_](?![^\W_])")
 _REPEATED = re.compile(r"(.)\1{2,}")
 
 # Scripts without spaces between words, and Hangul, whose words grow endings.
@@ -42,8 +38,7 @@ _JOINED_MIN = 5
 def tokens(folded: str) -> list[str]:
     """Words and numbers of folded text: `15yo` is two, `ch1ld` is one, `12-15` is three with a `to` between."""
     text = _RANGE.sub(" to ", _THOUSANDS.sub("", folded))
-    text = _INNER_SIGN.sub(lambda found: found[0].translate(_SIGNS), text)
-    return _TOKEN.findall(text)
+    return _TOKEN.findall(letters_for_signs(text))
 
 
 def without_gaps(folded: str) -> str:
@@ -125,8 +120,8 @@ class Phrases:
             return True
         repeated = [token for token in found if _REPEATED.search(token)]
         shorter = [_REPEATED.sub(r"\1", token) for token in repeated] + [_REPEATED.sub(r"\1\1", t) for t in repeated]
-        glued = [_unleet(_GAP.sub("", chunk)) for chunk in _POSSESSIVE.sub("", folded).split() if _SPLIT.search(chunk)]
-        singles = [_unleet(_GAP.sub("", run)) for run in _SINGLES.findall(folded)]
+        glued = [_unleet(GAP.sub("", chunk)) for chunk in _POSSESSIVE.sub("", folded).split() if _SPLIT.search(chunk)]
+        singles = [_unleet(GAP.sub("", run)) for run in SINGLES.findall(folded)]
         return (
             any(table.is_word(token) for token in (*shorter, *glued, *singles))
             or any(stem in token for token in (*shorter, *singles) for stem in table.stems)
@@ -189,7 +184,7 @@ def _at(table: dict[str, tuple[tuple[str, ...], ...]], found: list[str], at: int
 
 def _unleet(text: str) -> str:
     bare = text.rstrip("!+|¡").lstrip("!+|¡")
-    return text if text.isdigit() else bare.translate(_SIGNS)
+    return text if text.isdigit() else bare.translate(SIGNS)
 
 
 def _anywhere(phrases: frozenset[str]) -> re.Pattern[str] | None:

@@ -1,0 +1,41 @@
+"""Ages that a folded text states, in ten languages. Pure, but for reading the tables once.
+
+`lexer` makes tokens, `numbers` merges number words, `language` holds the table of a language, `grammar` and `counting`
+decide; Chinese, Japanese and Korean, which have no spaces between words, are read by `east_asian`.
+"""
+
+from __future__ import annotations
+
+import re
+
+from worker.content.ages.east_asian import states_minor_age as east_asian_age
+from worker.content.ages.glued import split_glued
+from worker.content.ages.grammar import AgeReader
+from worker.content.ages.language import languages
+from worker.content.ages.lexer import lex
+from worker.content.ages.numbers import merge_numbers
+from worker.content.disguises import letters_for_signs, spelled_out
+
+# `15y` and `16f`, which say an age only when written as one: `15 y 20` is Spanish, f/16 is an aperture.
+_SHORTHAND = re.compile(r"(?<![\w.,/])(?:[0-9]y|1[0-7][yf]|1[0-7]\s?/\s?f)(?![\w/])")
+_ZERO_FOR_O = re.compile(r"(?<=\dy)0(?![^\W_])")
+
+
+def states_minor_age(folded: str) -> bool:
+    """Whether an age under 18 is stated anywhere in the text, also in disguise."""
+    plain = _ZERO_FOR_O.sub("o", folded)
+    texts = {plain, letters_for_signs(plain), spelled_out(plain)}
+    return any(map(_states_minor_age, texts))
+
+
+def _states_minor_age(text: str) -> bool:
+    if _SHORTHAND.search(text):
+        return True
+    tokens = split_glued(lex(text))
+    words = frozenset(token.text for token in tokens)
+    for language in languages():
+        if language.concerns(words):
+            found = merge_numbers(tokens, language.numbers, language.ands)
+            if AgeReader(found, language).states_minor_age():
+                return True
+    return not text.isascii() and east_asian_age(text)
