@@ -6,10 +6,10 @@ The negative prompt is never looked at: people name there what they want kept ou
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from worker.content.ages import states_minor_age
 from worker.content.fold import fold
@@ -68,12 +68,12 @@ def _minors() -> Phrases:
     tables = tomllib.loads(files("worker.content").joinpath("minors.toml").read_text(encoding="utf-8"))
     words, stems, innocent = set[str](), set[str](), set[str]()
     for table in tables.values():
-        words |= {*table["words"], *_pairs(table)}
+        words |= {*table["words"], *_pairs(table.get("pairs", ()))}
         stems |= set(table.get("stems", ()))
-        innocent |= set(table["innocent"])
+        innocent |= {*table["innocent"], *_pairs(table.get("innocent_pairs", ()))}
     joined = set(tables[_JOINED_LANGUAGE]["words"]) - _NEVER_JOINED
     return make_phrases(words, sorted(stems), innocent, joined=joined)
 
 
-def _pairs(table: dict[str, Any]) -> set[str]:
-    return {f"{first} {second}" for firsts, seconds in table.get("pairs", ()) for first in firsts for second in seconds}
+def _pairs(pairs: Iterable[Sequence[Sequence[str]]]) -> set[str]:
+    return {f"{first} {second}" for firsts, seconds in pairs for first in firsts for second in seconds}

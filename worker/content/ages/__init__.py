@@ -16,8 +16,12 @@ from worker.content.ages.lexer import lex
 from worker.content.ages.numbers import merge_numbers
 from worker.content.disguises import letters_for_signs, spelled_out
 
-# `15y` and `16f`, which say an age only when written as one: `15 y 20` is Spanish, f/16 is an aperture.
-_SHORTHAND = re.compile(r"(?<![\w.,/])(?:[0-9]y|1[0-7][yf]|1[0-7]\s?/\s?f)(?![\w/])")
+# Ages only when written as one: `15 y 20` is Spanish, f/16 is an aperture.
+_SHORTHAND = re.compile(
+    r"(?<![\w.,/])(?:[0-9]y|1[0-7][yf]|1[0-7]\s?/\s?f)(?![\w/])"
+    r"|(?<![^\W_])u-?1[2-8]s?(?![^\W_])"  # u18, a class of players
+    r"|<\s?1[3-8](?![\w.:/%])"
+)
 _ZERO_FOR_O = re.compile(r"(?<=\dy)0(?![^\W_])")
 
 

@@ -10,6 +10,7 @@ from worker.content.ages.lexer import Form, Token
 # How far a counted noun may stand from its number: under 16 glowing paper lamps.
 _MODIFIERS_MAX = 2
 _PLURAL_MIN = 4
+_GLUED_UNIT_MAX = 3
 _NOT_PLURAL = ("ss", "us", "is")
 _THING_WORDS_MAX = 12
 
@@ -22,7 +23,11 @@ def stands_alone(found: Sequence[Token], at: int) -> bool:
 def is_measured(found: Sequence[Token], at: int, language: Language) -> bool:
     """Whether a unit of measure, or something that is always counted, follows the number."""
     after = _skip_hyphen(found, at + 1)
-    return language.measures.end(found, after) > after
+    if language.measures.end(found, after) > after:
+        return True
+    # 5in, 16k, 85mm, whatever the letters are short for.
+    unit = found[at + 1] if at + 1 < len(found) else None
+    return unit is not None and unit.form is Form.WORD and unit.glued and len(unit.text) <= _GLUED_UNIT_MAX
 
 
 def is_counted(found: Sequence[Token], at: int, language: Language, *, persons: bool) -> bool:

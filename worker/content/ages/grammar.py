@@ -186,7 +186,8 @@ class AgeReader:
 
     def _has_own_unit(self, at: int) -> bool:
         after = self._after_number(at)
-        return self._language.time_units.end(self._found, after) > after
+        units = (self._language.age_units, self._language.time_units)
+        return any(found.end(self._found, after) > after for found in units)
 
     def _in_sentence(self, at: int) -> bool:
         """She is 15, but not she is 15 cm, 9/10 or one of them."""
@@ -202,6 +203,8 @@ class AgeReader:
         language, found = self._language, self._found
         end, bounded = start, False
         for _ in range(_FILL_MAX):
+            if language.is_plural.start(found, end) < end:
+                return not is_counted(found, at, language, persons=True)
             if language.is_phrases.start(found, end) < end:
                 # Around, under and their like may be said of places: she is under 12 lamps.
                 return not (bounded and is_counted(found, at, language, persons=True))
@@ -224,7 +227,10 @@ class AgeReader:
         """Under 18, but not under 16 lamps, nearly 16:9 or almost 17:00."""
         language, found = self._language, self._found
         token = found[at]
-        if token.form not in (Form.PLAIN, Form.DECIMAL, Form.SLASH) or is_measured(found, at, language):
+        of_age = self._has_own_unit(at)
+        if token.form not in (Form.PLAIN, Form.DECIMAL, Form.SLASH):
+            return False
+        if not of_age and is_measured(found, at, language):
             return False
         value, end = min(token.values), at
         for _ in range(_FILL_MAX):
@@ -233,12 +239,10 @@ class AgeReader:
             begin = language.quantities.start(found, end)
             if begin < end:
                 low = 2 if self._word(begin - 1) in language.persons | language.person_plurals else _BOUND_MIN
-                return value >= low and not is_counted(found, at, language, persons=False)
+                return value >= low and (of_age or not is_counted(found, at, language, persons=False))
             before = end - 1
             if before < 0 or not (found[before].text in language.fill or found[before].form is Form.SIGN):
                 return False
-            if found[before].text == "<" and value >= _BOUND_MIN:
-                return not is_counted(found, at, language, persons=False)
             end = before
         return False
 
@@ -333,6 +337,5 @@ class AgeReader:
         """9/10, a 10."""
         token = self._found[at]
         if token.form is Form.SLASH:
-            first, second = token.values[:2]
-            return second in _RATINGS and second != first + 1
+            return token.values[1] in _RATINGS
         return self._word(at - 1) in ("a", "perfect", "solid") and token.values[0] <= 10

@@ -16,7 +16,7 @@ from worker.content.fold import fold
 
 ADULT_YEARS = 18
 # Lists that every language reads of all: a prompt mixes languages, and años and anos are one word when folded.
-_SHARED_LISTS = ("and", "time_before", "time_after", "things", "maturing")
+_SHARED_LISTS = ("and", "time_before", "time_after", "things", "maturing", "eras")
 LANGUAGES = ("en", "de", "fr", "es", "it", "pt", "ru")
 
 
@@ -125,6 +125,7 @@ class Language:
     markers: PhraseSet
     unit_before: PhraseSet
     is_phrases: PhraseSet
+    is_plural: PhraseSet
     weak_is: PhraseSet
     quantities: PhraseSet
     younger: PhraseSet
@@ -137,8 +138,8 @@ class Language:
     def concerns(self, words: frozenset[str]) -> bool:
         """Whether a text of these words may state an age in this language."""
         triggers = (
-            self.age_units, self.time_units, self.infant_units, self.markers, self.unit_before, self.is_phrases, self.weak_is,
-            self.quantities, self.younger, self.birthdays, self.grades,
+            self.age_units, self.time_units, self.infant_units, self.markers, self.unit_before, self.is_phrases,
+            self.is_plural, self.weak_is, self.quantities, self.younger, self.birthdays, self.grades,
         )  # fmt: skip
         return (
             any(not words.isdisjoint(phrases.firsts()) for phrases in triggers)
@@ -205,6 +206,7 @@ def _language(name: str, table: dict[str, Any], own: dict[str, int], shared: dic
         markers=phrases("markers"),
         unit_before=phrases("unit_before"),
         is_phrases=phrases("is"),
+        is_plural=phrases("is_plural"),
         weak_is=phrases("weak_is"),
         quantities=phrases("quantities"),
         younger=phrases("younger"),
