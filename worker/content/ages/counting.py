@@ -13,6 +13,7 @@ _PLURAL_MIN = 4
 _GLUED_UNIT_MAX = 3
 _NOT_PLURAL = ("ss", "us", "is")
 _THING_WORDS_MAX = 12
+_TIME_FILL_MAX = 4
 
 
 def stands_alone(found: Sequence[Token], at: int) -> bool:
@@ -62,12 +63,15 @@ def _skip_hyphen(found: Sequence[Token], at: int) -> int:
 
 def is_time(found: Sequence[Token], start: int, end: int, language: Language) -> bool:
     """Whether the years from `start` to `end` are a time that passed: for 15 years, 15 years ago."""
-    before = start - 1
-    while before >= 0 and (found[before].text in language.is_fill or found[before].form is Form.SIGN):
-        if found[before].text in language.time_before:
-            break
-        before -= 1
-    return (before >= 0 and found[before].text in language.time_before) or language.time_after.end(found, end) > end
+    if language.time_after.end(found, end) > end:
+        return True
+    for _ in range(_TIME_FILL_MAX):
+        if language.time_before.start(found, start) < start:
+            return True
+        if start <= 0 or not (found[start - 1].text in language.is_fill or found[start - 1].form is Form.SIGN):
+            return False
+        start -= 1
+    return False
 
 
 def is_of_thing(found: Sequence[Token], start: int, end: int, language: Language) -> bool:
@@ -79,7 +83,7 @@ def is_of_thing(found: Sequence[Token], start: int, end: int, language: Language
     if _names_thing(found, end, language):
         return True
     before = start - 1
-    while before >= 0 and found[before].text in ("is", "was", "are", "aged", "about", "over", "almost", "nearly"):
+    while before >= 0 and found[before].text in language.thing_links:
         before -= 1
     if before < 0 or found[before].text not in language.things:
         return False

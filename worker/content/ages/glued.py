@@ -11,6 +11,7 @@ from worker.content.ages.lexer import Form, Token
 _LENGTH_MIN, _LENGTH_MAX = 5, 40
 _PIECE_MAX = 16
 _NUMBER_MIN = 3
+_SHORT_UNITS = frozenset({"yo", "yr"})
 
 
 def split_glued(found: Iterable[Token]) -> list[Token]:
@@ -49,8 +50,9 @@ def _phrases() -> dict[str, tuple[str, ...]]:
 
 
 def _glueable(language: Language) -> set[str]:
-    phrases = (language.age_units, language.markers, language.is_phrases, language.time_units, language.infant_units)
-    return {word for found in phrases for word in found.words if len(word) > 1}
+    phrases = (language.age_units, language.markers, language.time_units, language.infant_units)
+    words = {word for found in phrases for word in found.words if len(word) >= _NUMBER_MIN}
+    return words | (language.age_units.words & _SHORT_UNITS)
 
 
 @lru_cache(maxsize=4096)

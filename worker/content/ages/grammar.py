@@ -221,6 +221,9 @@ class AgeReader:
         after = self._word(at + 1)
         if self._found[at].form is not Form.PLAIN or self._is_glued(at + 1):
             return False
+        # Im 12. Jahrhundert.
+        if self._is_text(at + 1, ".") and self._word(at + 2):
+            return False
         return stands_alone(self._found, at) or after in self._language.persons
 
     def _below_bound(self, at: int) -> bool:
@@ -258,7 +261,8 @@ class AgeReader:
             while marks < 2 and after < len(found) and found[after].text in language.ordinal_marks:
                 after, marks = after + 1, marks + 1
             if not marks:
-                return False
+                # Su 15 cumpleaños.
+                return language.birthdays.end(found, after) > after
         return self._is_birthday_or_grade(after, value)
 
     def _is_birthday_or_grade(self, after: int, value: int) -> bool:

@@ -16,7 +16,7 @@ from worker.content.fold import fold
 
 ADULT_YEARS = 18
 # Lists that every language reads of all: a prompt mixes languages, and años and anos are one word when folded.
-_SHARED_LISTS = ("and", "time_before", "time_after", "things", "maturing", "eras")
+_SHARED_LISTS = ("and", "time_before", "time_after", "things", "thing_links", "maturing", "eras", "functions")
 LANGUAGES = ("en", "de", "fr", "es", "it", "pt", "ru")
 
 
@@ -105,7 +105,6 @@ class Language:
     fill: frozenset[str]
     is_fill: frozenset[str]
     unit_fill: frozenset[str]
-    time_before: frozenset[str]
     eras: frozenset[str]
     persons: frozenset[str]
     person_plurals: frozenset[str]
@@ -115,12 +114,14 @@ class Language:
     plural: tuple[str, ...]
     things: frozenset[str]
     thing_words: frozenset[str]
+    thing_links: frozenset[str]
     ordinal_marks: frozenset[str]
     halves: PhraseSet
     age_units: PhraseSet
     time_units: PhraseSet
     infant_units: PhraseSet
     short_units: PhraseSet
+    time_before: PhraseSet
     time_after: PhraseSet
     markers: PhraseSet
     unit_before: PhraseSet
@@ -186,7 +187,6 @@ def _language(name: str, table: dict[str, Any], own: dict[str, int], shared: dic
         fill=single("fill") | single("is_fill"),
         is_fill=single("is_fill"),
         unit_fill=single("unit_fill"),
-        time_before=single("time_before"),
         eras=single("eras"),
         persons=single("persons"),
         person_plurals=single("person_plurals"),
@@ -196,12 +196,14 @@ def _language(name: str, table: dict[str, Any], own: dict[str, int], shared: dic
         plural=tuple(map(fold, table.get("plural", ()))),
         things=single("things"),
         thing_words=single("thing_words"),
+        thing_links=single("thing_links"),
         ordinal_marks=single("ordinal_marks"),
         halves=phrases("halves"),
         age_units=units,
         time_units=phrases("time_units"),
         infant_units=phrases("infant_units"),
         short_units=phrases("short_units"),
+        time_before=phrases("time_before"),
         time_after=phrases("time_after"),
         markers=phrases("markers"),
         unit_before=phrases("unit_before"),
@@ -223,4 +225,4 @@ def _compounds(numbers: dict[str, int], stems: tuple[str, ...]) -> re.Pattern[st
     if not stems:
         return None
     small = sorted((word for word, value in numbers.items() if value < ADULT_YEARS), key=len, reverse=True)
-    return re.compile(f"(?:{'|'.join(map(re.escape, small))})(?:einhalb)?(?:{'|'.join(stems)})[^\\W\\d_]*")
+    return re.compile(f"(?:{'|'.join(map(re.escape, small))})(?:{'|'.join(stems)})[^\\W\\d_]*")

@@ -17,7 +17,7 @@ def number_words(table: Mapping[str, Any]) -> dict[str, int]:
     Args:
         table: `small`, lists of words that count up from a first one, spellings parted by a slash; `tens` from twenty
             on; `large` by value; `compound`, how one word is made of tens and ones (`{ones}und{tens}`); `elided`,
-            whether the tens lose their last vowel before another (ventuno).
+            whether the tens lose their last vowel before another (ventuno); `half`, what may end a word (fünfzehneinhalb).
     """
     words: dict[str, int] = {}
     for series in table["small"]:
@@ -31,6 +31,9 @@ def number_words(table: Mapping[str, Any]) -> dict[str, int]:
             for one, more in ones.items():
                 stem = ten[:-1] if table.get("elided") and one[0] in _VOWELS else ten
                 words[compound.format(tens=stem, ones=one)] = value + more
+    # Fünfzehneinhalb.
+    if half := table.get("half"):
+        words |= {word + half: value for word, value in words.items()}
     large = {fold(word): int(value) for value, found in table["large"].items() for word in found.split()}
     return words | tens | large
 
