@@ -11,7 +11,6 @@ from worker.content.ages.lexer import Form, Token
 _MODIFIERS_MAX = 2
 _PLURAL_MIN = 4
 _GLUED_UNIT_MAX = 3
-_NOT_PLURAL = ("ss", "us", "is")
 _THING_WORDS_MAX = 12
 _TIME_FILL_MAX = 4
 
@@ -54,7 +53,7 @@ def is_counted(found: Sequence[Token], at: int, language: Language, *, persons: 
 
 
 def _is_plural(word: str, language: Language) -> bool:
-    return len(word) >= _PLURAL_MIN and word.endswith(language.plural) and not word.endswith(_NOT_PLURAL)
+    return len(word) >= _PLURAL_MIN and word.endswith(language.plural) and not word.endswith(language.not_plural)
 
 
 def _skip_hyphen(found: Sequence[Token], at: int) -> int:

@@ -18,6 +18,7 @@ _FILL_MAX = 7
 _GAP_WORDS_MAX = 2
 # Bounds below this are said of much else: under 5, almost 10.
 _BOUND_MIN = 13
+_GRADE_MAX = 12
 _RATINGS = (5, 10, 100)
 _JOINTS = frozenset({"-", "–", "—", "~", "〜", "/", "&", "+", ".."})
 _ROMAN = {
@@ -211,7 +212,7 @@ class AgeReader:
             if language.weak_is.start(found, end) < end and self._is_person_or_nothing(at):
                 return min(found[at].values) >= _BOUND_MIN - 1
             before = end - 1
-            if before < 0 or found[before].text not in language.is_fill:
+            if before < 0 or not (found[before].form is Form.SIGN or found[before].text in language.is_fill):
                 return False
             bounded = True
             end = before
@@ -261,8 +262,9 @@ class AgeReader:
             while marks < 2 and after < len(found) and found[after].text in language.ordinal_marks:
                 after, marks = after + 1, marks + 1
             if not marks:
-                # Su 15 cumpleaños.
-                return language.birthdays.end(found, after) > after
+                # Su 15 cumpleaños, 8 класс.
+                is_grade = value <= _GRADE_MAX and language.plain_grades.end(found, after) > after
+                return is_grade or language.birthdays.end(found, after) > after
         return self._is_birthday_or_grade(after, value)
 
     def _is_birthday_or_grade(self, after: int, value: int) -> bool:
@@ -271,7 +273,7 @@ class AgeReader:
         end = language.birthdays.end(found, after)
         if end > after:
             return not language.not_birthdays.end(found, end) > end
-        return value <= 12 and language.grades.end(found, after) > after
+        return value <= _GRADE_MAX and language.grades.end(found, after) > after
 
     def _is_minor_word(self, at: int) -> bool:
         """Fünfzehnjährige, sixteenth birthday, XV years old."""

@@ -16,7 +16,10 @@ from worker.content.fold import fold
 
 ADULT_YEARS = 18
 # Lists that every language reads of all: a prompt mixes languages, and años and anos are one word when folded.
-_SHARED_LISTS = ("and", "time_before", "time_after", "things", "thing_links", "maturing", "eras", "functions")
+_SHARED_LISTS = (
+    "and", "time_before", "time_after", "things", "thing_links", "maturing", "eras", "functions",
+    "thing_words",
+)
 LANGUAGES = ("en", "de", "fr", "es", "it", "pt", "ru")
 
 
@@ -112,6 +115,7 @@ class Language:
     never_counted: frozenset[str]
     functions: frozenset[str]
     plural: tuple[str, ...]
+    not_plural: tuple[str, ...]
     things: frozenset[str]
     thing_words: frozenset[str]
     thing_links: frozenset[str]
@@ -134,13 +138,14 @@ class Language:
     maturing: PhraseSet
     birthdays: PhraseSet
     grades: PhraseSet
+    plain_grades: PhraseSet
     not_birthdays: PhraseSet
 
     def concerns(self, words: frozenset[str]) -> bool:
         """Whether a text of these words may state an age in this language."""
         triggers = (
             self.age_units, self.time_units, self.infant_units, self.markers, self.unit_before, self.is_phrases,
-            self.is_plural, self.weak_is, self.quantities, self.younger, self.birthdays, self.grades,
+            self.is_plural, self.weak_is, self.quantities, self.younger, self.birthdays, self.grades, self.plain_grades,
         )  # fmt: skip
         return (
             any(not words.isdisjoint(phrases.firsts()) for phrases in triggers)
@@ -181,7 +186,7 @@ def _language(name: str, table: dict[str, Any], own: dict[str, int], shared: dic
         numbers=shared | own,
         own_numbers=frozenset(own),
         ordinals={fold(word): i + 1 for i, word in enumerate(table.get("ordinals", "").split())},
-        compounds=_compounds(own, units.stems),
+        compounds=_compounds(own, units.stems + phrases("infant_units").stems),
         ands=single("and"),
         links=frozenset(map(fold, (*table["own_and"], *table["to"]))),
         fill=single("fill") | single("is_fill"),
@@ -194,6 +199,7 @@ def _language(name: str, table: dict[str, Any], own: dict[str, int], shared: dic
         never_counted=single("never_counted"),
         functions=single("functions"),
         plural=tuple(map(fold, table.get("plural", ()))),
+        not_plural=tuple(table.get("not_plural", ())),
         things=single("things"),
         thing_words=single("thing_words"),
         thing_links=single("thing_links"),
@@ -203,7 +209,7 @@ def _language(name: str, table: dict[str, Any], own: dict[str, int], shared: dic
         time_units=phrases("time_units"),
         infant_units=phrases("infant_units"),
         short_units=phrases("short_units"),
-        time_before=phrases("time_before"),
+        time_before=PhraseSet((*table["time_before"], *table.get("time_before_here", ()))),
         time_after=phrases("time_after"),
         markers=phrases("markers"),
         unit_before=phrases("unit_before"),
@@ -216,6 +222,7 @@ def _language(name: str, table: dict[str, Any], own: dict[str, int], shared: dic
         maturing=phrases("maturing"),
         birthdays=phrases("birthdays"),
         grades=phrases("grades"),
+        plain_grades=phrases("plain_grades"),
         not_birthdays=phrases("not_birthdays"),
     )
 
