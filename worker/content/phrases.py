@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from worker.content.disguises import GAP, SIGNS, SINGLES, letters_for_signs
@@ -15,6 +15,7 @@ _LEET_TOKEN = re.compile(r"[^\W_]*(?:[@$€£¢+|!¡]*[^\W_]+)+")
 _THOUSANDS = re.compile(r"(?<=\d)[,.'](?=\d{3}(?!\d))")
 _RANGE = re.compile(r"(?<=\d)\s*[-–—~〜]\s*(?=\d)")
 _SPLIT = re.compile(r"[^\W\d_][\W_]+[^\W\d_]")
+_EDGES = ".,;:?()[]{}<>\"'_-*~`"
 _REPEATED = re.compile(r"(.)\1{2,}")
 
 # Scripts without spaces between words, and Hangul, whose words grow endings.
@@ -57,7 +58,13 @@ class _Table:
     def among(self, found: list[str]) -> bool:
         kept = self.without_innocent(found)
         text = " ".join(kept)
-        return any(_at(self.words, kept, at) for at in range(len(kept))) or any(stem in text for stem in self.stems)
+        return self._at_any(kept) or any(stem in text for stem in self.stems)
+
+    def has_phrase(self, found: list[str]) -> bool:
+        return self._at_any(self.without_innocent(found))
+
+    def _at_any(self, kept: list[str]) -> bool:
+        return any(_at(self.words, kept, at) for at in range(len(kept)))
 
     def is_word(self, token: str) -> bool:
         return (token,) in self.words.get(token, ()) and (token,) not in self.innocent.get(token, ())
@@ -120,10 +127,10 @@ class Phrases:
             return True
         repeated = [token for token in found if _REPEATED.search(token)]
         shorter = [_REPEATED.sub(r"\1", token) for token in repeated] + [_REPEATED.sub(r"\1\1", t) for t in repeated]
-        glued = [_unleet(GAP.sub("", chunk)) for chunk in _POSSESSIVE.sub("", folded).split() if _SPLIT.search(chunk)]
         singles = [_unleet(GAP.sub("", run)) for run in SINGLES.findall(folded)]
         return (
-            any(table.is_word(token) for token in (*shorter, *glued, *singles))
+            any(table.has_phrase(variant) for variant in self._respelled(folded, found))
+            or any(table.is_word(token) for token in singles)
             or any(stem in token for token in (*shorter, *singles) for stem in table.stems)
             or any(
                 word in run
@@ -132,6 +139,15 @@ class Phrases:
                 if len(word) >= _GAPPED_MIN and table.is_word(word)
             )
         )
+
+    def _respelled(self, folded: str, found: list[str]) -> Iterator[list[str]]:
+        """The words as they are with the gaps inside each closed, and with letters that were drawn out."""
+        if _SPLIT.search(folded):
+            chunks = _POSSESSIVE.sub(" s", folded).split()
+            yield [_unleet(GAP.sub("", chunk) if _SPLIT.search(chunk) else chunk.strip(_EDGES)) for chunk in chunks]
+        if any(_REPEATED.search(token) for token in found):
+            yield [_REPEATED.sub(r"\1", token) for token in found]
+            yield [_REPEATED.sub(r"\1\1", token) for token in found]
 
     def _in_pieces(self, found: list[str]) -> bool:
         """Words with a gap in them: `chi ld`. Only where the pieces are no words that meet by chance."""
@@ -162,6 +178,15 @@ def make_phrases(
         frozenset(map(fold, innocent)),
         frozenset(word for word in joined_words if len(word) >= _JOINED_MIN and " " not in word),
     )
+
+
+def written_together(phrases: Iterable[str]) -> Iterator[str]:
+    """Each phrase of several words as one word, but for those so short that the word may be any: `jane doe` as `janedoe`."""
+    for phrase in phrases:
+        words = tokens(fold(phrase))
+        joined = "".join(words)
+        if len(words) > 1 and len(joined) >= _JOINED_MIN:
+            yield joined
 
 
 def _spaced(phrases: Iterable[str]) -> frozenset[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from worker.content.ages import states_minor_age
 from worker.content.fold import fold
-from worker.content.phrases import Phrases, make_phrases
+from worker.content.phrases import Phrases, make_phrases, written_together
 from worker.errors import ErrorCode, RequestRejected
 
 # Of these only, words with a gap in the middle are looked for: elsewhere ordinary short words would meet.
@@ -51,16 +51,21 @@ def points_at_minor(folded: str) -> bool:
 def read_denied(path: Path) -> Phrases:
     """A deny list: a phrase per line; empty lines and those that begin with # say nothing.
 
+    A phrase of several words is also found written together. A line that begins with ! is an exception: `!therapist` where
+    `the rapist` is denied.
+
     Raises:
         OSError: it cannot be read.
         ValueError: it is not UTF-8, or has no phrase.
     """
     lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-    phrases = [line for line in lines if line and not line.startswith("#")]
-    blank = next((phrase for phrase in phrases if not any(sign.isalnum() for sign in fold(phrase))), None)
-    if blank is not None or not phrases:
-        raise ValueError("it has no phrase" if blank is None else "one of its lines has no letter or digit")
-    return make_phrases(phrases)
+    entries = [line for line in lines if line and not line.startswith("#")]
+    exceptions = [entry[1:] for entry in entries if entry.startswith("!")]
+    phrases = [entry for entry in entries if not entry.startswith("!")]
+    blank = any(not any(sign.isalnum() for sign in fold(entry)) for entry in entries)
+    if blank or not phrases:
+        raise ValueError("one of its lines has no letter or digit" if blank else "it has no phrase")
+    return make_phrases([*phrases, *written_together(phrases)], innocent=exceptions)
 
 
 @cache
