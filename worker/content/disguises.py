@@ -11,6 +11,15 @@ GAP = re.compile(r"[\W_]+")
 SINGLES = re.compile(r"(?<![^\W_])(?:[^\W_][\W_]{1,3}){2,}[^\W_](?![^\W_])")
 
 
+# Not between digits, where they make a range, a fraction or a ratio, and not in f/16.
+_SEPARATORS = re.compile(r"(?:[^\S\n]+|(?:(?<=\d)[-_.·•*/|~+=]+(?!\d)|(?<!\d)(?<!\bf)[-_.·•*/|~+=]+))+")
+
+
+def separators_as_spaces(folded: str) -> str:
+    """`fifteen_years-old` as `fifteen years old`, and every gap as one space."""
+    return _SEPARATORS.sub(" ", folded)
+
+
 def letters_for_signs(folded: str) -> str:
     """`ch1ld` as `chiid`: a sign between letters is a letter."""
     return _INNER_SIGN.sub(lambda found: found[0].translate(SIGNS), folded)

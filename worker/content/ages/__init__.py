@@ -14,11 +14,11 @@ from worker.content.ages.grammar import AgeReader
 from worker.content.ages.language import languages
 from worker.content.ages.lexer import lex
 from worker.content.ages.numbers import merge_numbers
-from worker.content.disguises import letters_for_signs, spelled_out
+from worker.content.disguises import letters_for_signs, separators_as_spaces, spelled_out
 
 # Ages only when written as one: `15 y 20` is Spanish, f/16 is an aperture.
 _SHORTHAND = re.compile(
-    r"(?<![\w.,/])(?:[0-9]y|1[0-7][yf]|1[0-7]\s?/\s?f)(?![\w/])"
+    r"(?<![\w.,/])(?:[0-9]y|1[0-7][yf]|1[0-7][\W_]{0,3}/[\W_]{0,3}f)(?![\w/])"
     r"|(?<![^\W_])u-?1[2-8]s?(?![^\W_])"  # u18, a class of players
     r"|<\s?1[3-8](?![\w.:/%])"
 )
@@ -28,7 +28,8 @@ _ZERO_FOR_O = re.compile(r"(?<=\dy)0(?![^\W_])")
 def states_minor_age(folded: str) -> bool:
     """Whether an age under 18 is stated anywhere in the text, also in disguise."""
     plain = _ZERO_FOR_O.sub("o", folded)
-    texts = {plain, letters_for_signs(plain), spelled_out(plain)}
+    spaced = separators_as_spaces(plain)
+    texts = {plain, spaced, letters_for_signs(plain), letters_for_signs(spaced), spelled_out(plain)}
     return any(map(_states_minor_age, texts))
 
 

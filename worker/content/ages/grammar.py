@@ -263,17 +263,20 @@ class AgeReader:
                 after, marks = after + 1, marks + 1
             if not marks:
                 # Su 15 cumpleaños, 8 класс.
-                is_grade = value <= _GRADE_MAX and language.plain_grades.end(found, after) > after
-                return is_grade or language.birthdays.end(found, after) > after
+                return self._is_birthday(after) or (
+                    value <= _GRADE_MAX and language.plain_grades.end(found, after) > after
+                )
         return self._is_birthday_or_grade(after, value)
 
     def _is_birthday_or_grade(self, after: int, value: int) -> bool:
         language, found = self._language, self._found
         after += self._is_text(after, "-")
+        return self._is_birthday(after) or (value <= _GRADE_MAX and language.grades.end(found, after) > after)
+
+    def _is_birthday(self, after: int) -> bool:
+        language, found = self._language, self._found
         end = language.birthdays.end(found, after)
-        if end > after:
-            return not language.not_birthdays.end(found, end) > end
-        return value <= _GRADE_MAX and language.grades.end(found, after) > after
+        return end > after and language.not_birthdays.end(found, end) == end
 
     def _is_minor_word(self, at: int) -> bool:
         """Fünfzehnjährige, sixteenth birthday, XV years old."""
@@ -297,7 +300,8 @@ class AgeReader:
         if self._word(at + 1) in language.persons and value >= _BOUND_MIN - 1:
             before = self._word(at - 1)
             return at == 0 or not before or before in language.person_words
-        if not self._is_closed(at):
+        goes_on = value >= _BOUND_MIN - 3 and self._word(at + 1) in language.functions
+        if not self._is_closed(at) and not (goes_on and not is_measured(found, at, language)):
             return False
         if self._word(at - 1) in language.persons:
             return value >= _BOUND_MIN - 3
