@@ -7,13 +7,15 @@ decide; Chinese, Japanese and Korean, which have no spaces between words, are re
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from worker.content.ages.east_asian import states_minor_age as east_asian_age
 from worker.content.ages.glued import split_glued
 from worker.content.ages.grammar import AgeReader
 from worker.content.ages.language import languages
-from worker.content.ages.lexer import lex
+from worker.content.ages.lexer import Token, lex
 from worker.content.ages.numbers import merge_numbers
+from worker.content.ages.windows import near_numbers
 from worker.content.disguises import letters_for_signs, separators_as_spaces, spelled_out
 
 # Ages only when written as one: `15 y 20` is Spanish, f/16 is an aperture.
@@ -36,11 +38,15 @@ def states_minor_age(folded: str) -> bool:
 def _states_minor_age(text: str) -> bool:
     if _SHORTHAND.search(text):
         return True
-    tokens = split_glued(lex(text))
-    words = frozenset(token.text for token in tokens)
-    for language in languages():
-        if language.concerns(words):
-            found = merge_numbers(tokens, language.numbers, language.ands)
-            if AgeReader(found, language).states_minor_age():
-                return True
+    if any(map(_states_minor_age_near, near_numbers(split_glued(lex(text))))):
+        return True
     return not text.isascii() and east_asian_age(text)
+
+
+def _states_minor_age_near(tokens: Sequence[Token]) -> bool:
+    words = frozenset(token.text for token in tokens)
+    return any(
+        AgeReader(merge_numbers(tokens, language.numbers, language.ands), language).states_minor_age()
+        for language in languages()
+        if language.concerns(words)
+    )

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from worker.content.ages.counting import is_counted, is_measured, is_of_thing, is_time, stands_alone
 from worker.content.ages.language import ADULT_YEARS, Language
 from worker.content.ages.lexer import Form, Token
+from worker.content.ages.roman import ROMAN
 
 _LIST_MAX = 6
 _FILL_MAX = 7
@@ -21,10 +22,6 @@ _BOUND_MIN = 13
 _GRADE_MAX = 12
 _RATINGS = (5, 10, 100)
 _JOINTS = frozenset({"-", "–", "—", "~", "〜", "/", "&", "+", ".."})
-_ROMAN = {
-    word: value
-    for value, word in enumerate("iii iv v vi vii viii ix x xi xii xiii xiv xv xvi xvii".split(), start=3)
-}  # fmt: skip
 
 
 class AgeReader:
@@ -289,7 +286,7 @@ class AgeReader:
             return not (at > 0 and self._is_number(at - 1)) and not (
                 at > 1 and self._is_text(at - 1, "-") and self._is_number(at - 2)
             )
-        return word in _ROMAN and language.age_units.end(found, at + 1) > at + 1
+        return word in ROMAN and language.age_units.end(found, at + 1) > at + 1
 
     def _beside_person(self, at: int) -> bool:
         """Girl, 15; girl (15); girl 15; a 15 girl."""

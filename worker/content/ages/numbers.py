@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from worker.content.ages.lexer import HUGE, Form, Token
@@ -38,7 +38,7 @@ def number_words(table: Mapping[str, Any]) -> dict[str, int]:
     return words | tens | large
 
 
-def merge_numbers(found: list[Token], words: Mapping[str, int], ands: frozenset[str]) -> list[Token]:
+def merge_numbers(found: Sequence[Token], words: Mapping[str, int], ands: frozenset[str]) -> list[Token]:
     """The tokens with every run of number words as one number: `twenty`, `-`, `five` is 25."""
     merged, at = [], 0
     while at < len(found):
@@ -53,7 +53,7 @@ def merge_numbers(found: list[Token], words: Mapping[str, int], ands: frozenset[
     return merged
 
 
-def _number(found: list[Token], at: int, words: Mapping[str, int], ands: frozenset[str]) -> tuple[int, int]:
+def _number(found: Sequence[Token], at: int, words: Mapping[str, int], ands: frozenset[str]) -> tuple[int, int]:
     """The number that begins at `at` and needs words, and where it ends: at once where there is none."""
     first = found[at]
     if first.form in (Form.PLAIN, Form.DECIMAL):
@@ -77,6 +77,6 @@ def _number(found: list[Token], at: int, words: Mapping[str, int], ands: frozens
     return (0, at) if digits and end == start else (total, end)
 
 
-def _between(found: list[Token], at: int, ands: Iterable[str]) -> int:
+def _between(found: Sequence[Token], at: int, ands: frozenset[str]) -> int:
     """How many tokens a number goes on across: a hyphen, or `and`."""
     return 1 if found[at].text == "-" or found[at].text in ands else 0
