@@ -62,6 +62,8 @@ def _skip_hyphen(found: Sequence[Token], at: int) -> int:
 
 def is_time(found: Sequence[Token], start: int, end: int, language: Language) -> bool:
     """Whether the years from `start` to `end` are a time that passed: for 15 years, 15 years ago."""
+    if any(language.births.start(found, at) < at for at in range(start, max(0, start - _TIME_FILL_MAX), -1)):
+        return False
     if language.time_after.end(found, end) > end:
         return True
     for _ in range(_TIME_FILL_MAX):

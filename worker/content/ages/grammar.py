@@ -153,7 +153,7 @@ class AgeReader:
                 return not self._is_age_of_thing(at, begin)
             begin = language.unit_before.start(found, end)
             if begin < end and not self._is_number(begin - 1) and not is_measured(found, at, language):
-                return not self._has_own_unit(at)
+                return not self._has_own_unit(at) and not (broken and self._is_other(at))
             before = end - 1
             if before < 0:
                 return False
@@ -263,11 +263,13 @@ class AgeReader:
                 return self._is_birthday(after) or (
                     value <= _GRADE_MAX and language.plain_grades.end(found, after) > after
                 )
-        return self._is_birthday_or_grade(after, value)
+        return self._is_birthday_or_grade(at, after, value)
 
-    def _is_birthday_or_grade(self, after: int, value: int) -> bool:
+    def _is_birthday_or_grade(self, at: int, after: int, value: int) -> bool:
         language, found = self._language, self._found
         after += self._is_text(after, "-")
+        if self._word(at - 1) in language.owners and language.life_years.end(found, after) > after:
+            return True
         return self._is_birthday(after) or (value <= _GRADE_MAX and language.grades.end(found, after) > after)
 
     def _is_birthday(self, after: int) -> bool:
@@ -281,7 +283,7 @@ class AgeReader:
         word = found[at].text
         if language.compounds is not None and language.compounds.fullmatch(word):
             return True
-        if word in language.ordinals and self._is_birthday_or_grade(at + 1, language.ordinals[word]):
+        if word in language.ordinals and self._is_birthday_or_grade(at, at + 1, language.ordinals[word]):
             # Twenty-first birthday.
             return not (at > 0 and self._is_number(at - 1)) and not (
                 at > 1 and self._is_text(at - 1, "-") and self._is_number(at - 2)
@@ -289,7 +291,7 @@ class AgeReader:
         return word in ROMAN and language.age_units.end(found, at + 1) > at + 1
 
     def _beside_person(self, at: int) -> bool:
-        """Girl, 15; girl (15); girl 15; a 15 girl."""
+        """Girl, 15; girl (15); girl 15; a 15 girl; Emma (15)."""
         language, found = self._language, self._found
         token, value = found[at], found[at].values[0]
         if token.form is not Form.PLAIN or value < 3 or self._is_glued(at) or self._is_glued(at + 1):
@@ -302,10 +304,20 @@ class AgeReader:
             return False
         if self._word(at - 1) in language.persons:
             return value >= _BOUND_MIN - 3
+        if value >= _BOUND_MIN and self._is_named(at):
+            return True
         sign = found[at - 1] if at else None
         if sign is None or self._word(at - 2) not in language.persons:
             return False
         return sign.text in ("(", ",", "[") or (sign.text in (":", "-", "–", "—", ";", "/", "|") and value >= _BOUND_MIN - 3)
+
+    def _is_named(self, at: int) -> bool:
+        """Lily, 14, from Ohio; Emma (16): any word may be a name, but for those that label numbers."""
+        name = self._word(at - 2)
+        if not name or name in self._language.labels or self._is_number(at + 2) or at + 1 >= len(self._found):
+            return False
+        before, after = self._found[at - 1].text, self._found[at + 1].text
+        return (before == "," == after and bool(self._word(at + 2))) or (before == "(" and after.startswith(")"))
 
     # tokens
 

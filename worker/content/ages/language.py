@@ -17,7 +17,7 @@ from worker.content.fold import fold
 ADULT_YEARS = 18
 # Lists that every language reads of all: a prompt mixes languages, and años and anos are one word when folded.
 _SHARED_LISTS = (
-    "and", "time_before", "time_after", "things", "thing_links", "maturing", "eras", "functions",
+    "and", "time_before", "time_after", "things", "thing_links", "maturing", "eras", "functions", "births", "labels",
     "thing_words",
 )
 LANGUAGES = ("en", "de", "fr", "es", "it", "pt", "ru")
@@ -120,6 +120,8 @@ class Language:
     thing_words: frozenset[str]
     thing_links: frozenset[str]
     ordinal_marks: frozenset[str]
+    labels: frozenset[str]
+    owners: frozenset[str]
     halves: PhraseSet
     age_units: PhraseSet
     time_units: PhraseSet
@@ -135,6 +137,8 @@ class Language:
     quantities: PhraseSet
     younger: PhraseSet
     measures: PhraseSet
+    births: PhraseSet
+    life_years: PhraseSet
     maturing: PhraseSet
     birthdays: PhraseSet
     grades: PhraseSet
@@ -145,10 +149,12 @@ class Language:
         """Whether a text of these words may state an age in this language."""
         triggers = (
             self.age_units, self.time_units, self.infant_units, self.markers, self.unit_before, self.is_phrases,
-            self.is_plural, self.weak_is, self.quantities, self.younger, self.birthdays, self.grades, self.plain_grades,
+            self.is_plural, self.weak_is, self.quantities, self.younger, self.birthdays, self.grades, self.plain_grades, self.life_years,
         )  # fmt: skip
         return (
-            any(not words.isdisjoint(phrases.firsts()) for phrases in triggers)
+            # Names need no word of any language.
+            self.name == "en"
+            or any(not words.isdisjoint(phrases.firsts()) for phrases in triggers)
             or not words.isdisjoint(self.persons)
             or any(word.startswith(self.age_units.stems) for word in words if self.age_units.stems)
             or (self.compounds is not None and any(self.compounds.fullmatch(word) for word in words))
@@ -204,6 +210,8 @@ def _language(name: str, table: dict[str, Any], own: dict[str, int], shared: dic
         thing_words=single("thing_words"),
         thing_links=single("thing_links"),
         ordinal_marks=single("ordinal_marks"),
+        labels=single("labels"),
+        owners=single("owners"),
         halves=phrases("halves"),
         age_units=units,
         time_units=phrases("time_units"),
@@ -219,6 +227,8 @@ def _language(name: str, table: dict[str, Any], own: dict[str, int], shared: dic
         quantities=phrases("quantities"),
         younger=phrases("younger"),
         measures=phrases("measures"),
+        births=phrases("births"),
+        life_years=phrases("life_years"),
         maturing=phrases("maturing"),
         birthdays=phrases("birthdays"),
         grades=phrases("grades"),

@@ -17,7 +17,8 @@ def number_words(table: Mapping[str, Any]) -> dict[str, int]:
     Args:
         table: `small`, lists of words that count up from a first one, spellings parted by a slash; `tens` from twenty
             on; `large` by value; `compound`, how one word is made of tens and ones (`{ones}und{tens}`); `elided`,
-            whether the tens lose their last vowel before another (ventuno); `half`, what may end a word (fünfzehneinhalb).
+            whether the tens lose their last vowel before another (ventuno); `suffixes`, what may
+            end a word (fünfzehneinhalb, fifteenish).
     """
     words: dict[str, int] = {}
     for series in table["small"]:
@@ -31,9 +32,8 @@ def number_words(table: Mapping[str, Any]) -> dict[str, int]:
             for one, more in ones.items():
                 stem = ten[:-1] if table.get("elided") and one[0] in _VOWELS else ten
                 words[compound.format(tens=stem, ones=one)] = value + more
-    # Fünfzehneinhalb.
-    if half := table.get("half"):
-        words |= {word + half: value for word, value in words.items()}
+    for suffix in table.get("suffixes", ()):
+        words |= {word + suffix: value for word, value in words.items()}
     large = {fold(word): int(value) for value, found in table["large"].items() for word in found.split()}
     return words | tens | large
 
