@@ -16,6 +16,9 @@ _UNSEEN = re.compile(
     "\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff]"
 )
 
+# By looks a c; its compatible form, and its other case, are a sigma.
+_FINAL_SIGMA = str.maketrans("ϲϹς", "ccc")
+
 # `15½` is 15 and a half: without the gap its compatible form is 151⁄2.
 _FRACTION = re.compile("[¼-¾⅐-⅟↉]")
 _SLASHES = str.maketrans("⁄∕", "//")
@@ -33,7 +36,8 @@ def fold(text: str) -> str:
     """NFKC, case, look-alike letters, digits of all scripts, marks and unseen signs, each in its plainest form."""
     if text.isascii():
         return text.casefold()
-    text = _UNSEEN.sub("", unicodedata.normalize("NFKC", _FRACTION.sub(r" \g<0>", text))).translate(_SLASHES)
+    text = _FRACTION.sub(r" \g<0>", text.translate(_FINAL_SIGMA))
+    text = _UNSEEN.sub("", unicodedata.normalize("NFKC", text)).translate(_SLASHES)
     text = text.translate(_AS_WRITTEN).casefold()
     text = unicodedata.normalize("NFC", text).replace("niñ", "ninh")
     parts = unicodedata.normalize("NFD", text)

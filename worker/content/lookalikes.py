@@ -1,7 +1,7 @@
 """Letters that look like Latin ones, each with the Latin letter it is read as. Pure, but for reading a table once.
 
-Three sources, the earlier one wins: our own table (by looks where Unicode has no opinion), the names of stylised letters
-(small capitals, squared, with strokes), and Unicode's confusables (UTS #39) as `homoglyphs_fork` packs them.
+Three sources, the earlier one wins: our own table (by looks where Unicode has no opinion), the names of stylised
+letters (small capitals, squared, with strokes), and Unicode's confusables (UTS #39) as `homoglyphs_fork` packs them.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ BY_HAND: dict[int, str] = {
     for sign, letter in zip(signs, letters, strict=True)
 }
 # Greek capitals whose small forms look like another letter than they do, so before the case is folded.
-CAPITALS = str.maketrans("ΗΝΥΜ", "hnym")
+CAPITALS = str.maketrans("ΗΝΥΜΖ", "hnymz")
 
 # Letters of the languages that the rules read: as they are, or as our own table says.
-_READ_AS_THEY_ARE = frozenset("абвгдежзийклмнопрстуфхцчшщъыьэюя" "ёґєії" "βγδεζηθκλμνξπρστυφχψωςαιο")
+_READ_AS_THEY_ARE = frozenset("абвгдежзийклмнопрстуфхцчшщъыьэюяёґєіїβγδεζηθκλμνξπρστυφχψωςαιο")
 # Chinese, Japanese and Korean: signs there that look like a Latin letter are not read as one (口, ㅣ, ー).
 _EAST_ASIAN = ((0x1100, 0x1200), (0x2E80, 0xABFF + 1), (0xAC00, 0xD7FF + 1), (0xF900, 0xFB00), (0xFF61, 0xFFE0))
 # The Latin, Cherokee and Lisu blocks lie inside the span above.

@@ -181,7 +181,7 @@ def make_phrases(
 
 
 def written_together(phrases: Iterable[str]) -> Iterator[str]:
-    """Each phrase of several words as one word, but for those so short that the word may be any: `jane doe` as `janedoe`."""
+    """`janedoe` for `jane doe`: phrases of several words as one word, but for those too short to be told from others."""
     for phrase in phrases:
         words = tokens(fold(phrase))
         joined = "".join(words)

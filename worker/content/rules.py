@@ -51,8 +51,8 @@ def points_at_minor(folded: str) -> bool:
 def read_denied(path: Path) -> Phrases:
     """A deny list: a phrase per line; empty lines and those that begin with # say nothing.
 
-    A phrase of several words is also found written together. A line that begins with ! is an exception: `!therapist` where
-    `the rapist` is denied.
+    A phrase of several words is also found written together. A line that begins with ! is an exception: `!therapist`
+    where `the rapist` is denied.
 
     Raises:
         OSError: it cannot be read.

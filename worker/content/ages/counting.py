@@ -78,8 +78,8 @@ def is_time(found: Sequence[Token], start: int, end: int, language: Language) ->
 def is_of_thing(found: Sequence[Token], start: int, end: int, language: Language) -> bool:
     """Whether the age from `start` to `end` is a thing's and can be nobody's.
 
-    After it: `12 year old whisky`, but not `12 year old whisky girl`. Before it: `a bottle of wine aged 12 years`, where
-    the clause names nothing else, or `a woman with wine aged 12 years in oak`, where only a thing can mature.
+    After it: `12 year old whisky`, but not `12 year old whisky girl`. Before it: `a bottle of wine aged 12 years`,
+    where the clause names nothing else, or `a woman with wine aged 12 years in oak`, where only a thing can mature.
     """
     if _names_thing(found, end, language):
         return True

@@ -1,8 +1,8 @@
 """Ages under 18 that tokens state, by the table of one language. Pure.
 
 A number is an age by what stands around it: a unit after it (`15 and a half years old`), a marker before it (`aged
-just 15`), a sentence about someone (`she is 15`), a bound (`under 18`), an ordinal (`16th birthday`), or a person next to
-it (`girl, 15`). Every look around is bounded, so the time is linear. When in doubt it is an age.
+just 15`), a sentence about someone (`she is 15`), a bound (`under 18`), an ordinal (`16th birthday`), or a person next
+to it (`girl, 15`). Every look around is bounded, so the time is linear. When in doubt it is an age.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ _GAP_WORDS_MAX = 2
 # Bounds below this are said of much else: under 5, almost 10.
 _BOUND_MIN = 13
 _GRADE_MAX = 12
+_DENOMINATOR_MAX = 10
 _RATINGS = (5, 10, 100)
 _JOINTS = frozenset({"-", "–", "—", "~", "〜", "/", "&", "+", ".."})
 
@@ -39,7 +40,7 @@ class AgeReader:
         token = self._found[at]
         if token.form is Form.WORD:
             return self._is_minor_word(at)
-        if not token.is_number:
+        if not token.is_number or self._is_fraction(at):
             return False
         if self._before_infant_unit(at):
             return True
@@ -55,6 +56,13 @@ class AgeReader:
             or self._is_ordinal(at, youngest)
             or self._beside_person(at)
         )
+
+    def _is_fraction(self, at: int) -> bool:
+        """The 1/2 of `25 1/2 years old`."""
+        token = self._found[at]
+        if token.form is not Form.SLASH or not self._is_number(at - 1):
+            return False
+        return token.values[0] < token.values[1] <= _DENOMINATOR_MAX
 
     # after the number
 
@@ -207,7 +215,7 @@ class AgeReader:
                 # Around, under and their like may be said of places: she is under 12 lamps.
                 return not (bounded and is_counted(found, at, language, persons=True))
             if language.weak_is.start(found, end) < end and self._is_person_or_nothing(at):
-                return min(found[at].values) >= _BOUND_MIN - 1
+                return True
             before = end - 1
             if before < 0 or not (found[before].form is Form.SIGN or found[before].text in language.is_fill):
                 return False
@@ -217,7 +225,8 @@ class AgeReader:
 
     def _is_person_or_nothing(self, at: int) -> bool:
         after = self._word(at + 1)
-        if self._found[at].form is not Form.PLAIN or self._is_glued(at + 1):
+        token = self._found[at]
+        if token.form is not Form.PLAIN or token.values[0] < _BOUND_MIN - 1 or self._is_glued(at + 1):
             return False
         # Im 12. Jahrhundert.
         if self._is_text(at + 1, ".") and self._word(at + 2):
@@ -309,7 +318,9 @@ class AgeReader:
         sign = found[at - 1] if at else None
         if sign is None or self._word(at - 2) not in language.persons:
             return False
-        return sign.text in ("(", ",", "[") or (sign.text in (":", "-", "–", "—", ";", "/", "|") and value >= _BOUND_MIN - 3)
+        return sign.text in ("(", ",", "[") or (
+            sign.text in (":", "-", "–", "—", ";", "/", "|") and value >= _BOUND_MIN - 3
+        )
 
     def _is_named(self, at: int) -> bool:
         """Lily, 14, from Ohio; Emma (16): any word may be a name, but for those that label numbers."""

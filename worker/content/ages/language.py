@@ -17,7 +17,16 @@ from worker.content.fold import fold
 ADULT_YEARS = 18
 # Lists that every language reads of all: a prompt mixes languages, and años and anos are one word when folded.
 _SHARED_LISTS = (
-    "and", "time_before", "time_after", "things", "thing_links", "maturing", "eras", "functions", "births", "labels",
+    "and",
+    "time_before",
+    "time_after",
+    "things",
+    "thing_links",
+    "maturing",
+    "eras",
+    "functions",
+    "births",
+    "labels",
     "thing_words",
 )
 LANGUAGES = ("en", "de", "fr", "es", "it", "pt", "ru")
@@ -149,7 +158,8 @@ class Language:
         """Whether a text of these words may state an age in this language."""
         triggers = (
             self.age_units, self.time_units, self.infant_units, self.markers, self.unit_before, self.is_phrases,
-            self.is_plural, self.weak_is, self.quantities, self.younger, self.birthdays, self.grades, self.plain_grades, self.life_years,
+            self.is_plural, self.weak_is, self.quantities, self.younger, self.birthdays, self.grades, self.plain_grades,
+            self.life_years,
         )  # fmt: skip
         return (
             # Names need no word of any language.
@@ -171,7 +181,9 @@ def languages() -> tuple[Language, ...]:
         ambiguous = frozenset(map(fold, table["numbers"]["ambiguous"].split()))
         shared |= {word: value for word, value in words[name].items() if word not in ambiguous}
     lists = {key: [entry for table in raw.values() for entry in table.get(key, ())] for key in _SHARED_LISTS}
-    return tuple(_language(name, raw[name] | lists | {"own_and": raw[name]["and"]}, words[name], shared) for name in LANGUAGES)
+    return tuple(
+        _language(name, raw[name] | lists | {"own_and": raw[name]["and"]}, words[name], shared) for name in LANGUAGES
+    )
 
 
 def _read(name: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ HUGE = 10**_DIGITS_MAX
 
 
 class Token(NamedTuple):
-    """A piece of text; `values` are the numbers in it, `glued` says that nothing stands between it and what is before."""
+    """A piece of text; `values` are the numbers in it, `glued` says that it follows what is before without a gap."""
 
     text: str
     form: Form

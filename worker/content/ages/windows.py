@@ -30,9 +30,7 @@ def near_numbers(found: Sequence[Token]) -> Iterator[Sequence[Token]]:
 
 @cache
 def _number_words() -> frozenset[str]:
-    return frozenset(ROMAN) | {
-        word for language in languages() for word in (*language.numbers, *language.ordinals)
-    }
+    return frozenset(ROMAN) | {word for language in languages() for word in (*language.numbers, *language.ordinals)}
 
 
 @lru_cache(maxsize=8192)
