@@ -292,15 +292,20 @@ class AgeReader:
         word = found[at].text
         if language.compounds is not None and language.compounds.fullmatch(word):
             return True
-        if word in language.ordinals and self._is_birthday_or_grade(at, at + 1, language.ordinals[word]):
-            # Twenty-first birthday.
-            return not (at > 0 and self._is_number(at - 1)) and not (
-                at > 1 and self._is_text(at - 1, "-") and self._is_number(at - 2)
-            )
+        if word in language.ordinals:
+            value = language.ordinals[word] + self._tens_before(at)
+            if value < ADULT_YEARS and self._is_birthday_or_grade(at, at + 1, value):
+                return True
         return word in ROMAN and language.age_units.end(found, at + 1) > at + 1
 
+    def _tens_before(self, at: int) -> int:
+        """Twenty of twenty-first, dix of dix-septième."""
+        before = at - 2 if self._is_text(at - 1, "-") else at - 1
+        value = self._found[before].values[0] if self._is_number(before) else 0
+        return value if value >= 10 and value % 10 == 0 else 0
+
     def _beside_person(self, at: int) -> bool:
-        """Girl, 15; girl (15); girl 15; a 15 girl; Emma (15)."""
+        """Girl, 15; girl (15); girl 15; a 15 girl; 15, female; Emma (15)."""
         language, found = self._language, self._found
         token, value = found[at], found[at].values[0]
         if token.form is not Form.PLAIN or value < 3 or self._is_glued(at) or self._is_glued(at + 1):
@@ -309,6 +314,9 @@ class AgeReader:
             before = self._word(at - 1)
             return at == 0 or not before or before in language.person_words
         goes_on = value >= _BOUND_MIN - 3 and self._word(at + 1) in language.functions
+        if self._is_text(at + 1, ",") and self._word(at + 2) in language.persons and value >= _BOUND_MIN - 1:
+            # 15, female, at the start of a clause.
+            return at == 0 or found[at - 1].form is Form.BREAK
         if not self._is_closed(at) and not (goes_on and not is_measured(found, at, language)):
             return False
         if self._word(at - 1) in language.persons:

@@ -203,7 +203,9 @@ def _language(name: str, table: dict[str, Any], own: dict[str, int], shared: dic
         name=name,
         numbers=shared | own,
         own_numbers=frozenset(own),
-        ordinals={fold(word): i + 1 for i, word in enumerate(table.get("ordinals", "").split())},
+        ordinals={
+            fold(word): i + 1 for i, found in enumerate(table.get("ordinals", "").split()) for word in found.split("/")
+        },
         compounds=_compounds(own, units.stems + phrases("infant_units").stems),
         ands=single("and"),
         links=frozenset(map(fold, (*table["own_and"], *table["to"]))),

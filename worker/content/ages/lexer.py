@@ -52,7 +52,7 @@ _SCAN = re.compile(
     r"|(?P<SLASH>\d+\s?/\s?\d+)"
     r"|(?P<DECIMAL>\d+[.,]\d+)"
     r"|(?P<ORDINAL>\d+(?:st|nd|rd|th)(?![^\W_]))"
-    r"|(?P<number>\d+)"
+    r"|(?P<number>\d+)(?:-?ish(?![^\W_]))?"  # 15ish
     r"|(?P<sign>[^\w\s]+|_+|\n)"
 )
 _BREAKS = re.compile(r"[,;!?\n]|\.$")
@@ -62,7 +62,8 @@ def lex(folded: str) -> list[Token]:
     """The tokens of folded text, in order; white space is only between them."""
     found, end = [], 0
     for match in _SCAN.finditer(folded):
-        kind, text = match.lastgroup or "", match[0]
+        kind = match.lastgroup or ""
+        text = match[kind]
         found.append(_token(kind, text, _ends_here(folded, match.end()), glued=end == match.start() > 0))
         end = match.end()
     return found
