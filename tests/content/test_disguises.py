@@ -54,10 +54,36 @@ def test_any_text_of_numbers_and_signs_is_read_without_an_error(text: str) -> No
 
 
 LONG = [
-    "1 5 years a-b-c ", "c h i l ", "十", "!", "l1", "a", "1-", "1 to 2 to ", "12, ", "aged only just about ", "she is ",
-    "年齢は約", "a bottle of old wine of ", "twenty five ", "twenty", "y e a r s ", "30 and a half and a half ", "1/", "1:",
-    "under the age of ", "25, 26 or ", "열", "и ", "x-", "_", "- ", "f/", "30 sweet little ", "jane ",
-]  # fmt: skip
+    "1 5 years a-b-c ",
+    "c h i l ",
+    "十",
+    "!",
+    "l1",
+    "a",
+    "1-",
+    "1 to 2 to ",
+    "12, ",
+    "aged only just about ",
+    "she is ",
+    "年齢は約",
+    "a bottle of old wine of ",
+    "twenty five ",
+    "twenty",
+    "y e a r s ",
+    "30 and a half and a half ",
+    "1/",
+    "1:",
+    "under the age of ",
+    "25, 26 or ",
+    "열",
+    "и ",
+    "x-",
+    "_",
+    "- ",
+    "f/",
+    "30 sweet little ",
+    "jane ",
+]
 
 
 @pytest.mark.parametrize("piece", LONG)

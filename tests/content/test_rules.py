@@ -31,11 +31,33 @@ def test_the_message_does_not_repeat_the_prompt() -> None:
 @pytest.mark.parametrize(
     "form",
     [
-        "{} years old", "{}yo", "aged {}", "aged just {}", "age: {}", "she is only {}", "{} and a half years old",
-        "{} sweet years old", "{}½ years old", "{} ans", "âgée de {}", "{} лет", "лет {}", "ей всего {}", "{}歳", "{}岁",
-        "年龄约{}", "{}살", "나이는 {}", "{}-jährige", "im Alter von {}", "edad de {}", "età di {}", "idade de {}", "{}enne",
+        "{} years old",
+        "{}yo",
+        "aged {}",
+        "aged just {}",
+        "age: {}",
+        "she is only {}",
+        "{} and a half years old",
+        "{} sweet years old",
+        "{}½ years old",
+        "{} ans",
+        "âgée de {}",
+        "{} лет",
+        "лет {}",
+        "ей всего {}",
+        "{}歳",
+        "{}岁",
+        "年龄约{}",
+        "{}살",
+        "나이는 {}",
+        "{}-jährige",
+        "im Alter von {}",
+        "edad de {}",
+        "età di {}",
+        "idade de {}",
+        "{}enne",
     ],
-)  # fmt: skip
+)
 def test_an_age_is_refused_up_to_17_and_not_from_18(form: str) -> None:
     # Years below two are in words of months, and one is a word like any other: she is one.
     refused = [years for years in range(2, 100) if points_at_minor(fold(form.format(years)))]
@@ -43,11 +65,31 @@ def test_an_age_is_refused_up_to_17_and_not_from_18(form: str) -> None:
 
 
 SPELLINGS = [
-    "jane doe", "Jane  DOE", "janedoe", "JaneDoe", "jane-doe", "jane_doe", "jane.doe", "jane, doe", "jane\ndoe",
-    "j-a-n-e d-o-e", "j.a.n.e.d.o.e", "j a n e d o e", "j_a_n_e_d_o_e", "J*A*N*E D*O*E", "ja-ne d.oe", "j4n3 d03",
-    "jaaane doooe", "ｊａｎｅ ｄｏｅ", "jаnе dое", "j\u200bane\u00addoe", "#janedoe, portrait", "(janedoe:1.3)", "janedoe's hat",
+    "jane doe",
+    "Jane  DOE",
+    "janedoe",
+    "JaneDoe",
+    "jane-doe",
+    "jane_doe",
+    "jane.doe",
+    "jane, doe",
+    "jane\ndoe",
+    "j-a-n-e d-o-e",
+    "j.a.n.e.d.o.e",
+    "j a n e d o e",
+    "j_a_n_e_d_o_e",
+    "J*A*N*E D*O*E",
+    "ja-ne d.oe",
+    "j4n3 d03",
+    "jaaane doooe",
+    "ｊａｎｅ ｄｏｅ",
+    "jаnе dое",
+    "j\u200bane\u00addoe",
+    "#janedoe, portrait",
+    "(janedoe:1.3)",
+    "janedoe's hat",
     "portrait of jane doe, 4k",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("prompt", SPELLINGS)
@@ -61,10 +103,19 @@ def test_a_denied_phrase_is_found_in_every_spelling_and_at_every_level(tmp_path:
 @pytest.mark.parametrize(
     "prompt",
     [
-        "jane, for example, doe-eyed", "jane doesn't know", "mary jane doering", "ninjanedoering", "janedoes", "marijane doe s",
-        "jan edoe", "a doe and jane", "j. does", "Dijane Doerr", "j a n",
+        "jane, for example, doe-eyed",
+        "jane doesn't know",
+        "mary jane doering",
+        "ninjanedoering",
+        "janedoes",
+        "marijane doe s",
+        "jan edoe",
+        "a doe and jane",
+        "j. does",
+        "Dijane Doerr",
+        "j a n",
     ],
-)  # fmt: skip
+)
 def test_letters_of_a_denied_phrase_across_other_words_are_not_that_phrase(tmp_path: Path, prompt: str) -> None:
     check_content(prompt, 0, denied(tmp_path, "jane doe"))
 

@@ -181,7 +181,7 @@ def make_phrases(
 
 
 def written_together(phrases: Iterable[str]) -> Iterator[str]:
-    """`janedoe` for `jane doe`: phrases of several words as one word, but for those too short to be told from others."""
+    """`janedoe` for `jane doe`: phrases of several words as one, but for those too short to be told from others."""
     for phrase in phrases:
         words = tokens(fold(phrase))
         joined = "".join(words)

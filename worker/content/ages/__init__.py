@@ -1,7 +1,9 @@
 """Ages that a folded text states, in ten languages. Pure, but for reading the tables once.
 
-`lexer` makes tokens, `numbers` merges number words, `language` holds the table of a language, `grammar` and `counting`
-decide; Chinese, Japanese and Korean, which have no spaces between words, are read by `east_asian`.
+`lexer` makes tokens, `glued` splits words written together, `windows` keeps what is near numbers, `numbers` merges
+number words, `language` holds the table of a language; `grammar` decides, by the rules in `units`, `markers`,
+`sentences` and `beside`, with the questions in `text` and `counting`. Chinese, Japanese and Korean, which have no
+spaces between words, are read by `east_asian`.
 """
 
 from __future__ import annotations
@@ -11,10 +13,11 @@ from collections.abc import Sequence
 
 from worker.content.ages.east_asian import states_minor_age as east_asian_age
 from worker.content.ages.glued import split_glued
-from worker.content.ages.grammar import AgeReader
+from worker.content.ages.grammar import has_minor_age
 from worker.content.ages.language import languages
 from worker.content.ages.lexer import Token, lex
 from worker.content.ages.numbers import merge_numbers
+from worker.content.ages.text import Text
 from worker.content.ages.windows import near_numbers
 from worker.content.disguises import letters_for_signs, separators_as_spaces, spelled_out
 
@@ -46,7 +49,7 @@ def _states_minor_age(text: str) -> bool:
 def _states_minor_age_near(tokens: Sequence[Token]) -> bool:
     words = frozenset(token.text for token in tokens)
     return any(
-        AgeReader(merge_numbers(tokens, language.numbers, language.ands), language).states_minor_age()
+        has_minor_age(Text(merge_numbers(tokens, language.numbers, language.ands), language))
         for language in languages()
         if language.concerns(words)
     )
