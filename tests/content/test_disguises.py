@@ -18,7 +18,7 @@ from worker.content.rules import check_content, points_at_minor
 CAPTIONS = [caption for captions in REFUSED.values() for caption in captions]
 UNSEEN = [chr(code) for code in (0x200B, 0x200D, 0x2060, 0xFEFF, 0xAD, 0x300, 0x336, 0x489, 0xFE0F, 0xE0061)]
 WIDE = {code: code + 0xFEE0 for code in range(0x21, 0x7F) if chr(code).isalnum()}
-SEPARATORS = [" ", "  ", "-", "_", ".", "·", "*", "/", "|", "~", " - ", "\t", "\u00a0", "\u3000"]
+SEPARATORS = [" ", "  ", "-", "_", ".", "·", "*", "/", "|", "~", " - ", "\t", "\n", "\u00a0", "\u3000"]
 
 
 @given(st.sampled_from(CAPTIONS), st.data())

@@ -12,11 +12,11 @@ SINGLES = re.compile(r"(?<![^\W_])(?:[^\W_][\W_]{1,3}){2,}[^\W_](?![^\W_])")
 
 
 # Not between digits, where they make a range, a fraction or a ratio, and not in f/16.
-_SEPARATORS = re.compile(r"(?:[^\S\n]+|(?:(?<=\d)[-_.·•*/|~+=]+(?!\d)|(?<!\d)(?<!\bf)[-_.·•*/|~+=]+))+")
+_SEPARATORS = re.compile(r"(?:\s+|(?:(?<=\d)[-_.·•*/|~+=]+(?!\d)|(?<!\d)(?<!\bf)[-_.·•*/|~+=]+))+")
 
 
 def separators_as_spaces(folded: str) -> str:
-    """`fifteen_years-old` as `fifteen years old`, and every gap as one space."""
+    """`fifteen_years-old` as `fifteen years old`, and every gap, also of lines, as one space."""
     return _SEPARATORS.sub(" ", folded)
 
 

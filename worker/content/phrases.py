@@ -22,7 +22,7 @@ _REPEATED = re.compile(r"(.)\1{2,}")
 _HAN_KANA = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _HANGUL = "\uac00-\ud7a3"
 _EAST_ASIAN = re.compile(f"[{_HAN_KANA}{_HANGUL}]")
-_EAST_ASIAN_GAP = re.compile(rf"(?<=[{_HAN_KANA}])(?:[^\w,、，。;；\n]|_){{1,3}}(?=[{_HAN_KANA}])")
+_EAST_ASIAN_GAP = re.compile(rf"(?<=[{_HAN_KANA}])(?:[^\w,、，。;；]|_){{1,3}}(?=[{_HAN_KANA}])")
 
 # What may not stand before a word with this sign first: 二十代 are in their twenties, 女孩子 is said of women too.
 _BOUNDS = {"十": "一二三四五六七八九", "孩": "女男"}

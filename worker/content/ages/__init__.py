@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 
 from worker.content.ages.east_asian import states_minor_age as east_asian_age
-from worker.content.ages.glued import split_glued
+from worker.content.ages.glued import join_split, split_glued
 from worker.content.ages.grammar import has_minor_age
 from worker.content.ages.language import languages
 from worker.content.ages.lexer import Token, lex
@@ -33,15 +33,16 @@ _ZERO_FOR_O = re.compile(r"(?<=\dy)0(?![^\W_])")
 def states_minor_age(folded: str) -> bool:
     """Whether an age under 18 is stated anywhere in the text, also in disguise."""
     plain = _ZERO_FOR_O.sub("o", folded)
+    one_line = plain.replace("\n", " ")
     spaced = separators_as_spaces(plain)
-    texts = {plain, spaced, letters_for_signs(plain), letters_for_signs(spaced), spelled_out(plain)}
+    texts = {plain, spaced, letters_for_signs(plain), letters_for_signs(spaced), spelled_out(one_line)}
     return any(map(_states_minor_age, texts))
 
 
 def _states_minor_age(text: str) -> bool:
     if _SHORTHAND.search(text):
         return True
-    if any(map(_states_minor_age_near, near_numbers(split_glued(lex(text))))):
+    if any(map(_states_minor_age_near, near_numbers(join_split(split_glued(lex(text)))))):
         return True
     return not text.isascii() and east_asian_age(text)
 

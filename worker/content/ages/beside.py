@@ -65,7 +65,7 @@ def beside_person(text: Text, at: int) -> bool:
     sign = found[at - 1] if at else None
     if sign is None or text.word(at - 2) not in language.persons:
         return False
-    return sign.text in ("(", ",", "[") or (sign.text in (":", "-", "–", "—", ";", "/", "|") and value >= _CLOSED_MIN)
+    return sign.text in ("(", ",", "[", "{") or (sign.text in (":", "-", "–", "—", ";", "/", "|") and value >= _CLOSED_MIN)
 
 
 def _is_birthday_or_grade(text: Text, at: int, after: int, value: int) -> bool:
@@ -95,4 +95,4 @@ def _is_named(text: Text, at: int) -> bool:
     if not name or name in text.language.labels or text.is_number(at + 2) or at + 1 >= len(text.found):
         return False
     before, after = text.found[at - 1].text, text.found[at + 1].text
-    return (before == "," == after and bool(text.word(at + 2))) or (before == "(" and after.startswith(")"))
+    return (before == "," == after and bool(text.word(at + 2))) or (before in ("(", "[", "{") and after[0] in ")]}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
 
 from worker.content.ages.language import Language, languages
@@ -11,6 +11,8 @@ from worker.content.ages.lexer import Form, Token
 _LENGTH_MIN, _LENGTH_MAX = 5, 40
 _PIECE_MAX = 16
 _NUMBER_MIN = 3
+# Shorter words may be two that meet: on e.
+_SPLIT_MIN = 6
 _SHORT_UNITS = frozenset({"yo", "yr"})
 
 
@@ -24,6 +26,24 @@ def split_glued(found: Iterable[Token]) -> list[Token]:
         else:
             tokens.append(token)
     return tokens
+
+
+def join_split(found: Sequence[Token]) -> list[Token]:
+    """The tokens with number words and `years` whole again where one gap parts them: `fif teen ye ars`."""
+    tokens: list[Token] = []
+    for token in found:
+        last = tokens[-1] if tokens else None
+        if last is not None and last.form is token.form is Form.WORD and last.text + token.text in _split_words():
+            tokens[-1] = Token(last.text + token.text, Form.WORD, (), last.glued)
+        else:
+            tokens.append(token)
+    return tokens
+
+
+@cache
+def _split_words() -> frozenset[str]:
+    numbers = {word for language in languages() for word in language.own_numbers if len(word) >= _SPLIT_MIN}
+    return frozenset(numbers | {"year", "years"})
 
 
 @cache

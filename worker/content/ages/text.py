@@ -75,7 +75,7 @@ class Text:
         language, found = self.language, self.found
         first = self.first_of_list(at)
         listed = first < at and not is_counted(found, at, language, persons=True)
-        if listed and found[at - 1].text == "," and not self.is_closed(at):
+        if listed and found[at - 1].text == "," and not (self.is_closed(at) and found[at].form is Form.PLAIN):
             listed = False
         return (at, first) if listed else (at,)
 
@@ -85,6 +85,9 @@ class Text:
         end, commas = at + 1, False
         for _ in range(LIST_MAX):
             half = language.halves.end(found, end)
+            if half == end and end < len(found) and found[end].form is Form.SIGN:
+                # 15 & a half.
+                half = language.halves.end(found, end + 1) if language.halves.end(found, end + 1) > end + 1 else end
             if half > end:
                 end = half
             elif end < len(found) and found[end].form is Form.SLASH:
