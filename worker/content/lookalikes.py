@@ -29,12 +29,10 @@ CAPITALS = str.maketrans("ΗΝΥΜΖ", "hnymz")
 
 # Letters of the languages that the rules read: as they are, or as our own table says.
 _READ_AS_THEY_ARE = frozenset("абвгдежзийклмнопрстуфхцчшщъыьэюяёґєіїβγδεζηθκλμνξπρστυφχψωςαιο")
-# Chinese, Japanese and Korean: signs there that look like a Latin letter are not read as one (口, ㅣ, ー).
-_EAST_ASIAN = ((0x1100, 0x1200), (0x2E80, 0xABFF + 1), (0xAC00, 0xD7FF + 1), (0xF900, 0xFB00), (0xFF61, 0xFFE0))
-# The Latin, Cherokee and Lisu blocks lie inside the span above.
-_NOT_EAST_ASIAN = ((0xA4D0, 0xA500), (0xA640, 0xA6A0), (0xA720, 0xA800), (0xAB30, 0xABC0))
-_LAST = 0x1FBFF
-
+# Where letters stand, but for Chinese, Japanese and Korean, where 口, ㅣ and ー are no Latin letters.
+_LETTERS = (
+    (0x80, 0x1100), (0x1200, 0x2E80), (0xA4D0, 0xA960), (0xAB30, 0xABC0), (0x10000, 0x12000), (0x16F00, 0x16FA0),
+)  # fmt: skip
 
 # Alphabets of stylised letters that NFKC leaves as they are; their names end in the letter.
 _STYLISED = re.compile(r"(?:LATIN|SYMBOL) (?:SMALL |CAPITAL )?LETTER (?:[A-Z]+ )*?([A-Z])(?: WITH .+)?$")
@@ -62,7 +60,7 @@ def stylised() -> dict[int, str]:
 
 def confusables() -> dict[int, str]:
     """Every letter that UTS #39 takes for a Latin one, with that in lower case; languages of the rules excepted."""
-    others = {chr(code) for code in range(0x80, _LAST + 1) if _is_candidate(code)}
+    others = {chr(code) for first, end in _LETTERS for code in range(first, end) if _is_candidate(chr(code))}
     table: dict[str, set[str]] = Homoglyphs.get_table(others | set(ascii_letters))
     found = {}
     for sign in others & table.keys():
@@ -73,12 +71,5 @@ def confusables() -> dict[int, str]:
     return found
 
 
-def _is_candidate(code: int) -> bool:
-    sign = chr(code)
-    if unicodedata.category(sign)[0] not in "LN" or sign.lower() in _READ_AS_THEY_ARE:
-        return False
-    return not _within(code, _EAST_ASIAN) or _within(code, _NOT_EAST_ASIAN)
-
-
-def _within(code: int, spans: tuple[tuple[int, int], ...]) -> bool:
-    return any(first <= code < end for first, end in spans)
+def _is_candidate(sign: str) -> bool:
+    return unicodedata.category(sign)[0] in "LN" and sign.lower() not in _READ_AS_THEY_ARE

@@ -65,7 +65,9 @@ def beside_person(text: Text, at: int) -> bool:
     sign = found[at - 1] if at else None
     if sign is None or text.word(at - 2) not in language.persons:
         return False
-    return sign.text in ("(", ",", "[", "{") or (sign.text in (":", "-", "–", "—", ";", "/", "|") and value >= _CLOSED_MIN)
+    return sign.text in ("(", ",", "[", "{") or (
+        sign.text in (":", "-", "–", "—", ";", "/", "|") and value >= _CLOSED_MIN
+    )
 
 
 def _is_birthday_or_grade(text: Text, at: int, after: int, value: int) -> bool:

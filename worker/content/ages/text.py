@@ -21,6 +21,7 @@ class Text:
     def __init__(self, found: Sequence[Token], language: Language) -> None:
         self.found = found
         self.language = language
+        self._ends: dict[int, int] = {}
 
     def word(self, at: int) -> str:
         if 0 <= at < len(self.found) and self.found[at].form is Form.WORD:
@@ -81,6 +82,11 @@ class Text:
 
     def after_number(self, at: int) -> int:
         """Where the unit of the number at `at` would begin: after halves, further numbers and closed words."""
+        if at not in self._ends:
+            self._ends[at] = self._find_end(at)
+        return self._ends[at]
+
+    def _find_end(self, at: int) -> int:
         language, found = self.language, self.found
         end, commas = at + 1, False
         for _ in range(LIST_MAX):
