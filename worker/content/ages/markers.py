@@ -37,7 +37,7 @@ def _marker_before(text: Text, at: int, start: int) -> bool:
 def _is_era(text: Text, begin: int, end: int, at: int) -> bool:
     """Dragon Age 2, Middle Ages 12: of one word, and no person next to the number."""
     is_era = end - begin == 1 and begin > 0 and text.found[begin - 1].text in text.language.eras
-    return is_era and text.word(at + 1) not in text.language.persons
+    return is_era and not {text.word(at + 1), text.word(at + 2)} & text.language.persons
 
 
 def _is_other(text: Text, at: int) -> bool:
