@@ -24,7 +24,9 @@ _FRACTION = re.compile("[¼-¾⅐-⅟↉]")
 _SLASHES = str.maketrans("⁄∕", "//")
 
 # They carry meaning: kana have their voicing marks, and niña is a child where Nina is a name.
-_KEPT_MARKS = frozenset("\u3099\u309a")
+_TILDE = "\u0303"
+_KEPT_MARKS = frozenset({"\u3099", "\u309a", _TILDE})
+_MARKS = ("Mn", "Me")
 
 
 _LETTERS = stylised() | BY_HAND
@@ -39,7 +41,6 @@ def fold(text: str) -> str:
     text = _FRACTION.sub(r" \g<0>", text.translate(_FINAL_SIGMA))
     text = _UNSEEN.sub("", unicodedata.normalize("NFKC", text)).translate(_SLASHES)
     text = text.translate(_AS_WRITTEN).casefold()
-    text = unicodedata.normalize("NFC", text).replace("niñ", "ninh")
-    parts = unicodedata.normalize("NFD", text)
-    text = "".join(c for c in parts if c in _KEPT_MARKS or unicodedata.category(c) not in ("Mn", "Me"))
+    parts = (c for c in unicodedata.normalize("NFD", text) if c in _KEPT_MARKS or unicodedata.category(c) not in _MARKS)
+    text = "".join(parts).replace(f"nin{_TILDE}", "ninh").replace(_TILDE, "")
     return unicodedata.normalize("NFC", text).translate(_LETTERS)
