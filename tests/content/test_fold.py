@@ -36,7 +36,7 @@ def test_confusables_of_unicode_are_read_as_the_letters_they_look_like() -> None
 
 
 def test_the_hand_made_table_keeps_what_unicode_has_no_opinion_on() -> None:
-    """UTS #39 covers 59 of its 71 letters; these are the others, which look alike enough to a person."""
+    """UTS #39 covers 55 of its 67 letters; these are the others, which look alike enough to a person."""
     signs = {chr(code) for code in BY_HAND}
     table = Homoglyphs.get_table(
         signs | {sign.upper() for sign in signs if len(sign.upper()) == 1} | set(ascii_letters)
