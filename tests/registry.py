@@ -134,7 +134,7 @@ _ROUTES = (
 def _content(body: dict[str, Any]) -> dict[str, Any]:
     try:
         text = json.dumps(json.loads(body["schema"]))  # whitespace makes no other schema
-    except ValueError:
+    except (ValueError, RecursionError):
         text = body["schema"]
     return {
         "schema": text,

@@ -14,7 +14,8 @@ from tests.events.strategies import events
 from tests.registry import RegistryServer
 from worker.errors import UndecodableError
 from worker.events.codec import EventCodec
-from worker.events.confluent import ConfluentCodec, Registry
+from worker.events.confluent import ConfluentCodec
+from worker.events.registry import Registry
 from worker.events.schemas import current, parse
 from worker.events.single_object import MARKER, SingleObjectCodec
 from worker.events.types import EVENT_TYPES, Event, GenerationRequest

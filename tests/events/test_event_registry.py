@@ -18,7 +18,8 @@ from tests.events.strategies import events, sample
 from tests.registry import RegistryServer
 from worker.errors import RegistryUnavailable, UndecodableError
 from worker.events.codec import make_codec
-from worker.events.confluent import ConfluentCodec, Registry
+from worker.events.confluent import ConfluentCodec
+from worker.events.registry import Registry
 from worker.events.schemas import current
 from worker.events.single_object import SingleObjectCodec
 from worker.events.types import (
