@@ -118,9 +118,9 @@ class _Parser:
             case str():
                 return Primitive(_PRIMITIVES[tree]) if tree in _PRIMITIVES else self._named(tree, namespace)
             case list():
-                return self._union(tree, namespace, depth + 1)
+                return self._union(tree, namespace, depth)
             case dict() if isinstance(tree.get("type"), str):
-                return self._declared(tree["type"], tree, namespace, depth + 1)
+                return self._declared(tree["type"], tree, namespace, depth)
             case dict() if "type" in tree:
                 return self.type(tree["type"], namespace, depth + 1)
             case _:
@@ -134,7 +134,7 @@ class _Parser:
         return found
 
     def _union(self, tree: list[object], namespace: str, depth: int) -> Union:
-        branches = tuple(self.type(branch, namespace, depth) for branch in tree)
+        branches = tuple(self.type(branch, namespace, depth + 1) for branch in tree)
         if any(isinstance(branch, Union) for branch in branches):
             raise AvroError("a union directly within a union")
         return Union(branches)
@@ -156,9 +156,9 @@ class _Parser:
                 name, _ = _full_name(tree, namespace)
                 return self._define(Fixed(name, size))
             case "array":
-                return Array(self.type(tree.get("items"), namespace, depth))
+                return Array(self.type(tree.get("items"), namespace, depth + 1))
             case "map":
-                return Map(self.type(tree.get("values"), namespace, depth))
+                return Map(self.type(tree.get("values"), namespace, depth + 1))
             case _ if kind in _PRIMITIVES:
                 logical = tree.get("logicalType")
                 return Primitive(_PRIMITIVES[kind], logical if isinstance(logical, str) else None)

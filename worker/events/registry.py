@@ -59,9 +59,12 @@ class Registry(SchemaRegistryClient):
 
     def register_schema_full_response(self, *args: Any, **kwargs: Any) -> RegisteredSchema:
         try:
-            return _ask(super().register_schema_full_response, *args, **kwargs)
+            found = _ask(super().register_schema_full_response, *args, **kwargs)
         except SchemaNotFound as error:
             raise RegistryUnavailable(f"the schema registry refuses: {error}") from error
+        if type(found.schema_id) is not int:
+            raise self._no_answer()
+        return found
 
     def writer(self, key: SchemaKey) -> Writer:
         """The writer's schema, ready to read with.
@@ -77,7 +80,7 @@ class Registry(SchemaRegistryClient):
         try:
             names: Names = {}
             self._add_references(found, names, set())
-            return Writer(_text(found), names)
+            return Writer(self._text(found), names)
         except AvroError as error:
             raise UndecodableError(f"the writer's schema {key} is unusable: {error}") from error
 
@@ -105,14 +108,17 @@ class Registry(SchemaRegistryClient):
             seen.add((subject, version))
             found = _ask(self.get_version, subject, version, deleted=True).schema
             self._add_references(found, names, seen)
-            parse_type(_text(found), names)
+            parse_type(self._text(found), names)
 
+    def _text(self, schema: RegistrySchema) -> str:
+        if not isinstance(schema.schema_str, str):
+            raise self._no_answer()
+        return schema.schema_str
 
-def _text(schema: RegistrySchema) -> str:
-    # A page of something else than a registry may be JSON, too.
-    if not isinstance(schema.schema_str, str):
-        raise RegistryUnavailable("the schema registry's answer holds no schema")
-    return schema.schema_str
+    def _no_answer(self) -> RegistryUnavailable:
+        """What is not a registry may answer with JSON, too, and the client remembers it like a schema."""
+        self.clear_caches()  # type: ignore[no-untyped-call]  # confluent-kafka's own
+        return RegistryUnavailable("the schema registry's answer holds no schema")
 
 
 def _ask(call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:

@@ -100,6 +100,11 @@ class SchemaLookup:
                 raise UndecodableError(entry.refused)
             raise RegistryUnavailable(entry.trouble)
 
+    def settle(self, timeout_s: float) -> bool:
+        """Wait until nothing is under way; whether it came to that."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not any(e.is_asked for e in self._entries.values()), timeout_s)
+
     def close(self) -> None:
         """End the thread as soon as its request ends; nothing waits for that."""
         self._asked.put(None)

@@ -270,7 +270,10 @@ def _symbol(cls: type[Enum], value: Any) -> Enum:
 
 def _instant(value: Any) -> datetime:
     if type(value) is int:
-        return _from_millis(value)
+        try:
+            return _from_millis(value)
+        except OverflowError:
+            raise ValueError(f"{value} ms since 1970 is in none of the years 1 to 9999") from None
     moment: datetime = _exactly(datetime, value)
     if moment.tzinfo is None:
         raise ValueError("a time without a timezone")
