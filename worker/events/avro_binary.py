@@ -13,8 +13,8 @@ from collections.abc import Iterator
 
 # Containers within containers; a level costs a few Python frames, of which there are a thousand.
 MAX_DEPTH = 64
-# Items, fields of records and branches of unions; a step takes about half a microsecond.
-MAX_STEPS = 500_000
+# Items of arrays and maps, and fields of records; a step takes some microseconds at most.
+MAX_STEPS = 100_000
 
 _MAX_VARINT_BYTES = 10
 

@@ -31,7 +31,7 @@ from worker.events.avro_schema import (
 Read: TypeAlias = Callable[[BinaryReader], Any]
 
 # Of an array or map that is kept: an item takes far more memory than the byte that it may come from.
-MAX_ITEMS = 10_000
+MAX_ITEMS = 1_000
 
 _TIMESTAMP = "timestamp-millis"
 _UNITS_PER_MILLI = {_TIMESTAMP: 1, "timestamp-micros": 1_000, "timestamp-nanos": 1_000_000}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from io import BytesIO
 from typing import TypeAlias
 
@@ -30,8 +31,8 @@ class SingleObjectCodec:
     """
 
     def __init__(self, extra_schemas: Iterable[str] = ()) -> None:
-        known = (*map(parse, extra_schemas), *released(), *current().values())
-        self._writers = {schema.fingerprint: Writer(schema.text) for schema in known}
+        extra = {schema.fingerprint: Writer(schema.text) for schema in map(parse, extra_schemas)}
+        self._writers = extra | _own_writers()
 
     def encode(self, event: Event, *, topic: str) -> tuple[bytes, Framing]:  # noqa: ARG002 - the protocol's
         schema = current()[type(event)]
@@ -61,6 +62,11 @@ class SingleObjectCodec:
         if writer is None:
             raise UndecodableError(f"unknown schema fingerprint {fingerprint.hex() or 'none'}: is the writer newer?")
         return writer
+
+
+@cache
+def _own_writers() -> dict[bytes, Writer]:
+    return {schema.fingerprint: Writer(schema.text) for schema in (*released(), *current().values())}
 
 
 def present(data: bytes | None) -> bytes:
