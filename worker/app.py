@@ -67,7 +67,7 @@ def build(
     journal = Journal(spans)
     topics = Topics(settings.kafka_topic_prefix)
     ledger = Ledger()
-    codec = make_codec(settings)
+    codec = make_codec(settings, waits=False)
     consumer = Consumer(kafka_config.consumer_config(settings))
     errands = Errands(consumer, Consumer(kafka_config.outsider_config(settings)))
 
