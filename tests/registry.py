@@ -159,7 +159,7 @@ def _content(body: dict[str, Any]) -> dict[str, Any]:
         "schema": text,
         "schemaType": body.get("schemaType", "AVRO"),
         "references": body.get("references") or [],
-    }
+    } | ({"ruleSet": body["ruleSet"]} if "ruleSet" in body else {})
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -18,6 +18,7 @@ from tests.events.newer import newer_request_body, newer_request_schema
 from tests.events.strategies import events, sample
 from tests.registry import RegistryServer
 from worker.errors import RegistryUnavailable, UndecodableError
+from worker.events.avro_schema import MAX_SCHEMA_CHARS
 from worker.events.codec import make_codec
 from worker.events.confluent import ConfluentCodec
 from worker.events.registry import Registry, SchemaKey
@@ -274,6 +275,14 @@ def test_a_registry_that_hangs_does_not_hold_up_who_must_not_wait() -> None:
             assert decode(codec, single) == REQUEST
 
 
+def test_the_workers_codec_does_not_wait_for_the_registry() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        found = Settings(_env_file=None, schema_registry_url=url)
+        with closing(make_codec(found, waits=False)) as codec, pytest.raises(RegistryUnavailable, match="is being"):
+            decode(codec, framed(1, BODY))
+
+
 @pytest.mark.parametrize("version", [2, None])
 def test_a_reference_that_is_not_there_is_undecodable(
     server: RegistryServer, codec: ConfluentCodec, version: int | None
@@ -293,6 +302,33 @@ def test_references_without_end_are_not_followed(server: RegistryServer, codec: 
     first = {"name": "F", "subject": "s0", "version": 1}
     schema_id, _ = server.add(SUBJECT, current()[GenerationRequest].text, references=[first])
     with pytest.raises(UndecodableError, match="more than 100 schemas"):
+        decode(codec, framed(schema_id, BODY))
+
+
+def test_references_are_bounded_together(server: RegistryServer, codec: ConfluentCodec) -> None:
+    references = []
+    for number in range(3):
+        doc = "x" * (MAX_SCHEMA_CHARS // 3)
+        server.add(f"s{number}", json.dumps({"type": "fixed", "name": f"F{number}", "size": 1, "doc": doc}))
+        references.append({"name": f"F{number}", "subject": f"s{number}", "version": 1})
+    schema_id, _ = server.add(SUBJECT, current()[GenerationRequest].text, references=references)
+    with pytest.raises(UndecodableError, match=f"more than {MAX_SCHEMA_CHARS} characters"):
+        decode(codec, framed(schema_id, BODY))
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_read"),
+    [({}, False), ({"mode": "WRITE"}, True), ({"kind": "CONDITION"}, True), ({"disabled": True}, True)],
+)
+def test_a_schema_whose_fields_are_encrypted_is_not_read_as_if_they_were_not(
+    server: RegistryServer, codec: ConfluentCodec, changes: dict[str, Any], is_read: bool
+) -> None:
+    rule = {"name": "pii", "kind": "TRANSFORM", "mode": "WRITEREAD", "type": "ENCRYPT", "disabled": False} | changes
+    schema_id, _ = server.add(SUBJECT, current()[GenerationRequest].text, ruleSet={"domainRules": [rule]})
+    if is_read:
+        assert decode(codec, framed(schema_id, BODY)) == REQUEST
+        return
+    with pytest.raises(UndecodableError, match="the rule pii \\(ENCRYPT\\), which this service does not undo"):
         decode(codec, framed(schema_id, BODY))
 
 

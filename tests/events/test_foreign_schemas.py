@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import traceback
 from datetime import UTC, datetime
 from typing import Any
 
@@ -331,6 +332,19 @@ def test_a_reason_is_one_printable_line_of_bounded_length() -> None:
         Writer(json.dumps(tree)).read(b"\x00", 0, GenerationRequest)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) == 500
+
+
+def test_a_schema_that_never_matches_holds_on_to_no_record() -> None:
+    writer = Writer(json.dumps(schema(user_id="string")))
+    depths = []
+    for _ in range(3):
+        with pytest.raises(UndecodableError) as caught:
+            writer.read(b"\x00", 0, GenerationRequest)
+        depths.append(
+            len(list(traceback.walk_tb(caught.value.__cause__.__traceback__))) if caught.value.__cause__ else 0
+        )
+    # An exception that is raised again keeps each of its tracebacks, and the records in them.
+    assert depths == [1, 1, 1]
 
 
 def test_a_cancellation_is_read_by_the_same_rules() -> None:

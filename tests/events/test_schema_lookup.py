@@ -10,7 +10,15 @@ import pytest
 
 from worker.errors import RegistryUnavailable, UndecodableError
 from worker.events.registry import SchemaKey, SchemaNotFound
-from worker.events.schema_lookup import COMMAND, MAX_SCHEMAS, POLL_THREAD, REFUSED_S, Patience, SchemaLookup
+from worker.events.schema_lookup import (
+    COMMAND,
+    MAX_SCHEMAS,
+    POLL_THREAD,
+    REFUSED_S,
+    UNWANTED_S,
+    Patience,
+    SchemaLookup,
+)
 from worker.events.writers import Writer
 
 WRITER = Writer(
@@ -215,3 +223,17 @@ def test_a_flood_of_ids_is_bounded_and_forgets_none_under_way(desk: Desk, lookup
     assert all(lookup.get(key) is WRITER for key in [newcomer, *keys[1:]])
     assert "is being fetched" in refusal(lookup, keys[0])
     let_answer(desk, lookup)
+
+
+def test_ids_that_nobody_asks_for_any_more_make_room(desk: Desk, lookup: SchemaLookup) -> None:
+    desk.fails(RegistryUnavailable("down"))
+    for number in range(MAX_SCHEMAS):
+        refusal(lookup, KEY._replace(id=number))
+    let_answer(desk, lookup, MAX_SCHEMAS)
+    newcomer = KEY._replace(id=MAX_SCHEMAS)
+    assert "are being looked up already" in refusal(lookup, newcomer)
+    desk.now += UNWANTED_S + 1
+    desk.answer = lambda: WRITER
+    refusal(lookup, newcomer)
+    let_answer(desk, lookup)
+    assert lookup.get(newcomer) is WRITER

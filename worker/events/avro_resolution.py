@@ -79,7 +79,7 @@ class Resolver:
     """
 
     def __init__(self) -> None:
-        self._reads: dict[tuple[Record, Record], Read | AvroError] = {}
+        self._reads: dict[tuple[Record, Record], Read | str] = {}
         self._skips: dict[Record, list[Read]] = {}
 
     def resolve(self, writer: Type, reader: Type) -> Read:
@@ -152,10 +152,10 @@ class Resolver:
             try:
                 self._reads[key] = self._resolve_record(writer, reader)
             except AvroError as error:
-                self._reads[key] = error
+                self._reads[key] = str(error)
         found = self._reads[key]
-        if isinstance(found, AvroError):
-            raise found
+        if isinstance(found, str):
+            raise AvroError(found)
         return found
 
     def _resolve_record(self, writer: Record, reader: Record) -> Read:

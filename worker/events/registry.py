@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
-from confluent_kafka.schema_registry import RegisteredSchema, SchemaRegistryClient, SchemaRegistryError
+from confluent_kafka.schema_registry import (
+    RegisteredSchema,
+    RuleKind,
+    RuleMode,
+    SchemaRegistryClient,
+    SchemaRegistryError,
+)
 from confluent_kafka.schema_registry import Schema as RegistrySchema
 
 from worker.errors import RegistryUnavailable, UndecodableError
 from worker.events.avro_binary import AvroError
-from worker.events.avro_schema import Names, parse_type
+from worker.events.avro_schema import MAX_SCHEMA_CHARS, Names, parse_type
 from worker.events.writers import Writer
 
 # The caller retries, so the client gives up soon.
@@ -21,6 +27,7 @@ _RETRY_WAIT_MS = 100
 _NOT_FOUND = {40401, 40402, 40403}
 _FORBIDDEN = 403
 _MAX_REFERENCES = 100
+_MAX_REASON = 300
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -77,10 +84,15 @@ class Registry(SchemaRegistryClient):
         found = self._find(key)
         if found.schema_type not in (None, "AVRO"):
             raise UndecodableError(f"the writer's schema {key} is {found.schema_type}, not Avro")
+        rule = _unread_rule(found)
+        if rule is not None:
+            raise UndecodableError(f"the writer's schema {key} has the rule {rule}, which this service does not undo")
         try:
             names: Names = {}
-            self._add_references(found, names, set())
-            return Writer(self._text(found), names)
+            *references, text = self._texts(found, set())
+            for reference in references:
+                parse_type(reference, names)
+            return Writer(text, names)
         except AvroError as error:
             raise UndecodableError(f"the writer's schema {key} is unusable: {error}") from error
 
@@ -96,7 +108,9 @@ class Registry(SchemaRegistryClient):
                 raise
             return _ask(self.get_schema, key.id, key.subject)
 
-    def _add_references(self, schema: RegistrySchema, names: Names, seen: set[tuple[str, int]]) -> None:
+    def _texts(self, schema: RegistrySchema, seen: set[tuple[str, int]]) -> list[str]:
+        """The schema's text after those that it refers to."""
+        texts = []
         for reference in schema.references or ():
             subject, version = reference.subject, reference.version
             if subject is None or version is None:
@@ -106,9 +120,11 @@ class Registry(SchemaRegistryClient):
             if len(seen) >= _MAX_REFERENCES:
                 raise AvroError(f"it refers to more than {_MAX_REFERENCES} schemas")
             seen.add((subject, version))
-            found = _ask(self.get_version, subject, version, deleted=True).schema
-            self._add_references(found, names, seen)
-            parse_type(self._text(found), names)
+            texts += self._texts(_ask(self.get_version, subject, version, deleted=True).schema, seen)
+        texts.append(self._text(schema))
+        if sum(map(len, texts)) > MAX_SCHEMA_CHARS:
+            raise AvroError(f"with what it refers to it has more than {MAX_SCHEMA_CHARS} characters")
+        return texts
 
     def _text(self, schema: RegistrySchema) -> str:
         if not isinstance(schema.schema_str, str):
@@ -121,6 +137,16 @@ class Registry(SchemaRegistryClient):
         return RegistryUnavailable("the schema registry's answer holds no schema")
 
 
+def _unread_rule(schema: RegistrySchema) -> str | None:
+    """A rule of the schema, such as encryption, by which the bytes are not what the schema says."""
+    rules = schema.rule_set
+    for rule in () if rules is None else (*(rules.domain_rules or ()), *(rules.encoding_rules or ())):
+        counts = rule.mode in (RuleMode.READ, RuleMode.WRITEREAD) and not rule.disabled
+        if counts and rule.kind is not RuleKind.CONDITION:
+            return f"{rule.name} ({rule.type})"
+    return None
+
+
 def _ask(call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
     try:
         return call(*args, **kwargs)
@@ -128,8 +154,8 @@ def _ask(call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         if error.error_code in _NOT_FOUND:
             raise SchemaNotFound(str(error)) from error
         kind = _Forbidden if error.http_status_code == _FORBIDDEN else RegistryUnavailable
-        raise kind(f"the schema registry refuses: {error}") from error
+        raise kind(f"the schema registry refuses: {str(error)[:_MAX_REASON]}") from error
     except Exception as error:
         # The client lets through what its HTTP library raises, which may be httpx or httpx2.
         name = type(error).__name__
-        raise RegistryUnavailable(f"no answer from the schema registry: {name}: {error}") from error
+        raise RegistryUnavailable(f"no answer from the schema registry: {name}: {str(error)[:_MAX_REASON]}") from error

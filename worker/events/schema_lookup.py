@@ -16,6 +16,8 @@ from worker.events.writers import Writer
 MAX_SCHEMAS = 1_000
 # After this a schema that was unknown or unusable is asked for again.
 REFUSED_S = 60.0
+# Whoever holds a record asks again about once a second; a partition that was revoked took its records along.
+UNWANTED_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +54,12 @@ class _Entry:
     due: float = 0.0
     pause_s: float = 0.0
     is_asked: bool = False
+    wanted_at: float = 0.0
 
-    @property
-    def is_settled(self) -> bool:
-        return not self.is_asked and (self.writer is not None or self.refused is not None)
+    def is_spare(self, now: float) -> bool:
+        """Whether it may be forgotten: it is settled, or whoever wanted it asks no more."""
+        is_settled = self.writer is not None or self.refused is not None
+        return not self.is_asked and (is_settled or now - self.wanted_at > UNWANTED_S)
 
 
 class SchemaLookup:
@@ -116,11 +120,13 @@ class SchemaLookup:
                 self._make_room()
             found = self._entries[key] = _Entry(pause_s=self._patience.pause_s)
         self._entries.move_to_end(key)
+        found.wanted_at = self._clock()
         return found
 
     def _make_room(self) -> None:
-        """Forget the settled schema that was asked for longest ago; those under way keep their place."""
-        oldest = next((key for key, entry in self._entries.items() if entry.is_settled), None)
+        """Forget the spare entry that was wanted longest ago; those under way keep their place."""
+        now = self._clock()
+        oldest = next((key for key, entry in self._entries.items() if entry.is_spare(now)), None)
         if oldest is None:
             raise RegistryUnavailable(f"{MAX_SCHEMAS} schema ids are being looked up already")
         del self._entries[oldest]

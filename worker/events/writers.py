@@ -46,8 +46,8 @@ class Writer:
             raise UndecodableError(f"a {self.name}, where a {expected.__name__} was expected")
         reader = BinaryReader(data, start)
         try:
-            if isinstance(self._read, AvroError):
-                raise self._read
+            if isinstance(self._read, str):
+                raise AvroError(self._read)
             event = from_record(expected, self._read(reader))
         except (AvroError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise UndecodableError(f"not a valid {self.name}: {error}") from error
@@ -55,16 +55,16 @@ class Writer:
             raise UndecodableError(f"{reader.rest} bytes follow the record")
         return event
 
-    def _resolved(self, record: Record) -> Read | AvroError:
+    def _resolved(self, record: Record) -> Read | str:
         """What reads the record as our event of that name; why there is none."""
         if self.name not in BY_NAME:
-            return AvroError("none of this service's events")
+            return "none of this service's events"
         try:
             return Resolver().resolve(record, _readers()[self.name])
         except AvroError as error:
-            return error
+            return str(error)
         except RecursionError:
-            return AvroError("its types refer to each other too deeply")
+            return "its types refer to each other too deeply"
 
 
 @cache
