@@ -158,6 +158,7 @@ def test_the_mutator_can_find_a_hole() -> None:
     assert any(not SAFE_KEY.fullmatch(f"generated/{r.girl_id}/{r.job_id}.jpg") for r in decoded)
 
 
+RELAXED = hypothesis.settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 IN_ORDER = GenerationRequest(job_id="a", girl_id="b", user_id=1, prompt="c")
 
 
@@ -166,7 +167,9 @@ def test_what_foreign_writers_send_has_one_outcome_each() -> None:
     limits = Settings(_env_file=None)
 
     # Valid numbers would take too much luck, so the request that comes of them is in order from time to time.
-    @hypothesis.settings(max_examples=300, phases=[Phase.generate], suppress_health_check=[HealthCheck.too_slow])
+    @hypothesis.settings(
+        max_examples=300, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.too_slow]
+    )
     @given(foreign(GenerationRequest), st.booleans())
     def send(writer: Foreign, is_in_order: bool) -> None:
         def decode() -> GenerationRequest:

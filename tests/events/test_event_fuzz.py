@@ -123,7 +123,7 @@ TIMES = {"requested_at", "expires_at"}
 
 
 @pytest.mark.parametrize("cls", INPUTS)
-@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_a_foreign_writers_records_are_read_as_other_libraries_read_them(cls: type[Event], data: st.DataObject) -> None:
     writer = data.draw(foreign(cls))
@@ -142,7 +142,7 @@ def test_a_foreign_writers_records_are_read_as_other_libraries_read_them(cls: ty
             assert any(word in reasons[0] for word in ("instant is expected", "of the years 1 to 9999")), reasons
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(foreigners, st.data())
 def test_a_foreign_writers_broken_records(found: tuple[type[Event], Foreign], draw: st.DataObject) -> None:
     cls, writer = found
@@ -150,7 +150,7 @@ def test_a_foreign_writers_broken_records(found: tuple[type[Event], Foreign], dr
     read(partial(Writer(writer.text).read, data, 0, cls))
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(foreign(GenerationRequest), st.data())
 def test_a_schema_with_a_part_replaced_is_read_or_refused(writer: Foreign, draw: st.DataObject) -> None:
     tree = json.loads(writer.text)

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 from worker.events.avro_binary import AvroError
 
-MAX_SCHEMA_CHARS = 1_000_000
+MAX_SCHEMA_CHARS = 250_000
 MAX_SCHEMA_DEPTH = 64
 
 PrimitiveKind: TypeAlias = Literal["null", "boolean", "int", "long", "float", "double", "bytes", "string"]

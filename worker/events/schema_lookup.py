@@ -93,8 +93,9 @@ class SchemaLookup:
         with self._changed:
             entry = self._entry(key)
             if entry.writer is None and self._clock() >= entry.due and not entry.is_asked:
+                queue = self._start()
                 entry.is_asked = True
-                self._start().put(key)
+                queue.put(key)
             if entry.is_asked:
                 self._changed.wait_for(lambda: not entry.is_asked, self._patience.wait_s)
             if entry.writer is not None:
