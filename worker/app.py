@@ -77,7 +77,7 @@ def build(
     """Wire a worker. The simulation calls this too, with connections and threads of its own."""
     topics = Topics(settings.kafka_topic_prefix)
     ledger = Ledger()
-    codec = make_codec(settings)
+    codec = make_codec(settings, waits=False)
     consumer = connections.member()
     proxy = ConsumerProxy(consumer, connections.offsets_reader(), threads)
     retry_queue = RetryQueue(threads.monotonic)

@@ -41,6 +41,7 @@ class ErrorCode(StrEnum):
         return self in _RETRYABLE
 
 
+_MAX_REASON = 500
 _RETRYABLE = frozenset({ErrorCode.EXPIRED, ErrorCode.OUT_OF_MEMORY, ErrorCode.INTERNAL})
 
 
@@ -79,7 +80,14 @@ class RequestRejected(WorkerError):
 
 
 class UndecodableError(WorkerError):
-    """Bytes that are not an event of the expected type; the message says why."""
+    """Bytes that are not an event of the expected type; the message says why.
+
+    Reasons quote schemas and bytes of strangers, so the message is made one printable line of bounded length.
+    """
+
+    def __init__(self, reason: str) -> None:
+        line = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in reason[:_MAX_REASON])
+        super().__init__(line if len(reason) <= _MAX_REASON else f"{line[:-1]}…")
 
 
 class StoreUnavailable(WorkerError):

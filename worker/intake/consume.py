@@ -33,7 +33,8 @@ _log = structlog.get_logger()
 
 COMMITTED_TIMEOUT_S = 10.0
 _COMMITTED_TRIES = 12
-_REGISTRY_PAUSE_S = 1.0
+# A writer's schema is fetched within milliseconds where the registry answers.
+_REGISTRY_PAUSE_S = 0.1
 # A paused partition goes on at this share of its limit, so that it does not flap (librdkafka#2052).
 _RESUME_SHARE = 0.5
 
