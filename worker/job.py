@@ -37,6 +37,15 @@ SCHEDULERS = (
 )
 
 
+# torch's CPU generator, from which all noise is drawn, looks at the low 32 bits of a seed.
+SEED_MODULUS = 2**32
+
+
+def effective_seed(seed: int) -> int:
+    """What counts of a seed: 7 and 7 + 2^32 give the same noise on the CPU, and would not on a CUDA generator."""
+    return seed % SEED_MODULUS
+
+
 class Lane(IntEnum):
     """How urgent a request is. The topic that it arrives on decides, and the lowest value goes first."""
 
@@ -76,9 +85,10 @@ class AppliedProfile:
 class Job:
     """A validated request with every open choice made. Times are seconds since the epoch.
 
-    `seed` is the request's own or derived from `job_id`; `prompt` and `negative_prompt` are composed with the
-    profile's; `loras` holds (name, weight) with the profile's and the default LoRA filled in; `headers`
-    holds what is passed through to results; `checkpoint` is what another worker had of it (`engine/checkpoint.py`).
+    `seed` is what counts of the request's own (`effective_seed`), or derived from `job_id`; `prompt` and
+    `negative_prompt` are composed with the profile's; `loras` holds (name, weight) with the profile's and the default
+    LoRA filled in; `recorded_at` is the time of the record, None where that is unknown; `headers` holds what is passed
+    through to results; `checkpoint` is what another worker had of it (`engine/checkpoint.py`).
     """
 
     request: GenerationRequest
@@ -92,6 +102,7 @@ class Job:
     requested_at: float
     received_at: float
     expires_at: float | None
+    recorded_at: float | None = None
     headers: dict[str, str] = field(default_factory=dict)
     replay_id: str | None = None
     profile: AppliedProfile | None = None

@@ -26,6 +26,7 @@ from worker.intake.admit import AdmissionRules, Arrival, admit
 from worker.intake.consumer_proxy import ConsumerProxy
 from worker.intake.ledger import Ledger
 from worker.intake.ledger import TopicPartition as Key
+from worker.intake.records import written_at
 from worker.job import Failure, Job, Lane, Origin, Original
 from worker.settings import Settings
 from worker.telemetry import logs, metrics
@@ -45,7 +46,7 @@ class IntakeHooks(Protocol):
     def on_undecodable(self, origin: Origin, original: Original, error: str) -> None: ...
     def on_already_finished(self, partition: Key) -> None: ...
     def on_admitted(self, job: Job, starts: int) -> None: ...
-    def on_failed(self, failure: Failure) -> None: ...
+    def on_rejected(self, failure: Failure) -> None: ...
     def release_unowned(self) -> None: ...
 
     def release_partitions(self, partitions: Sequence[Key]) -> None:
@@ -186,13 +187,14 @@ class Intake:
     def _admit(self, request: GenerationRequest, record: Record, origin: Origin) -> None:
         now = self._now()
         recorded_at = _written_at(record, now)
-        arrival = Arrival(origin, self._lanes[origin.topic], recorded_at, passed_through(_headers(record)))
+        lane, headers = self._lanes[origin.topic], passed_through(_headers(record))
+        arrival = Arrival(origin, lane, written_at(record, now), headers)
         with self._ledger.lock:
             starts = self._ledger.starts(origin)
         try:
             job = admit(request, arrival, self._rules, now)
         except RequestRejected as error:
-            self._hooks.on_failed(
+            self._hooks.on_rejected(
                 Failure(
                     request=request,
                     lane=arrival.lane,

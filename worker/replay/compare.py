@@ -12,14 +12,14 @@ from worker.delivery.encode import CONTENT_TYPES
 from worker.delivery.keys import object_keys
 from worker.delivery.manifest import ModelInfo, applied_profile, stored_request
 from worker.events.types import GenerationCompleted, GenerationRequest
-from worker.job import AppliedProfile, Job
+from worker.job import AppliedProfile, Job, effective_seed
 
 # Of the request's own choices, those that reach the recipe as they are.
 _CHOSEN = ("num_inference_steps", "guidance_scale", "width", "height", "scheduler", "high_quality")
 _COMPOSED = ("prompt", "negative_prompt")
 # What a completed event witnesses of the manifest that it was made from; times and costs are not worth it.
 _PICTURE_TOLD = ("sha256", "byte_count")
-_RECIPE_TOLD = ("seed", "prompt", "negative_prompt")
+_RECIPE_TOLD = ("prompt", "negative_prompt")
 
 
 def flaws(
@@ -111,7 +111,7 @@ def _stored_digest(manifest: Mapping[str, Any]) -> str | None:
 
 def _changed(recipe: Mapping[str, Any], request: GenerationRequest, job: Job | None) -> list[str]:
     changed = [name for name in _CHOSEN if recipe[name] != getattr(request, name)]
-    if job is not None and recipe["seed"] != job.seed:
+    if job is not None and effective_seed(recipe["seed"]) != job.seed:
         changed.append("seed")
     profile = applied_profile(recipe)
     if job is not None and job.profile == profile:
@@ -142,6 +142,8 @@ def _agrees(manifest: Mapping[str, Any], event: GenerationCompleted) -> bool:
     return (
         all(picture[name] == getattr(event, name) for name in _PICTURE_TOLD)
         and all(recipe[name] == getattr(event, name) for name in _RECIPE_TOLD)
+        # Older ones tell 63 bits, of which the low 32 have always been the ones that count.
+        and effective_seed(recipe["seed"]) == effective_seed(event.seed)
         and model["model_fingerprint"] == event.model_fingerprint
         and (not recipe["high_quality"] or model["refiner_fingerprint"] == event.refiner_fingerprint)
         and {lora["name"]: lora["fingerprint"] for lora in recipe["loras"]} == dict(event.lora_fingerprints)
