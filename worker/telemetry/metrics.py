@@ -50,6 +50,12 @@ STORE_UP = Gauge("sdxl_worker_store_up", "1 while S3 answers")
 DEAD_LETTERS = Counter("sdxl_worker_dead_letters", "Records sent to the dead-letter topic")
 FLUSHES = Counter("sdxl_worker_flushes", "Publishing flushes by result: committed, aborted", ["result"])
 DISCARDED = Counter("sdxl_worker_discarded_results", "Results of partitions that are no longer owned")
+CANCELLATIONS = Counter("sdxl_worker_cancellations", "Cancellation records by result: read, unreadable", ["result"])
+CANCELLATIONS_EVICTED = Counter(
+    "sdxl_worker_cancellations_evicted", "Cancellations that are no longer known, because too many others came"
+)
+CANCELLATIONS_HELD = Gauge("sdxl_worker_cancellations_held", "Cancellations that wait for the schema registry")
+CANCELLATIONS_UP = Gauge("sdxl_worker_cancellations_up", "1 while the cancellations topic can be read")
 REPUBLISHED = Counter("sdxl_worker_republished", "Stored results published again for a repeated job id")
 CRASH_LOOPS = Counter("sdxl_worker_crash_loops", "Jobs given up because they took the process down")
 PAUSED = Gauge("sdxl_worker_paused_partitions", "Partitions paused because a buffer is full")
@@ -84,8 +90,11 @@ def _begin_at_zero() -> None:
         FLUSHES.labels(result)
     for use in ("useful", "wasted"):
         GPU_SECONDS.labels(use)
+    for result in ("read", "unreadable"):
+        CANCELLATIONS.labels(result)
     # A gauge's default of 0 would mean that S3 is down before anybody has asked.
     STORE_UP.set(1)
+    CANCELLATIONS_UP.set(1)
 
 
 _begin_at_zero()
