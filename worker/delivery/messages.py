@@ -38,11 +38,31 @@ class MessageWriter:
             thumbnail_url=event.thumbnail_url,
             generation_time=event.generation_time,
         )
-        result = self._message(self.topics.completed, event, job.requested_at, job.headers, now)
+        result = self._message(self.topics.completed, event, job, now)
         return Outcome(origin=job.origin, messages=(result, status), urgent=job.lane is Lane.URGENT)
 
     def failed(self, failure: Failure, now: float) -> Outcome:
         """The failed event and the last status of a request."""
+        cancelled = failure.code is ErrorCode.CANCELLED
+        status = self._status(
+            failure,
+            JobStatus.CANCELLED if cancelled else JobStatus.FAILED,
+            now,
+            error_code=failure.code,
+            error_message=failure.message,
+        )
+        return self._failed(failure, status, now)
+
+    def refused(self, failure: Failure, picture: GenerationCompleted | None, now: float) -> Outcome:
+        """The failed event of a request whose id is another's, whose status it must not overwrite.
+
+        Args:
+            picture: of the request that the id belongs to; its status is written anew, in case that a state of the
+                refused request has taken its place. None where there is no picture yet: then no status is written.
+        """
+        return self._failed(failure, None if picture is None else self._picture_status(failure, picture, now), now)
+
+    def _failed(self, failure: Failure, status: Message | None, now: float) -> Outcome:
         request = failure.request
         event = GenerationFailed(
             job_id=request.job_id,
@@ -57,16 +77,9 @@ class MessageWriter:
             replay_id=failure.replay_id,
             failed_at=timestamp(now),
         )
-        cancelled = failure.code is ErrorCode.CANCELLED
-        status = self._status(
-            failure,
-            JobStatus.CANCELLED if cancelled else JobStatus.FAILED,
-            now,
-            error_code=failure.code,
-            error_message=failure.message,
-        )
-        result = self._message(self.topics.failed, event, failure.requested_at, failure.headers, now)
-        return Outcome(origin=failure.origin, messages=(result, status), urgent=failure.lane is Lane.URGENT)
+        result = self._message(self.topics.failed, event, failure, now)
+        messages = (result,) if status is None else (result, status)
+        return Outcome(origin=failure.origin, messages=messages, urgent=failure.lane is Lane.URGENT)
 
     def dead_letter(self, origin: Origin, original: Original, error: str) -> Outcome:
         """The original bytes and headers, with `dlq-*` headers that say where they came from and what is wrong."""
@@ -119,21 +132,40 @@ class MessageWriter:
             attempt=job.attempt,
             updated_at=timestamp(now),
         )
-        return self._message(self.topics.status, event, job.requested_at, job.headers, now)
+        return self._message(self.topics.status, event, job, now)
+
+    def _picture_status(self, failure: Failure, picture: GenerationCompleted, now: float) -> Message:
+        event = GenerationStatus(
+            job_id=picture.job_id,
+            girl_id=picture.girl_id,
+            user_id=picture.user_id,
+            status=JobStatus.COMPLETED,
+            num_inference_steps=picture.num_inference_steps,
+            priority=picture.priority,
+            image_url=picture.image_url,
+            thumbnail_url=picture.thumbnail_url,
+            generation_time=picture.generation_time,
+            worker_id=picture.worker_id,
+            attempt=picture.attempt,
+            updated_at=timestamp(now),
+        )
+        return self._message(self.topics.status, event, failure, now)
 
     def _message(
         self,
         topic: str,
         event: GenerationCompleted | GenerationFailed | GenerationStatus,
-        requested_at: float,
-        passed: dict[str, str],
+        job: Job | Failure,
         now: float,
     ) -> Message:
+        origin = job.origin
         headers = result_headers(
             event,
             source=f"/sdxl-worker/{self.worker_id}",
             now=timestamp(now),
-            duration_ms=max(0, round((now - requested_at) * 1000)),
-            passed=passed,
+            answers=(origin.topic, origin.partition, origin.offset),
+            replay_id=job.replay_id,
+            duration_ms=max(0, round((now - job.requested_at) * 1000)),
+            passed=job.headers,
         )
         return Message(topic=topic, key=event.job_id.encode(), value=event, headers=headers)
