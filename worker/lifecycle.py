@@ -10,13 +10,12 @@ from dataclasses import replace
 
 import structlog
 
-from worker.delivery.digest import request_digest
-from worker.delivery.finish import ID_REUSED, Finisher, IdReused
+from worker.delivery.finish import Finisher, IdReused
 from worker.delivery.messages import MessageWriter
 from worker.delivery.publish import Publisher, PublisherHooks, Start, Touch
 from worker.delivery.retry_queue import RetryQueue
 from worker.errors import ErrorCode, RequestRejected, StoreUnavailable
-from worker.events.types import GenerationCompleted, JobStatus
+from worker.events.types import GenerationCompleted, GenerationRequest, JobStatus
 from worker.intake.gate import Gate
 from worker.intake.jobs_in_hand import JobsInHand
 from worker.intake.ledger import Ledger
@@ -113,9 +112,7 @@ class Lifecycle:
             message = f"the worker's process died {starts} times while it worked on this request"
             self.on_rejected(replace(Failure.of(job, ErrorCode.CRASH_LOOP, message), attempt=starts))
             return
-        if not self._in_hand.enter(job, request_digest(job.request)):
-            self._refuse(Failure.of(job, ErrorCode.INVALID_REQUEST, ID_REUSED), None)
-            return
+        self._in_hand.enter(job)
         self._enqueue(self._messages.progress(job, JobStatus.QUEUED, self._threads.now()))
         with self._ledger.lock:
             may_go = self._gate.enter(job, suspect=starts > 0)
@@ -138,6 +135,9 @@ class Lifecycle:
             return
         try:
             event = self._finisher.stored(job, self._threads.now())
+            picture = None if event is not None else self._picture_of_another_girl(job.request)
+            if picture is not None:
+                raise IdReused(picture)
         except IdReused as error:
             self._refuse(Failure.of(job, error.code, error.message), error.picture)
             return
@@ -151,11 +151,19 @@ class Lifecycle:
         if not self._is_owned(failure.origin):
             self._release_origin(failure.origin)
             return
-        picture = self._finisher.picture_of(failure.request, self._threads.now())
+        request = failure.request
+        picture = self._finisher.picture_of(request.girl_id, request.job_id, self._threads.now())
+        picture = picture or self._picture_of_another_girl(request)
         if picture is None:
             self.on_failed(failure)
         else:
             self._refuse(failure, picture)
+
+    def _picture_of_another_girl(self, request: GenerationRequest) -> GenerationCompleted | None:
+        girl_id = self._in_hand.girl_of(request.job_id)
+        if girl_id is None or girl_id == request.girl_id:
+            return None
+        return self._finisher.picture_of(girl_id, request.job_id, self._threads.now())
 
     # From the publisher: the start is durable.
 
@@ -194,8 +202,8 @@ class Lifecycle:
         now = self._threads.now()
         self._enqueue(self._messages.failed(self._job_log.on_failed(failure, now), now))
 
-    def _refuse(self, failure: Failure, picture: GenerationCompleted | None) -> None:
-        """A request has ended without a picture, and its id is another request's, which may have one."""
+    def _refuse(self, failure: Failure, picture: GenerationCompleted) -> None:
+        """A request has ended without a picture, and its id is that of one."""
         metrics.ERRORS.labels(failure.lane.label, failure.code.value).inc()
         now = self._threads.now()
         self._enqueue(self._messages.refused(self._job_log.on_failed(failure, now), picture, now))

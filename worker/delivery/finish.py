@@ -15,15 +15,13 @@ from worker.delivery.keys import checkpoint_key, object_keys
 from worker.delivery.manifest import ModelInfo, build_manifest, completed_event, owners_event
 from worker.delivery.upload import PictureStore
 from worker.errors import ErrorCode, RequestRejected
-from worker.events.types import GenerationCompleted, GenerationRequest, Priority, timestamp
+from worker.events.types import GenerationCompleted, Priority, timestamp
 from worker.job import Job, Origin, Picture
 from worker.settings import Settings
 from worker.telemetry import metrics
 
 # Enough of a SHA-256 for the recipes of one job.
 _DIGEST_DIGITS = 16
-
-ID_REUSED = "job_id was used before for a different request; ids must be unique"
 
 
 class IdReused(RequestRejected):
@@ -34,7 +32,9 @@ class IdReused(RequestRejected):
     """
 
     def __init__(self, picture: GenerationCompleted) -> None:
-        super().__init__(ErrorCode.INVALID_REQUEST, ID_REUSED)
+        super().__init__(
+            ErrorCode.INVALID_REQUEST, "job_id was used before for a different request; ids must be unique"
+        )
         self.picture = picture
 
 
@@ -119,10 +119,10 @@ class Finisher:
             raise IdReused(owners_event(manifest, url=self.store.url, completed_at=timestamp(now)))
         return stored_event(manifest, job, self.store, self.settings, now)
 
-    def picture_of(self, request: GenerationRequest, now: float) -> GenerationCompleted | None:
-        """The completed event of the picture that `request`'s id has, whichever request that was made for."""
+    def picture_of(self, girl_id: str, job_id: str, now: float) -> GenerationCompleted | None:
+        """The completed event of a stored picture, as it was for the request that it was made for."""
         try:
-            manifest = self.store.fetch_manifest(request.girl_id, request.job_id)
+            manifest = self.store.fetch_manifest(girl_id, job_id)
         except ValueError:
             # Ids that no picture can have, and perhaps what the request was refused for.
             return None

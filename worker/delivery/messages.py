@@ -53,16 +53,14 @@ class MessageWriter:
         )
         return self._failed(failure, status, now)
 
-    def refused(self, failure: Failure, picture: GenerationCompleted | None, now: float) -> Outcome:
-        """The failed event of a request whose id is another's, whose status it must not overwrite.
+    def refused(self, failure: Failure, picture: GenerationCompleted, now: float) -> Outcome:
+        """The failed event of a request whose id is that of a picture, which stays what the job's status tells.
 
-        Args:
-            picture: of the request that the id belongs to; its status is written anew, in case that a state of the
-                refused request has taken its place. None where there is no picture yet: then no status is written.
+        It is written anew, since the refused request may have been reported as queued under that id.
         """
-        return self._failed(failure, None if picture is None else self._picture_status(failure, picture, now), now)
+        return self._failed(failure, self._picture_status(failure, picture, now), now)
 
-    def _failed(self, failure: Failure, status: Message | None, now: float) -> Outcome:
+    def _failed(self, failure: Failure, status: Message, now: float) -> Outcome:
         request = failure.request
         event = GenerationFailed(
             job_id=request.job_id,
@@ -78,8 +76,7 @@ class MessageWriter:
             failed_at=timestamp(now),
         )
         result = self._message(self.topics.failed, event, failure, now)
-        messages = (result,) if status is None else (result, status)
-        return Outcome(origin=failure.origin, messages=messages, urgent=failure.lane is Lane.URGENT)
+        return Outcome(origin=failure.origin, messages=(result, status), urgent=failure.lane is Lane.URGENT)
 
     def dead_letter(self, origin: Origin, original: Original, error: str) -> Outcome:
         """The original bytes and headers, with `dlq-*` headers that say where they came from and what is wrong."""
