@@ -53,7 +53,7 @@ def flaws(
     picture = manifest["picture"]
     if (picture["output_format"], picture["content_type"]) != (output_format, CONTENT_TYPES[output_format]):
         found.append("picture.output_format is not the request's")
-    if announced and not any(_agrees(manifest, event) for event in announced):
+    if announced and not any(agrees(manifest, event) for event in announced):
         found.append("the completed event told of another picture")
     return found
 
@@ -137,7 +137,8 @@ def _loras_fit(
     return set(wanted) <= set(used)
 
 
-def _agrees(manifest: Mapping[str, Any], event: GenerationCompleted) -> bool:
+def agrees(manifest: Mapping[str, Any], event: GenerationCompleted) -> bool:
+    """Whether a completed event told of the picture that the manifest describes."""
     picture, model, recipe = manifest["picture"], manifest["model"], manifest["recipe"]
     return (
         all(picture[name] == getattr(event, name) for name in _PICTURE_TOLD)
