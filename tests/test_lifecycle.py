@@ -68,6 +68,7 @@ class Site:
     def __init__(self) -> None:
         self.items: list[Any] = []
         self.clock = 0.0
+        self.recorded_at = NOW
         self.store, self.engine, self.ledger, self.cancelled = Store(), Engine(), Ledger(), CancelledJobs()
         self.ledger.assign(TOPIC, 0, 0, None)
         self.queue = RetryQueue(self.monotonic)
@@ -111,17 +112,21 @@ class Site:
             sample_picture(sample_request(**changes)).job,
             lane=Lane.NORMAL,
             origin=self.origin(),
-            received_at=NOW,
-            recorded_at=NOW,
+            received_at=self.recorded_at,
+            recorded_at=self.recorded_at,
             attempt=1,
         )
         self.lifecycle.on_admitted(job, starts)
+        self.go_on(starts)
+        return job
+
+    def go_on(self, starts: int = 0) -> None:
+        """Let what was admitted go as far as it can by itself."""
         self.run()
         for item in [item for item in self.items if isinstance(item, Start)]:
             self.items.remove(item)
             self.lifecycle.on_started(item.job, starts + 1)
         self._commit()
-        return job
 
     def reject(self, code: ErrorCode, **changes: Any) -> None:
         request = sample_request(**changes)
@@ -306,6 +311,19 @@ class TestCancellation:
         site.cancelled.add("job-1", NOW - 3600, "no")
         site.lifecycle.cancel("job-1")
         assert site.engine.cancelled == []
+
+    def test_what_is_sent_again_while_the_cancelled_job_still_runs_is_made(self, site: Site) -> None:
+        first = site.request()
+        site.cancelled.add("job-1", NOW + 60, "no")
+        site.recorded_at = NOW + 61
+        site.request()
+        site.lifecycle.cancel("job-1")
+        assert site.engine.cancelled == [("job-1", "no")]
+        site.lifecycle.on_failed(Failure.of(first, ErrorCode.CANCELLED, "no"))
+        site._commit()
+        site.go_on()
+        assert [job.recorded_at for job in site.engine.submitted] == [NOW, NOW + 61]
+        assert len(site.engine.cancelled) == 1
 
     def test_a_job_is_stopped_at_its_start(self, site: Site) -> None:
         site.cancelled.add("job-1", NOW - 5, "no")

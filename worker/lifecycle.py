@@ -112,7 +112,6 @@ class Lifecycle:
             message = f"the worker's process died {starts} times while it worked on this request"
             self.on_rejected(replace(Failure.of(job, ErrorCode.CRASH_LOOP, message), attempt=starts))
             return
-        self._in_hand.enter(job)
         self._enqueue(self._messages.progress(job, JobStatus.QUEUED, self._threads.now()))
         with self._ledger.lock:
             may_go = self._gate.enter(job, suspect=starts > 0)
@@ -176,6 +175,7 @@ class Lifecycle:
         reason = self._cancellation_of(job)
         if reason is None:
             self._job_log.on_started(job)
+            self._in_hand.enter(job)
             self.engine.submit(job)
             # It may have come between the question and the submission.
             self.cancel(job.job_id)
@@ -256,11 +256,12 @@ class Lifecycle:
     def cancel(self, job_id: str) -> None:
         """Stop a cancelled job before its next step; one that is not in the engine yet is stopped at its start.
 
-        A request that was sent again after the cancellation is left alone, and what is made already for it too.
+        The gate lets one job of an id through, so there is no other in the engine that was sent again since.
         """
-        reasons = [self._cancellation_of(job) for job in self._in_hand.of(job_id)]
-        if reasons and reasons[0] is not None and None not in reasons:
-            self.engine.cancel(job_id, ErrorCode.CANCELLED, reasons[0])
+        for job in self._in_hand.of(job_id):
+            reason = self._cancellation_of(job)
+            if reason is not None:
+                self.engine.cancel(job_id, ErrorCode.CANCELLED, reason)
 
     def release_partitions(self, partitions: Sequence[Key]) -> None:
         """Before partitions go: release what waits, give what runs a bounded time, commit, release the rest."""

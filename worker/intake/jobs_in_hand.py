@@ -1,4 +1,4 @@
-"""Which jobs this process works on, by their ids, and which girl's an id is. Pure, but for a lock.
+"""Which jobs this process has started, by their ids, and which girl's an id is. Pure, but for a lock.
 
 An id belongs to the request that has its picture. Keys in the store begin with the girl, so it can tell for one only;
 which girl it is, a process knows of the pictures that it has made or found lately.
@@ -16,7 +16,7 @@ REMEMBERED_IDS = 10_000
 
 
 class JobsInHand:
-    """Unfinished jobs, as many as intake lets in, and whose pictures there are. Any thread may call it."""
+    """Started and unfinished jobs, fewer than intake lets in, and whose pictures there are. Any thread may call it."""
 
     def __init__(self, remembered_ids: int = REMEMBERED_IDS) -> None:
         self._lock = threading.Lock()
@@ -25,13 +25,13 @@ class JobsInHand:
         self._girls: LRUCache[str, str] = LRUCache(remembered_ids)
 
     def enter(self, job: Job) -> None:
-        """A job was admitted."""
+        """A job goes to the engine."""
         with self._lock:
             self._jobs.setdefault(job.job_id, {})[job.origin] = job
             self._ids[job.origin] = job.job_id
 
     def of(self, job_id: str) -> list[Job]:
-        """The unfinished jobs with this id: several where it was sent more than once."""
+        """The started and unfinished jobs with this id."""
         with self._lock:
             return list(self._jobs.get(job_id, {}).values())
 
