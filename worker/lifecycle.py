@@ -248,7 +248,6 @@ class Lifecycle:
     def on_committed(self, origin: Origin) -> None:
         """The outcome is durable."""
         self._job_log.on_committed(origin, self._threads.now())
-        self._in_hand.leave(origin)
         self._leave_gate(origin)
 
     # Cancellation, and release without an outcome.
@@ -310,12 +309,12 @@ class Lifecycle:
     def _release_origin(self, origin: Origin) -> None:
         """The job leaves without an outcome, and the next owner of its record does it again."""
         self._job_log.on_released(origin, self._threads.now())
-        self._in_hand.leave(origin)
         with self._ledger.lock:
             self._ledger.release(origin)
         self._leave_gate(origin)
 
     def _leave_gate(self, origin: Origin) -> None:
+        self._in_hand.leave(origin)
         with self._ledger.lock:
             free = self._gate.leave(origin)
         for job in free:

@@ -50,12 +50,6 @@ STORE_UP = Gauge("sdxl_worker_store_up", "1 while S3 answers")
 DEAD_LETTERS = Counter("sdxl_worker_dead_letters", "Records sent to the dead-letter topic")
 FLUSHES = Counter("sdxl_worker_flushes", "Publishing flushes by result: committed, aborted", ["result"])
 DISCARDED = Counter("sdxl_worker_discarded_results", "Results of partitions that are no longer owned")
-CANCELLATIONS = Counter("sdxl_worker_cancellations", "Cancellation records by result: read, unreadable", ["result"])
-CANCELLATIONS_EVICTED = Counter(
-    "sdxl_worker_cancellations_evicted", "Cancellations that are no longer known, because too many others came"
-)
-CANCELLATIONS_HELD = Gauge("sdxl_worker_cancellations_held", "Cancellations that wait for the schema registry")
-CANCELLATIONS_UP = Gauge("sdxl_worker_cancellations_up", "1 while the cancellations topic can be read")
 REPUBLISHED = Counter("sdxl_worker_republished", "Stored results published again for a repeated job id")
 CRASH_LOOPS = Counter("sdxl_worker_crash_loops", "Jobs given up because they took the process down")
 PAUSED = Gauge("sdxl_worker_paused_partitions", "Partitions paused because a buffer is full")
@@ -72,12 +66,21 @@ LAG_SECONDS = Gauge(
     ["consumergroup", "topic", "partition"],
 )
 ASSIGNED = Gauge("sdxl_worker_assigned_partitions", "Partitions that this worker owns", ["topic"])
+CANCELLATIONS = Counter("sdxl_worker_cancellations", "Cancellation records by result: read, unreadable", ["result"])
+CANCELLATIONS_EVICTED = Counter(
+    "sdxl_worker_cancellations_evicted", "Cancellations that are no longer known, because too many others came"
+)
+CANCELLATIONS_HELD = Gauge("sdxl_worker_cancellations_held", "Cancellations that wait for the schema registry")
+CANCELLATIONS_UP = Gauge("sdxl_worker_cancellations_up", "1 while the cancellations topic can be read")
 COST = Counter("sdxl_worker_cost_dollars", "Device time priced with GPU_HOURLY_USD")
 MODEL = Info("sdxl_worker_model", "The loaded model")
 
 
 def _begin_at_zero() -> None:
     """Make the series before the first event: `rate` cannot see a series' first value."""
+    for result in ("read", "unreadable"):
+        CANCELLATIONS.labels(result)
+    CANCELLATIONS_UP.set(1)
     for lane in Lane:
         REQUESTS.labels(lane.label)
         DURATION.labels(lane.label)
@@ -90,11 +93,8 @@ def _begin_at_zero() -> None:
         FLUSHES.labels(result)
     for use in ("useful", "wasted"):
         GPU_SECONDS.labels(use)
-    for result in ("read", "unreadable"):
-        CANCELLATIONS.labels(result)
     # A gauge's default of 0 would mean that S3 is down before anybody has asked.
     STORE_UP.set(1)
-    CANCELLATIONS_UP.set(1)
 
 
 _begin_at_zero()
