@@ -65,10 +65,10 @@ def test_a_missing_topic_is_reported_and_read_once_it_is_there(apache_site: Site
         client.request(job_id="midway", num_inference_steps=500, width=256, height=256)
         cancel(apache_site, client, "midway")
         assert failure(client, "midway").error_code is ErrorCode.CANCELLED
-        assert [line["event"] for line in log_lines(worker.log) if line["event"].startswith("cancellations_")] == [
-            "cancellations_not_read",
-            "cancellations_are_read",
-        ]
+        told = [line["event"] for line in log_lines(worker.log) if line["event"].startswith("cancellations_")]
+        # Once for each change; a topic that was just created may be refused for another moment.
+        assert told == ["cancellations_not_read", "cancellations_are_read"] * (len(told) // 2)
+        assert told
         assert worker.terminate() == 0
     client.close()
 
