@@ -23,7 +23,8 @@ from worker.delivery.upload import PictureStore
 from worker.engine.safety import make_screen
 from worker.events.codec import make_codec
 from worker.intake.admit import AdmissionRules
-from worker.intake.cancellations import CancellationReader, CancelledJobs
+from worker.intake.cancellations import CancellationReader
+from worker.intake.cancelled_jobs import CancelledJobs
 from worker.intake.consume import Intake
 from worker.intake.consumer_proxy import ConsumerProxy
 from worker.intake.lag import LagGauge
@@ -104,7 +105,7 @@ def build(
         consumer, proxy, ledger, codec, lifecycle, rules, settings, topics.requests, threads.now, on_delivered=lag.note
     )
     cancellations = CancellationReader(
-        connections.cancellations_reader(), topics.cancellations, codec, cancelled, lifecycle.cancel
+        connections.cancellations_reader(), topics.cancellations, codec, cancelled, lifecycle.cancel, threads
     )
     return Worker(settings, threads, ledger, intake, retry_queue, lifecycle, health, consumer, cancellations, lag)
 

@@ -27,7 +27,7 @@ class Connections(Protocol):
         """A client that reads the group's committed offsets and never joins it."""
 
     def cancellations_reader(self) -> Consumer:
-        """A client of the cancellations topic, outside the group."""
+        """A client of the cancellations topic, outside the group, which reports the ends of partitions."""
 
     def transport(self, group: Group) -> Transport:
         """How results and the group's offsets become durable."""
@@ -47,7 +47,7 @@ class RealConnections:
         return Consumer(kafka_config.offsets_reader_config(self.settings))
 
     def cancellations_reader(self) -> Consumer:
-        return Consumer(kafka_config.reader_config(self.settings))
+        return Consumer(kafka_config.reader_config(self.settings) | {"enable.partition.eof": True})
 
     def transport(self, group: Group) -> Transport:
         settings = self.settings

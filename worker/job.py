@@ -38,6 +38,15 @@ SCHEDULERS = (
 )
 
 
+# torch's CPU generator, from which all noise is drawn, looks at the low 32 bits of a seed.
+SEED_MODULUS = 2**32
+
+
+def effective_seed(seed: int) -> int:
+    """What counts of a seed: 7 and 7 + 2^32 give the same noise on the CPU, and would not on a CUDA generator."""
+    return seed % SEED_MODULUS
+
+
 class Lane(IntEnum):
     """The lane of a job, decided by the topic of its request; a lower value is served first."""
 
@@ -77,9 +86,10 @@ class AppliedProfile:
 class Job:
     """A validated request with all defaults resolved. Times are seconds since the epoch.
 
-    `seed` is the request's, or derived from `job_id`. `prompt` and `negative_prompt` include those of the profile.
-    `loras` holds (name, weight), including the profile's LoRAs and the default one. `headers` are passed through to
-    the results. `checkpoint` is the state that another worker saved of this job (`engine/checkpoint.py`).
+    `seed` is what counts of the request's (`effective_seed`), or derived from `job_id`. `prompt` and `negative_prompt`
+    include those of the profile. `loras` holds (name, weight), including the profile's LoRAs and the default one.
+    `recorded_at` is the time of the record, None where that is unknown. `headers` are passed through to the results.
+    `checkpoint` is the state that another worker saved of this job (`engine/checkpoint.py`).
     """
 
     request: GenerationRequest
@@ -93,6 +103,7 @@ class Job:
     requested_at: float
     received_at: float
     expires_at: float | None
+    recorded_at: float | None = None
     headers: dict[str, str] = field(default_factory=dict)
     replay_id: str | None = None
     profile: AppliedProfile | None = None

@@ -53,7 +53,7 @@ class Worker:
 
     def start(self) -> None:
         """Read the cancellations, start the loops and join the group."""
-        self.cancellations.open(self.threads.monotonic)
+        self.cancellations.open()
         for loop in self._loops():
             self.threads.start(loop, self.health.beat, self._on_died)
         self.intake.subscribe()
@@ -116,7 +116,11 @@ class Worker:
 
     def facts(self) -> dict[str, Any]:
         """What `/health` tells beside the model's facts."""
-        return {"partitions": len(self.ledger.partitions()), "unfinished_jobs": self.unfinished()}
+        return {
+            "partitions": len(self.ledger.partitions()),
+            "unfinished_jobs": self.unfinished(),
+            "cancellations": self.cancellations.problem or "read",
+        }
 
     def _loops(self) -> list[Loop]:
         engine, publisher, queue = self.lifecycle.engine, self.lifecycle.publisher, self.retry_queue

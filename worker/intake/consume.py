@@ -45,7 +45,7 @@ class IntakeHooks(Protocol):
     def on_undecodable(self, origin: Origin, original: Original, error: str) -> None: ...
     def on_already_finished(self, partition: Key) -> None: ...
     def on_admitted(self, job: Job, starts: int) -> None: ...
-    def on_failed(self, failure: Failure) -> None: ...
+    def on_rejected(self, failure: Failure) -> None: ...
     def release_unowned(self) -> None: ...
 
     def release_partitions(self, partitions: Sequence[Key]) -> None:
@@ -192,13 +192,13 @@ class Intake:
     def _admit(self, request: GenerationRequest, record: Record, origin: Origin) -> None:
         now = self._now()
         recorded_at = now if record.written_at is None else record.written_at
-        arrival = Arrival(origin, self._lanes[origin.topic], recorded_at, passed_through(record.headers))
+        arrival = Arrival(origin, self._lanes[origin.topic], record.written_at, passed_through(record.headers))
         with self._ledger.lock:
             starts = self._ledger.starts(origin)
         try:
             job = admit(request, arrival, self._rules, now)
         except RequestRejected as error:
-            self._hooks.on_failed(
+            self._hooks.on_rejected(
                 Failure(
                     request=with_bounded_ids(request),
                     lane=arrival.lane,

@@ -21,7 +21,7 @@ from worker.events.headers import passed_through
 from worker.events.types import GenerationCompleted, GenerationFailed, GenerationRequest
 from worker.intake.admit import AdmissionRules
 from worker.job import Job, Lane, Origin
-from worker.replay.compare import flaws
+from worker.replay.compare import agrees, flaws
 from worker.replay.pool import ahead, patiently
 from worker.replay.selection import History, Requested, Selection, admit_again, by_job
 
@@ -161,14 +161,16 @@ def _item(records: list[Requested], history: History, store: PictureStore, rules
         if candidate is requested:
             manifest, unreadable = found, problem
     code = history.failed.get(requested.job_id)
-    announced = history.completed.get(requested.job_id, [])
+    girl_id = requested.request.girl_id
+    announced = [event for event in history.completed.get(requested.job_id, []) if event.girl_id == girl_id]
     if unreadable:
         return Item(requested, Standing.TAMPERED, flaws=(unreadable,))
     if manifest is None:
         if announced:
             return Item(requested, Standing.MISSING)
         return Item(requested, Standing.OPEN if code is None else Standing.FAILED, code=code)
-    if code is not None and not announced and manifest["request_digest"] != request_digest(requested.request):
+    is_anothers = manifest["request_digest"] != request_digest(requested.request)
+    if code is not None and is_anothers and (not announced or any(agrees(manifest, event) for event in announced)):
         # The request failed because its id belongs to another request; the stored picture is that request's.
         return Item(requested, Standing.FAILED, code=code)
     found_flaws = flaws(manifest, requested.request, _admitted(requested, rules), announced)

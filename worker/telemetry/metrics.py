@@ -71,12 +71,21 @@ LAG_SECONDS = Gauge(
     ["consumergroup", "topic", "partition"],
 )
 ASSIGNED = Gauge("sdxl_worker_assigned_partitions", "Partitions that this worker owns", ["topic"])
+CANCELLATIONS = Counter("sdxl_worker_cancellations", "Cancellation records by result: read, unreadable", ["result"])
+CANCELLATIONS_EVICTED = Counter(
+    "sdxl_worker_cancellations_evicted", "Cancellations that are no longer known, because too many others came"
+)
+CANCELLATIONS_HELD = Gauge("sdxl_worker_cancellations_held", "Cancellations that wait for the schema registry")
+CANCELLATIONS_UP = Gauge("sdxl_worker_cancellations_up", "1 while the cancellations topic can be read")
 COST = Counter("sdxl_worker_cost_dollars", "Device time priced with GPU_HOURLY_USD")
 MODEL = Info("sdxl_worker_model", "The loaded model")
 
 
 def _begin_at_zero() -> None:
     """Create the series before the first event, because `rate` ignores the first value of a series."""
+    for result in ("read", "unreadable"):
+        CANCELLATIONS.labels(result)
+    CANCELLATIONS_UP.set(1)
     for lane in Lane:
         REQUESTS.labels(lane.label)
         DURATION.labels(lane.label)
