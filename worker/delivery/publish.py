@@ -24,6 +24,8 @@ _log = structlog.get_logger()
 
 _RETRY_FIRST_S = 0.1
 _RETRY_MAX_S = 5.0
+# More than a rebalance or a broker's restart costs.
+_FAILING_TRIES = 3
 
 
 class Books(Protocol):
@@ -117,6 +119,11 @@ class Publisher:
     def sending(self) -> bool:
         """Whether a flush is under way that was made up from the books as they were."""
         return self._sending
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the flush that is under way has failed several times."""
+        return self._tries >= _FAILING_TRIES
 
     def wait(self, now: float, timeout_s: float) -> None:
         """Sleep until a flush is due, at most `timeout_s`."""

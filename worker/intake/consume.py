@@ -14,7 +14,7 @@ from typing import Protocol
 
 import stamina
 import structlog
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as Record
 
 from worker.errors import RegistryUnavailable, RequestRejected, UndecodableError
@@ -26,6 +26,7 @@ from worker.intake.admit import AdmissionRules, Arrival, admit
 from worker.intake.consumer_proxy import ConsumerProxy
 from worker.intake.ledger import Ledger
 from worker.intake.ledger import TopicPartition as Key
+from worker.intake.membership import FirstAssignment
 from worker.job import Failure, Job, Lane, Origin, Original
 from worker.settings import Settings
 from worker.telemetry import logs, metrics
@@ -70,6 +71,7 @@ class Intake:
     Args:
         topics: the request topics, in the order of `Lane`.
         on_delivered: called for every new record with topic, partition, offset and the time it was written.
+        on_error: called with every error of the consumer that is not fatal.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Intake:
         topics: Sequence[str],
         now: Callable[[], float],
         on_delivered: Callable[[str, int, int, float], None],
+        on_error: Callable[[KafkaError], None] = lambda _error: None,
     ) -> None:
         self._consumer = consumer
         self._proxy = proxy
@@ -95,9 +98,16 @@ class Intake:
         self._lanes = dict(zip(topics, Lane, strict=True))
         self._now = now
         self._on_delivered = on_delivered
+        self._on_error = on_error
+        self._first_assignment = FirstAssignment()
         self._paused: set[Key] = set()
         self._held: deque[_Held] = deque()
         self._stopping = False
+
+    @property
+    def is_assigned(self) -> bool:
+        """Whether the group has given this member its partitions, be it none. Any thread may ask."""
+        return self._first_assignment.arrived
 
     def subscribe(self) -> None:
         """Join the group."""
@@ -113,6 +123,7 @@ class Intake:
         """Poll once, then put the pauses right."""
         record = self._consumer.poll(timeout_s)
         self._proxy.serve()
+        self._first_assignment.observe(self._proxy.membership, self._now())
         if record is not None:
             self._take(record)
         self._retry_held()
@@ -124,6 +135,7 @@ class Intake:
             if error.fatal():
                 raise KafkaException(error)
             _log.warning("consume_error", error=error.str(), code=error.name())
+            self._on_error(error)
             return
         topic, partition, offset = record.topic(), record.partition(), record.offset()
         assert topic is not None
@@ -242,6 +254,7 @@ class Intake:
             for place in committed:
                 offset = place.offset if place.offset >= 0 else None
                 self._ledger.assign(place.topic, place.partition, offset, place.metadata)
+        self._first_assignment.on_assigned()
         _log.info("assigned", partitions=_names(partitions))
 
     def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -258,6 +271,7 @@ class Intake:
         with self._ledger.lock:
             self._ledger.revoke(keys)
         self._hooks.release_unowned()
+        self._first_assignment.on_lost()
         _log.warning("lost", partitions=_names(partitions))
 
     def _close_partitions(self, partitions: list[TopicPartition]) -> list[Key]:
