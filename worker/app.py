@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from worker import __version__
+from worker.cluster.checker import make_checker, require
+from worker.cluster.watch import ClusterWatch
 from worker.connections import Connections, RealConnections
 from worker.delivery.finish import Finisher
 from worker.delivery.manifest import ModelInfo
@@ -99,14 +101,32 @@ def build(
         crash_loop_limit=settings.crash_loop_limit,
         revoke_timeout_s=settings.revoke_timeout_s,
     )
+    watch = ClusterWatch(
+        connections.cluster,
+        threads.monotonic,
+        is_assigned=lambda: intake.is_assigned,
+        is_failing=lambda: lifecycle.publisher.is_failing,
+    )
     lag = LagGauge(consumer, ledger, settings.kafka_group_id, topics.requests)
     intake = Intake(
-        consumer, proxy, ledger, codec, lifecycle, rules, settings, topics.requests, threads.now, on_delivered=lag.note
+        consumer,
+        proxy,
+        ledger,
+        codec,
+        lifecycle,
+        rules,
+        settings,
+        topics.requests,
+        threads.now,
+        on_delivered=lag.note,
+        on_error=watch.on_error,
     )
     cancellations = CancellationReader(
         connections.cancellations_reader(), topics.cancellations, codec, cancelled, lifecycle.cancel
     )
-    return Worker(settings, threads, ledger, intake, retry_queue, lifecycle, health, consumer, cancellations, lag)
+    return Worker(
+        settings, threads, ledger, intake, retry_queue, lifecycle, health, consumer, cancellations, lag, watch
+    )
 
 
 def engine_maker(settings: Settings, model: SdxlModel) -> MakeEngine:
@@ -171,9 +191,13 @@ def run(settings: Settings, load: LoadEngine = load_engine) -> int:
     try:
         store = PictureStore.from_settings(settings)
         store.require_bucket()
+        checker = make_checker(settings)
+        require(checker, settings.kafka_bootstrap_servers)
         loaded = load(settings)
         health.facts |= loaded.facts
-        worker = build(settings, rules, loaded, RealConnections(settings, store), SystemThreads(), health, spans)
+        worker = build(
+            settings, rules, loaded, RealConnections(settings, store, checker), SystemThreads(), health, spans
+        )
         return _serve(worker, signals)
     finally:
         if spans is not None:

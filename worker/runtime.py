@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 from confluent_kafka import Consumer
 
+from worker.cluster.watch import ClusterWatch
 from worker.delivery.retry_queue import RetryQueue
 from worker.intake.cancellations import CancellationReader
 from worker.intake.consume import Intake
@@ -16,6 +17,7 @@ from worker.intake.lag import LagGauge
 from worker.intake.ledger import Ledger
 from worker.lifecycle import Lifecycle
 from worker.settings import Settings
+from worker.telemetry import metrics
 from worker.telemetry.health import Health
 from worker.threads import Loop, Threads
 
@@ -46,6 +48,7 @@ class Worker:
     consumer: Consumer
     cancellations: CancellationReader
     lag: LagGauge
+    watch: ClusterWatch
     draining: bool = False
     _reported_at: float = 0.0
     _crash: list[BaseException] = field(default_factory=list)
@@ -107,15 +110,20 @@ class Worker:
             reasons.append("draining")
         if not self.retry_queue.store_up:
             reasons.append("S3 does not answer")
-        return reasons
+        return reasons + self.watch.not_ready()
 
     def facts(self) -> dict[str, Any]:
         """What `/health` tells beside the model's facts."""
-        return {"partitions": len(self.ledger.partitions()), "unfinished_jobs": self.unfinished()}
+        return {
+            "partitions": len(self.ledger.partitions()),
+            "unfinished_jobs": self.unfinished(),
+            **self.watch.facts(),
+        }
 
     def _loops(self) -> list[Loop]:
         engine, publisher, queue = self.lifecycle.engine, self.lifecycle.publisher, self.retry_queue
         return [
+            Loop("cluster", self._look_at_cluster, self.watch.wait),
             Loop("cancellations", self.cancellations.tick, self.cancellations.wait),
             Loop("engine", self._run_engine, engine.wait),
             Loop(
@@ -126,6 +134,10 @@ class Worker:
             ),
             *(Loop(f"pool-{number}", queue.run_one, queue.wait) for number in range(self.settings.upload_threads)),
         ]
+
+    def _look_at_cluster(self) -> bool:
+        metrics.READY.set(not self.not_ready())
+        return self.watch.tick()
 
     def _run_engine(self) -> bool:
         worked = self.lifecycle.engine.tick()
