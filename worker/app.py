@@ -192,7 +192,7 @@ def run(settings: Settings, load: LoadEngine = load_engine) -> int:
         store = PictureStore.from_settings(settings)
         store.require_bucket()
         checker = make_checker(settings)
-        require(checker, settings.kafka_bootstrap_servers)
+        require(checker)
         loaded = load(settings)
         health.facts |= loaded.facts
         worker = build(

@@ -107,7 +107,7 @@ def create(admin: AdminClient, layouts: Mapping[str, int]) -> None:
 class TestTopics:
     def test_the_topics_that_are_created_here_are_sound(self, guarded: KafkaCluster, topics: Topics) -> None:
         create_topics(guarded.bootstrap_servers, topics, PARTITIONS)
-        require(checker(guarded.bootstrap_servers, topics), guarded.bootstrap_servers)
+        require(checker(guarded.bootstrap_servers, topics))
 
     def test_a_wrong_prefix_is_told_and_creates_nothing(
         self, guarded: KafkaCluster, admin: AdminClient, topics: Topics
@@ -116,7 +116,7 @@ class TestTopics:
         wrong = Topics(topics.prefix.upper())
         before = set(admin.list_topics(timeout=10).topics)
         with pytest.raises(ClusterError) as raised:
-            require(checker(guarded.bootstrap_servers, wrong), guarded.bootstrap_servers)
+            require(checker(guarded.bootstrap_servers, wrong))
         [line] = str(raised.value).splitlines()
         assert f"none of the topics exists with KAFKA_TOPIC_PREFIX '{wrong.prefix}'" in line
         assert f"'{topics.prefix}'" in line, "the prefix in the other case is suggested"
@@ -126,7 +126,7 @@ class TestTopics:
         create(admin, {topics.high: 1, topics.urgent: 2, topics.normal: 2, topics.completed: 1, topics.failed: 1})
         create(admin, {topics.cancellations: 1, topics.dead_letter: 1})
         with pytest.raises(ClusterError) as raised:
-            require(checker(guarded.bootstrap_servers, topics), guarded.bootstrap_servers)
+            require(checker(guarded.bootstrap_servers, topics))
         missing, unequal, small = str(raised.value).splitlines()
         assert f"topic {topics.status} does not exist" in missing
         assert f"{topics.high} has 1" in unequal
@@ -146,7 +146,9 @@ class TestTopics:
         create_topics(guarded.bootstrap_servers, topics, PARTITIONS)
         config: dict[str, Any] = {"bootstrap.servers": guarded.bootstrap_servers}
         needs = Needs(topics, GROUP, 8_000, offset_metadata_bytes=5_000)
-        greedy = ClusterChecker(lambda on_error: AdminClient(config | {"error_cb": on_error}), needs)
+        greedy = ClusterChecker(
+            guarded.bootstrap_servers, lambda on_error: AdminClient(config | {"error_cb": on_error}), needs
+        )
         [text] = found(greedy)
         assert "offset.metadata.max.bytes of the brokers is 4096" in text
 

@@ -27,6 +27,8 @@ NO_TOPIC = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)
 class Stage:
     """A watch with its clock, and a cluster that answers what a test wants; its clients hear from it all the time."""
 
+    servers = "kafka:9092"
+
     def __init__(self) -> None:
         self.now = 1_000.0
         self.answer: list[str] | ClusterUnavailable = []
@@ -173,7 +175,7 @@ class TestOutage:
         stage.answer = ClusterUnavailable("connection refused")
         with capture_logs() as lines:
             stage.pass_time(50, silent=True)
-            assert [(line["event"], line["reason"]) for line in lines] == [("kafka_unavailable", "connection refused")]
+            assert [(line["servers"], line["reason"]) for line in lines] == [("kafka:9092", "connection refused")]
             stage.pass_time(1_000, silent=True)
             assert len(lines) == pytest.approx(1_050 / TELL_AGAIN_S, abs=3)
             lines.clear()

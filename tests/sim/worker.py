@@ -119,6 +119,8 @@ class SimThreads:
 class SoundCluster:
     """A cluster that always answers and has nothing wrong with it."""
 
+    servers = "simulated"
+
     def __init__(self, clock: Callable[[], float]) -> None:
         self.contact = Contact(clock)
 

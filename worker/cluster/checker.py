@@ -28,7 +28,8 @@ CONFIRM_AFTER_S = 2.0
 class ClusterChecker:
     """Asks with a client that is made for each check: checks are rare, and a client keeps threads and connections."""
 
-    def __init__(self, make_admin: MakeAdmin, needs: Needs) -> None:
+    def __init__(self, servers: str, make_admin: MakeAdmin, needs: Needs) -> None:
+        self.servers = servers
         self._make_admin = make_admin
         self._needs = needs
         self.contact = Contact(time.monotonic)
@@ -43,14 +44,13 @@ def make_checker(settings: Settings) -> ClusterChecker:
     """What asks the cluster that the settings name."""
     config = kafka_config.admin_config(settings)
     needs = Needs(Topics(settings.kafka_topic_prefix), settings.kafka_group_id, settings.max_prompt_chars, MAX_BYTES)
-    return ClusterChecker(lambda on_error: AdminClient(config | {"error_cb": on_error}), needs)
+    return ClusterChecker(
+        settings.kafka_bootstrap_servers, lambda on_error: AdminClient(config | {"error_cb": on_error}), needs
+    )
 
 
-def require(checker: ClusterChecker, servers: str) -> None:
+def require(checker: ClusterChecker) -> None:
     """Check the cluster before the models are loaded. One that does not answer is logged, and the start goes on.
-
-    Args:
-        servers: the addresses, for the log.
 
     Raises:
         ClusterError: something is wrong for certain; a line for each.
@@ -61,7 +61,7 @@ def require(checker: ClusterChecker, servers: str) -> None:
             threading.Event().wait(CONFIRM_AFTER_S)
             found = _certain(checker.check(START_TIMEOUT_S))
     except ClusterUnavailable as error:
-        _log.warning("kafka_unavailable", servers=servers, reason=str(error))
+        _log.warning("kafka_unavailable", servers=checker.servers, reason=str(error))
         return
     if found:
         raise ClusterError("\n".join(found))

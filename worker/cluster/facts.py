@@ -137,7 +137,7 @@ def _metadata(admin: AdminClient, reasons: list[str], timeout_s: float) -> Clust
             # The errors of connections say more than the answer to the call does.
             admin.poll(0)
             if time.monotonic() >= deadline:
-                raise ClusterUnavailable(_reason(reasons) or error.args[0].str()) from error
+                raise ClusterUnavailable(_reason(reasons) or f"no answer ({error.args[0].str()})") from error
 
 
 def _reason(errors: list[str]) -> str | None:

@@ -44,6 +44,10 @@ class Cluster(Protocol):
     """The cluster as the watch needs it."""
 
     @property
+    def servers(self) -> str:
+        """Its addresses."""
+
+    @property
     def contact(self) -> Contact:
         """When it has last answered."""
 
@@ -158,4 +162,5 @@ class ClusterWatch:
         now = self._clock()
         if self._told_at is None or now - self._told_at >= TELL_AGAIN_S:
             self._told_at = now
-            _log.warning("kafka_unavailable", reason=reason, silent_s=round(self._silent_s(now)))
+            silent_s = round(self._silent_s(now))
+            _log.warning("kafka_unavailable", servers=self._cluster.servers, reason=reason, silent_s=silent_s)
