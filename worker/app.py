@@ -172,13 +172,13 @@ def run(settings: Settings, load: LoadEngine = load_engine) -> int:
     """Run a worker until SIGTERM or SIGINT; a second signal ends at once.
 
     Args:
-        load: called once S3 has answered; the chaos runs put a stand-in here.
+        load: called once S3 has answered and the topics were looked at; the chaos runs put a stand-in here.
 
     Returns:
         0 after a drain, 1 when a loop has crashed.
 
     Raises:
-        StartupError: settings, model or bucket are not usable.
+        StartupError: settings, model, bucket or Kafka topics are not usable.
     """
     logs.configure(settings.log_level, settings.log_format)
     rules = read_rules(settings)

@@ -107,6 +107,17 @@ def test_a_cluster_without_a_controller_is_asked_nothing_that_needs_one() -> Non
     assert admin.asked == []
 
 
+def test_a_question_that_is_not_even_sent_leaves_the_list() -> None:
+    class Refusing(FakeAdmin):
+        def describe_topics(self, *_: Any, **__: Any) -> Any:
+            raise failed(KafkaError._INVALID_ARG)
+
+    assert facts(Refusing({"a": 3})).topics == {
+        "a": TopicFacts(Presence.PRESENT, 3),
+        "b": TopicFacts(Presence.UNSEEN),
+    }
+
+
 def test_an_outage_is_told_with_the_reason_of_the_connection() -> None:
     told = "kafka:9092/bootstrap: Failed to resolve 'kafka:9092'"
     with pytest.raises(ClusterUnavailable, match="Failed to resolve 'kafka:9092'"):

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, TypeVar
 
+import structlog
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its stubs do not mark re-exports
     AdminClient,
@@ -28,6 +29,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its stubs d
 from worker.errors import WorkerError
 
 T = TypeVar("T")
+
+_log = structlog.get_logger()
 
 # One call of librdkafka, short since Python hears signals only in between.
 SLICE_S = 1.0
@@ -102,29 +105,38 @@ def ask(make_admin: MakeAdmin, topics: Iterable[str], group: str, timeout_s: flo
     reasons: list[str] = []
     admin = make_admin(lambda error: reasons.append(error.str()))
     metadata = _metadata(admin, reasons, timeout_s)
-    wanted = tuple(topics)
-    found = {name: _listed(metadata, name) for name in wanted}
-    others = frozenset(metadata.topics) - set(wanted)
-    # librdkafka's embedded broker has no controller, and without one the questions below get no answer.
+    found = {name: _listed(metadata, name) for name in topics}
+    others = frozenset(metadata.topics) - set(found)
+    # librdkafka's embedded broker has no controller, and without one the other questions get no answer.
     if metadata.controller_id not in metadata.brokers:
         return ClusterFacts(found, others)
+    try:
+        return _details(admin, found, others, group, sorted(metadata.brokers)[:BROKERS_ASKED_MAX])
+    except KafkaException as error:
+        # A question that librdkafka does not even send; the answers to one that it does are dealt with below.
+        _log.warning("cluster_not_described", error=str(error))
+        return ClusterFacts(found, others)
+
+
+def _details(
+    admin: AdminClient, listed: Mapping[str, TopicFacts], others: frozenset[str], group: str, brokers: list[int]
+) -> ClusterFacts:
+    """Everything but the list of topics, asked at once."""
     described = admin.describe_topics(
-        TopicCollection(list(wanted)),
+        TopicCollection(list(listed)),
         include_authorized_operations=True,
         request_timeout=DETAILS_TIMEOUT_S,
     )
     groups = admin.describe_consumer_groups(
         [group], include_authorized_operations=True, request_timeout=GROUP_TIMEOUT_S
     )
-    names = [name for name, topic in found.items() if topic.presence is Presence.PRESENT]
-    configs = _topic_configs(admin, names)
-    brokers = [_broker_config(admin, number) for number in sorted(metadata.brokers)[:BROKERS_ASKED_MAX]]
-    limits = [limit for config in brokers if (limit := _number(config, "offset.metadata.max.bytes")) is not None]
+    configs = _topic_configs(admin, [name for name, topic in listed.items() if topic.presence is Presence.PRESENT])
+    limits = [_number(config, "offset.metadata.max.bytes") for config in [_broker_config(admin, n) for n in brokers]]
     return ClusterFacts(
-        {name: _topic(found[name], described.get(name), configs.get(name)) for name in wanted},
+        {name: _topic(topic, described.get(name), configs.get(name)) for name, topic in listed.items()},
         others,
         _group_rights(groups[group]),
-        min(limits, default=None),
+        min((limit for limit in limits if limit is not None), default=None),
     )
 
 
@@ -160,7 +172,8 @@ def _topic(listed: TopicFacts, described: Future[Any] | None, config: Future[Any
     match error:
         case KafkaError.TOPIC_AUTHORIZATION_FAILED:
             return TopicFacts(Presence.HIDDEN)
-        case KafkaError.UNKNOWN_TOPIC_OR_PART:
+        # The second: no topic can have such a name.
+        case KafkaError.UNKNOWN_TOPIC_OR_PART | KafkaError.TOPIC_EXCEPTION:
             return TopicFacts(Presence.MISSING)
     return TopicFacts(listed.presence, listed.partitions, None, limit)
 
