@@ -120,6 +120,7 @@ def build(
         threads.now,
         on_delivered=lag.note,
         on_error=watch.on_error,
+        on_rebalance=watch.on_rebalance,
     )
     cancellations = CancellationReader(
         connections.cancellations_reader(), topics.cancellations, codec, cancelled, lifecycle.cancel

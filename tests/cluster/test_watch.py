@@ -15,6 +15,7 @@ from worker.cluster.watch import (
     CHECK_INTERVAL_S,
     DOWN_AFTER_S,
     NO_ASSIGNMENT_AFTER_S,
+    RECHECK_AFTER_S,
     SILENT_AFTER_S,
     TELL_AGAIN_S,
     ClusterWatch,
@@ -64,9 +65,9 @@ def stage() -> Stage:
     return stage
 
 
-def test_it_looks_once_at_the_start_and_then_only_on_trouble(stage: Stage) -> None:
-    stage.pass_time(3_600)
-    assert stage.checks == 0
+def test_it_looks_at_the_start_and_then_rarely(stage: Stage) -> None:
+    stage.pass_time(10 * RECHECK_AFTER_S)
+    assert stage.checks == 10
     assert stage.watch.not_ready() == []
 
 
@@ -96,6 +97,11 @@ class TestTrouble:
             stage.watch.on_error(NO_TOPIC)
             stage.pass_time(1)
         assert stage.checks == 100 // CHECK_INTERVAL_S
+
+    def test_a_rebalance_makes_it_look(self, stage: Stage) -> None:
+        stage.watch.on_rebalance()
+        stage.pass_time(CHECK_INTERVAL_S)
+        assert stage.checks == 1
 
     def test_publishing_that_fails_makes_it_look(self, stage: Stage) -> None:
         stage.failing = True

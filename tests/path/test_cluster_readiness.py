@@ -63,7 +63,7 @@ def test_readiness_follows_the_broker_and_the_topics_and_liveness_does_not(apach
         cluster.resume(1)
         worker.wait_ready()
 
-        # A topic is deleted under the worker; nothing but its consumer's errors can tell.
+        # A topic is deleted under the worker: the group takes its partitions away, at times without any error.
         delete(servers, site.topics.high)
         until(lambda: any(site.topics.high in reason for reason in reasons(worker)), "the topic was not missed")
         assert metric(worker, "sdxl_worker_cluster_problems") == 1

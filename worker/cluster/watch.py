@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -23,6 +24,8 @@ DOWN_AFTER_S = 30.0
 SILENT_AFTER_S = 12.0
 NO_ASSIGNMENT_AFTER_S = 30.0
 CHECK_INTERVAL_S = 10.0
+# Without any sign of trouble: with KIP-848 a topic may go without an error anywhere.
+RECHECK_AFTER_S = 300.0
 CHECK_TIMEOUT_S = 8.0
 TELL_AGAIN_S = 60.0
 
@@ -78,7 +81,6 @@ class ClusterWatch:
         self._is_failing = is_failing
         self._problems: list[str] = []
         self._trouble = threading.Event()
-        self._trouble.set()  # the first check is always due
         self._began = self._assigned_at = clock()
         self._checked_at: float | None = None
         self._told_at: float | None = None
@@ -87,6 +89,10 @@ class ClusterWatch:
         """A client's error; some are a reason to look at the cluster."""
         if error.code() in TROUBLE:
             self._trouble.set()
+
+    def on_rebalance(self) -> None:
+        """Partitions have moved. With KIP-848 that is all that a member hears of a topic being deleted (tried)."""
+        self._trouble.set()
 
     def tick(self) -> bool:
         """Set the gauges, and check the cluster when that is due; False when it was not."""
@@ -130,10 +136,12 @@ class ClusterWatch:
         return max(0.0, now - (self._began if at is None else at))
 
     def _is_due(self, now: float) -> bool:
-        if self._checked_at is not None and now - self._checked_at < CHECK_INTERVAL_S:
+        since = math.inf if self._checked_at is None else now - self._checked_at
+        if since < CHECK_INTERVAL_S:
             return False
         return (
             self._trouble.is_set()
+            or since >= RECHECK_AFTER_S
             or bool(self._problems)
             or self._is_failing()
             or self._silent_s(now) > SILENT_AFTER_S

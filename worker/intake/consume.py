@@ -72,6 +72,7 @@ class Intake:
         topics: the request topics, in the order of `Lane`.
         on_delivered: called for every new record with topic, partition, offset and the time it was written.
         on_error: called with every error of the consumer that is not fatal.
+        on_rebalance: called after partitions have come or gone.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Intake:
         now: Callable[[], float],
         on_delivered: Callable[[str, int, int, float], None],
         on_error: Callable[[KafkaError], None] = lambda _error: None,
+        on_rebalance: Callable[[], None] = lambda: None,
     ) -> None:
         self._consumer = consumer
         self._proxy = proxy
@@ -99,6 +101,7 @@ class Intake:
         self._now = now
         self._on_delivered = on_delivered
         self._on_error = on_error
+        self._on_rebalance = on_rebalance
         self._first_assignment = FirstAssignment()
         self._paused: set[Key] = set()
         self._held: deque[_Held] = deque()
@@ -255,6 +258,7 @@ class Intake:
                 offset = place.offset if place.offset >= 0 else None
                 self._ledger.assign(place.topic, place.partition, offset, place.metadata)
         self._first_assignment.on_assigned()
+        self._on_rebalance()
         _log.info("assigned", partitions=_names(partitions))
 
     def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -264,6 +268,7 @@ class Intake:
             self._ledger.revoke(keys)
         # The broker keeps our epoch where the next rebalance follows at once, and would let a late flush pass.
         self._hooks.wait_for_flush()
+        self._on_rebalance()
         _log.info("revoked", partitions=_names(partitions))
 
     def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
