@@ -48,7 +48,7 @@ class HangingConsumer:
 
 def make_worker(consumer: Any) -> Worker:
     part = cast("Any", SimpleNamespace(close=lambda: None, publisher=SimpleNamespace(close=lambda: None)))
-    return Worker(part, SystemThreads(), part, part, part, part, part, consumer, part, part)
+    return Worker(part, SystemThreads(), part, part, part, part, part, consumer, part, part, part)
 
 
 def test_a_close_that_does_not_come_back_does_not_keep_the_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from worker import __version__
+from worker.cluster.checker import make_checker, require
+from worker.cluster.watch import ClusterWatch
 from worker.connections import Connections, RealConnections
 from worker.delivery.finish import Finisher
 from worker.delivery.manifest import ModelInfo
@@ -100,14 +102,33 @@ def build(
         crash_loop_limit=settings.crash_loop_limit,
         revoke_timeout_s=settings.revoke_timeout_s,
     )
+    watch = ClusterWatch(
+        connections.cluster,
+        threads.monotonic,
+        is_assigned=lambda: intake.is_assigned,
+        is_failing=lambda: lifecycle.publisher.is_failing,
+    )
     lag = LagGauge(consumer, ledger, settings.kafka_group_id, topics.requests)
     intake = Intake(
-        consumer, proxy, ledger, codec, lifecycle, rules, settings, topics.requests, threads.now, on_delivered=lag.note
+        consumer,
+        proxy,
+        ledger,
+        codec,
+        lifecycle,
+        rules,
+        settings,
+        topics.requests,
+        threads.now,
+        on_delivered=lag.note,
+        on_error=watch.on_error,
+        on_rebalance=watch.on_rebalance,
     )
     cancellations = CancellationReader(
         connections.cancellations_reader(), topics.cancellations, codec, cancelled, lifecycle.cancel, threads
     )
-    return Worker(settings, threads, ledger, intake, retry_queue, lifecycle, health, consumer, cancellations, lag)
+    return Worker(
+        settings, threads, ledger, intake, retry_queue, lifecycle, health, consumer, cancellations, lag, watch
+    )
 
 
 def engine_maker(settings: Settings, model: SdxlModel) -> MakeEngine:
@@ -153,13 +174,13 @@ def run(settings: Settings, load: LoadEngine = load_engine) -> int:
     """Run a worker until SIGTERM or SIGINT; a second signal ends at once.
 
     Args:
-        load: called once S3 has answered; the chaos runs put a stand-in here.
+        load: called once S3 has answered and the topics were looked at; the chaos runs put a stand-in here.
 
     Returns:
         0 after a drain, 1 when a loop has crashed.
 
     Raises:
-        StartupError: settings, model or bucket are not usable.
+        StartupError: settings, model, bucket or Kafka topics are not usable.
     """
     logs.configure(settings.log_level, settings.log_format)
     rules = read_rules(settings)
@@ -172,9 +193,13 @@ def run(settings: Settings, load: LoadEngine = load_engine) -> int:
     try:
         store = PictureStore.from_settings(settings)
         store.require_bucket()
+        checker = make_checker(settings)
+        require(checker)
         loaded = load(settings)
         health.facts |= loaded.facts
-        worker = build(settings, rules, loaded, RealConnections(settings, store), SystemThreads(), health, spans)
+        worker = build(
+            settings, rules, loaded, RealConnections(settings, store, checker), SystemThreads(), health, spans
+        )
         return _serve(worker, signals)
     finally:
         if spans is not None:

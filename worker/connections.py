@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from confluent_kafka import Consumer, Producer
 
 from worker import kafka_config
+from worker.cluster.checker import ClusterChecker
+from worker.cluster.contact import STATISTICS_INTERVAL_MS
+from worker.cluster.watch import Cluster
 from worker.delivery.producer import TransactionalProducer
 from worker.delivery.transport import IDEMPOTENT_CONFIG, TRANSACTION_CONFIG, AtLeastOnce, ExactlyOnce, Group, Transport
 from worker.delivery.upload import PictureStore
@@ -19,6 +22,9 @@ class Connections(Protocol):
 
     @property
     def store(self) -> PictureStore: ...
+
+    @property
+    def cluster(self) -> Cluster: ...
 
     def member(self) -> Consumer:
         """The consumer that joins the group."""
@@ -39,9 +45,14 @@ class RealConnections:
 
     settings: Settings
     store: PictureStore
+    cluster: ClusterChecker
 
     def member(self) -> Consumer:
-        return Consumer(kafka_config.consumer_config(self.settings))
+        statistics: dict[str, Any] = {
+            "statistics.interval.ms": STATISTICS_INTERVAL_MS,
+            "stats_cb": self.cluster.contact.on_statistics,
+        }
+        return Consumer(statistics | kafka_config.consumer_config(self.settings))
 
     def offsets_reader(self) -> Consumer:
         return Consumer(kafka_config.offsets_reader_config(self.settings))

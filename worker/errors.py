@@ -6,7 +6,8 @@
     ├── StartupError            the worker cannot start: one message, exit code 2
     │   ├── SettingsError       contradictory or missing settings
     │   ├── ModelLoadError      the model cannot be found or loaded
-    │   └── BucketError         wrong credentials or a missing bucket
+    │   ├── BucketError         wrong credentials or a missing bucket
+    │   └── ClusterError        Kafka topics, rights or limits that a worker cannot work with
     ├── RequestRejected         this request will never become a picture: a failed event
     ├── UndecodableError        these bytes are no event: the dead-letter topic
     ├── StoreUnavailable        S3 does not answer: wait and try again
@@ -63,6 +64,10 @@ class ModelLoadError(StartupError):
 
 class BucketError(StartupError):
     """The bucket is missing, or the credentials are refused."""
+
+
+class ClusterError(StartupError):
+    """Topics are missing or unequal, rights are missing, or limits are too low; a line for each problem."""
 
 
 class RequestRejected(WorkerError):

@@ -20,6 +20,7 @@ from devtools.local.seaweedfs import SeaweedFS
 from tests.harness import Broker, Client, Result, Site
 from worker.app import build, load_engine
 from worker.cli import app
+from worker.cluster.checker import make_checker
 from worker.connections import RealConnections
 from worker.delivery.upload import PictureStore
 from worker.events.types import GenerationRequest
@@ -90,7 +91,7 @@ def in_this_process(environment: dict[str, str]) -> Iterator[Worker]:
         for name, value in environment.items():
             patch.setenv(name, value)
         settings = load_settings()
-    connections = RealConnections(settings, PictureStore.from_settings(settings))
+    connections = RealConnections(settings, PictureStore.from_settings(settings), make_checker(settings))
     rules, loaded, threads = read_rules(settings), load_engine(settings), SystemThreads()
     worker = build(settings, rules, loaded, connections, threads, Health(time.monotonic))
     worker.start()

@@ -31,6 +31,8 @@ _RETRY_FIRST_S = 0.1
 _RETRY_MAX_S = 5.0
 # A record that is not acknowledged, while others of its flush are, is sent alone after this many tries.
 _TRIES_BEFORE_SPLIT = 3
+# More than a rebalance or a broker's restart costs.
+_FAILING_TRIES = 3
 # Beyond the longest that a flush may take while a coordinator moves.
 STUCK_AFTER_S = 60.0
 
@@ -145,6 +147,11 @@ class Publisher:
         if failing_s > STUCK_AFTER_S:
             return f"nothing could be published for {failing_s:.0f} s: {self._failure or 'a flush hangs'}"
         return self._blocked_sentence
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the flush that is under way has failed several times, or outcomes are blocked."""
+        return self._tries >= _FAILING_TRIES or self._blocked_sentence is not None
 
     def wait(self, now: float, timeout_s: float) -> None:
         """Sleep until a flush is due, at most `timeout_s`."""

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import stamina
 import structlog
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from worker.errors import ProtocolError, RegistryUnavailable, RequestRejected, UndecodableError
 from worker.events.codec import EventCodec
@@ -24,6 +24,7 @@ from worker.intake.admit import AdmissionRules, Arrival, admit, with_bounded_ids
 from worker.intake.consumer_proxy import ConsumerProxy
 from worker.intake.ledger import Ledger
 from worker.intake.ledger import TopicPartition as Key
+from worker.intake.membership import FirstAssignment
 from worker.intake.records import Record, read_record
 from worker.job import Failure, Job, Lane, Origin, Original
 from worker.settings import Settings
@@ -70,6 +71,8 @@ class Intake:
     Args:
         topics: the request topics, in the order of `Lane`.
         on_delivered: called for every new record with topic, partition, offset and the time it was written.
+        on_error: called with every error of the consumer that is not fatal.
+        on_rebalance: called after partitions have come or gone.
     """
 
     def __init__(
@@ -84,6 +87,8 @@ class Intake:
         topics: Sequence[str],
         now: Callable[[], float],
         on_delivered: Callable[[str, int, int, float], None],
+        on_error: Callable[[KafkaError], None] = lambda _error: None,
+        on_rebalance: Callable[[], None] = lambda: None,
     ) -> None:
         self._consumer = consumer
         self._proxy = proxy
@@ -95,9 +100,17 @@ class Intake:
         self._lanes = dict(zip(topics, Lane, strict=True))
         self._now = now
         self._on_delivered = on_delivered
+        self._on_error = on_error
+        self._on_rebalance = on_rebalance
+        self._first_assignment = FirstAssignment()
         self._paused: set[Key] = set()
         self._held: deque[_Held] = deque()
         self._stopping = False
+
+    @property
+    def is_assigned(self) -> bool:
+        """Whether the group has given this member its partitions, be it none. Any thread may ask."""
+        return self._first_assignment.arrived
 
     def subscribe(self) -> None:
         """Join the group."""
@@ -113,6 +126,7 @@ class Intake:
         """Poll once, then put the pauses right."""
         message = self._consumer.poll(timeout_s)
         self._proxy.serve()
+        self._first_assignment.observe(self._proxy.membership, self._now())
         if message is not None:
             self._take(message)
         self._retry_held()
@@ -124,6 +138,7 @@ class Intake:
             if error.fatal():
                 raise KafkaException(error)
             _log.warning("consume_error", error=error.str(), code=error.name())
+            self._on_error(error)
             return
         record = read_record(message, self._now())
         key = record.topic, record.partition
@@ -248,6 +263,8 @@ class Intake:
             for place in committed:
                 offset = place.offset if place.offset >= 0 else None
                 self._ledger.assign(place.topic, place.partition, offset, place.metadata)
+        self._first_assignment.on_assigned()
+        self._on_rebalance()
         _log.info("assigned", partitions=_names(partitions))
 
     def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -257,6 +274,7 @@ class Intake:
             self._ledger.revoke(keys)
         # The broker keeps our epoch where the next rebalance follows at once, and would let a late flush pass.
         self._hooks.wait_for_flush()
+        self._on_rebalance()
         _log.info("revoked", partitions=_names(partitions))
 
     def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -264,6 +282,7 @@ class Intake:
         with self._ledger.lock:
             self._ledger.revoke(keys)
         self._hooks.release_unowned()
+        self._first_assignment.on_lost()
         _log.warning("lost", partitions=_names(partitions))
 
     def _close_partitions(self, partitions: list[TopicPartition]) -> list[Key]:
