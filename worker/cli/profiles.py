@@ -49,8 +49,8 @@ def preview(
     girl_id: Annotated[str, typer.Argument(metavar="GIRL_ID")],
     prompt: Annotated[str, typer.Option(help="The request's own.")],
     negative_prompt: Annotated[str | None, typer.Option(help="Likewise.")] = None,
-    affection: Annotated[int, typer.Option(help="affection_level, 0 to 100.")] = 0,
-    nsfw_level: Annotated[int, typer.Option(help="0 to 100.")] = 0,
+    affection: Annotated[int, typer.Option(min=0, max=100, help="affection_level, 0 to 100.")] = 0,
+    nsfw_level: Annotated[int, typer.Option(min=0, max=100, help="0 to 100.")] = 0,
     folder: Annotated[Path | None, typer.Option("--dir", help="Default: PROFILES_PATH.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from worker.cli.flags import GUIDANCE, INT, LONG, YEAR_S, between
 from worker.cli.requests import parse_lora, parse_size, request_from_record, utc_now
 from worker.cli.submission import Submission, numbered_requests
 from worker.client.connection import connect
@@ -31,16 +32,23 @@ def submit(
         str | None, typer.Argument(metavar="[-]", help="-: read requests from stdin, a JSON object per line.")
     ] = None,
     girl_id: Annotated[str | None, typer.Option(rich_help_panel=_IDS)] = None,
-    user_id: Annotated[int | None, typer.Option(rich_help_panel=_IDS)] = None,
+    user_id: Annotated[int | None, typer.Option(callback=between(-LONG, LONG), rich_help_panel=_IDS)] = None,
     job_id: Annotated[str | None, typer.Option(help="Default: a random UUID.", rich_help_panel=_IDS)] = None,
     prompt: Annotated[str | None, typer.Option(rich_help_panel=_PICTURE)] = None,
     negative_prompt: Annotated[str | None, typer.Option(rich_help_panel=_PICTURE)] = None,
     size: Annotated[
         str | None, typer.Option(metavar="WxH", help="Such as 1024x1024.", rich_help_panel=_PICTURE)
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Of denoising.", rich_help_panel=_PICTURE)] = None,
-    guidance: Annotated[float | None, typer.Option(rich_help_panel=_PICTURE)] = None,
-    seed: Annotated[int | None, typer.Option(help="Default: made from the job id.", rich_help_panel=_PICTURE)] = None,
+    steps: Annotated[
+        int | None, typer.Option(callback=between(-INT, INT), help="Of denoising.", rich_help_panel=_PICTURE)
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(callback=between(-GUIDANCE, GUIDANCE), rich_help_panel=_PICTURE)
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(callback=between(-LONG, LONG), help="Default: made from the job id.", rich_help_panel=_PICTURE),
+    ] = None,
     scheduler: Annotated[str | None, typer.Option(help="A diffusers scheduler.", rich_help_panel=_PICTURE)] = None,
     lora: Annotated[
         list[str] | None,
@@ -52,14 +60,22 @@ def submit(
     high_quality: Annotated[
         bool, typer.Option("--high-quality", help="With the refiner.", rich_help_panel=_PICTURE)
     ] = False,
-    affection: Annotated[int | None, typer.Option(help="0 to 100.", rich_help_panel=_PICTURE)] = None,
-    nsfw: Annotated[int | None, typer.Option(help="0 to 100.", rich_help_panel=_PICTURE)] = None,
+    affection: Annotated[
+        int | None, typer.Option(callback=between(-INT, INT), help="0 to 100.", rich_help_panel=_PICTURE)
+    ] = None,
+    nsfw: Annotated[
+        int | None, typer.Option(callback=between(-INT, INT), help="0 to 100.", rich_help_panel=_PICTURE)
+    ] = None,
     priority: Annotated[Class | None, typer.Option(help="Default: normal.", rich_help_panel=_HOW)] = None,
     expires_in: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Of no use later.", rich_help_panel=_HOW)
+        float | None,
+        typer.Option(metavar="SECONDS", callback=between(0.0, YEAR_S), help="Of no use later.", rich_help_panel=_HOW),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Follow to the end; print the URLs.")] = False,
-    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="With --wait: give up after this.")] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", callback=between(0.0, YEAR_S), help="With --wait: give up after this."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per line.")] = False,
 ) -> None:
     """Send one request from flags, or JSON lines from stdin, and print the job ids.
@@ -116,7 +132,7 @@ def _run(source: str | None, record: dict[str, Any], *, wait: bool, timeout_s: f
         connection = stack.enter_context(connect())
         submission = stack.enter_context(Submission(connection, wait=wait, as_json=as_json))
         if source == "-":
-            submission.send_all(numbered_requests(sys.stdin))
+            submission.send_all(numbered_requests(sys.stdin.buffer))
         else:
             try:
                 submission.send(request_from_record(record, now=utc_now()))

@@ -25,12 +25,15 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="Create or de
 
 @app.command()
 def create(
-    partitions: Annotated[int, typer.Option(min=1, help="Of each request and result topic.")] = DEFAULT_PARTITIONS,
-    replication_factor: Annotated[int, typer.Option(min=1)] = 1,
+    partitions: Annotated[
+        int, typer.Option(min=1, max=100_000, help="Of each request and result topic.")
+    ] = DEFAULT_PARTITIONS,
+    replication_factor: Annotated[int, typer.Option(min=1, max=1_000)] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Create the topics that are missing; what exists is left as it is."""
     with connect() as connection:
+        connection.require_kafka()
         try:
             created = create_topics(connection.config(), connection.topics, partitions, replication_factor)
         except TopicsError as error:
@@ -49,6 +52,7 @@ def describe(
 ) -> None:
     """Describe the topics. Exit code 1: some are missing."""
     with connect() as connection:
+        connection.require_kafka()
         try:
             found = describe_topics(connection.config(), connection.topics)
         except TopicsError as error:

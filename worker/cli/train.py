@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from worker.cli.flags import INT, LONG, between
 from worker.cli.output import note_console, print_json
 from worker.client.errors import CommandError
 
@@ -42,16 +43,21 @@ def train_lora(
     name: Annotated[
         str, typer.Option(help="What requests will call it; the dataset's folder name when not given.")
     ] = "",
-    resolution: Annotated[int, typer.Option(min=64, help="Pictures are scaled and cropped to this square.")] = 1024,
-    batch_size: Annotated[int, typer.Option("--train-batch-size", "--train_batch_size", min=1)] = 1,
-    epochs: Annotated[int, typer.Option("--num-train-epochs", "--num_train_epochs", min=1)] = 100,
+    resolution: Annotated[
+        int, typer.Option(min=64, max=4_096, help="Pictures are scaled and cropped to this square.")
+    ] = 1024,
+    batch_size: Annotated[int, typer.Option("--train-batch-size", "--train_batch_size", min=1, max=4_096)] = 1,
+    epochs: Annotated[int, typer.Option("--num-train-epochs", "--num_train_epochs", min=1, max=INT)] = 100,
     max_steps: Annotated[
-        int | None, typer.Option("--max-train-steps", "--max_train_steps", min=1, help="Ends before the epochs do.")
+        int | None,
+        typer.Option("--max-train-steps", "--max_train_steps", min=1, max=INT, help="Ends before the epochs do."),
     ] = None,
-    learning_rate: Annotated[float, typer.Option("--learning-rate", "--learning_rate", min=0)] = 1e-4,
-    rank: Annotated[int, typer.Option(min=1, help="Of the added matrices; alpha is the same.")] = 16,
+    learning_rate: Annotated[
+        float, typer.Option("--learning-rate", "--learning_rate", callback=between(0.0, 10.0))
+    ] = 1e-4,
+    rank: Annotated[int, typer.Option(min=1, max=4_096, help="Of the added matrices; alpha is the same.")] = 16,
     accumulation: Annotated[
-        int, typer.Option("--gradient-accumulation-steps", "--gradient_accumulation_steps", min=1)
+        int, typer.Option("--gradient-accumulation-steps", "--gradient_accumulation_steps", min=1, max=100_000)
     ] = 1,
     precision: Annotated[str, typer.Option("--mixed-precision", "--mixed_precision", help="no, fp16 or bf16.")] = "no",
     convolutions: Annotated[bool, typer.Option(help="Add to the UNet's convolutions too: new shapes.")] = False,
@@ -59,10 +65,12 @@ def train_lora(
         bool,
         typer.Option("--train-text-encoder", "--train_text_encoder", help="Add to both text encoders too: new words."),
     ] = False,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LONG)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Train a LoRA on captioned pictures; under `accelerate launch -m worker` on several GPUs."""
+    if not dataset.is_dir():
+        raise typer.BadParameter(f"{dataset} is not a folder")
     with note_console().status("importing torch and diffusers"):
         from worker.training import lora
     from worker.settings import load_settings

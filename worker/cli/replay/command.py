@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from worker.cli.flags import INT
 from worker.cli.replay.options import make_selection, parse_replay_id
 from worker.cli.submit import Class
 from worker.client.connection import connect
@@ -25,7 +26,9 @@ def replay(
         list[str] | None, typer.Option(help="A request topic; may be repeated.", rich_help_panel=_WHAT)
     ] = None,
     lane: Annotated[list[Class] | None, typer.Option(help="May be repeated.", rich_help_panel=_WHAT)] = None,
-    partition: Annotated[int | None, typer.Option(help="Of those topics.", rich_help_panel=_WHAT)] = None,
+    partition: Annotated[
+        int | None, typer.Option(min=0, max=INT, help="Of those topics.", rich_help_panel=_WHAT)
+    ] = None,
     offsets: Annotated[
         str | None,
         typer.Option(metavar="A-B", help="Of that partition of one lane, both taken.", rich_help_panel=_WHAT),
