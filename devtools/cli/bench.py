@@ -15,6 +15,7 @@ import typer
 from devtools.cli.bench_equality import equality
 from devtools.cli.bench_lora import lora
 from devtools.cli.bench_truth import truth
+from worker.cli.flags import INT
 from worker.cli.output import note_console, print_json, result_console
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Measure the engine on a toy model.")
@@ -30,10 +31,10 @@ SLOTS = 4
 def schedule(
     out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = REPORT,
     plot: Annotated[Path | None, typer.Option(help="A PNG of the waits; needs matplotlib.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the arrivals.")] = 0,
-    jobs: Annotated[int, typer.Option(min=1, help="At load 0.8, with every UNet and VAE call.")] = 200,
-    long_jobs: Annotated[int, typer.Option(min=1, help="At every load, without them.")] = 1500,
-    rounds: Annotated[int, typer.Option(min=1, help="Of the overhead per step.")] = 6,
+    seed: Annotated[int, typer.Option(min=0, max=INT, help="Of the arrivals.")] = 0,
+    jobs: Annotated[int, typer.Option(min=1, max=INT, help="At load 0.8, with every UNet and VAE call.")] = 200,
+    long_jobs: Annotated[int, typer.Option(min=1, max=INT, help="At every load, without them.")] = 1500,
+    rounds: Annotated[int, typer.Option(min=1, max=INT, help="Of the overhead per step.")] = 6,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report instead of tables.")] = False,
 ) -> None:
     """Four policies on the same arrivals, through the real engine, and the overhead per step beside diffusers."""

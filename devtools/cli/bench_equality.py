@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from worker.cli.flags import INT
 from worker.cli.output import note_console, print_json
 
 
 def equality(
-    count: Annotated[int, typer.Option(min=1, help="Random jobs, each alone and in company.")] = 200,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same jobs.")] = 0,
+    count: Annotated[int, typer.Option(min=1, max=INT, help="Random jobs, each alone and in company.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, max=INT, help="The same seed gives the same jobs.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for equality.json.")] = Path("out/bench"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole result as JSON.")] = False,
 ) -> None:

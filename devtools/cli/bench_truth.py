@@ -8,13 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
+from worker.cli.flags import INT
 from worker.cli.output import note_console, print_json
 
 
 def truth(
     model: Annotated[Path | None, typer.Option(help="A folder by train-demo; the shipped one when not given.")] = None,
-    prompts: Annotated[int, typer.Option(min=12, help="Asked for, each with a seed of its own.")] = 200,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same prompts.")] = 0,
+    prompts: Annotated[int, typer.Option(min=12, max=INT, help="Asked for, each with a seed of its own.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, max=INT, help="The same seed gives the same prompts.")] = 0,
     out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = Path("out/truth.json"),
     sheet: Annotated[Path | None, typer.Option(help="A PNG of the first 40 pictures with their prompts.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole result as JSON.")] = False,

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
+from worker.cli.flags import INT
 from worker.cli.output import note_console, print_json
 from worker.cli.train import training_progress
 
 
 def tiny(
     directory: Annotated[Path, typer.Argument(help="Gets the folders base and refiner.")],
-    seed: Annotated[int, typer.Option(help="The same seed gives the same weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=INT, help="The same seed gives the same weights.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Write a toy SDXL: the real classes, random weights, a few MB, no download."""
@@ -31,13 +32,15 @@ def tiny(
 
 def train_demo(
     directory: Annotated[Path, typer.Argument(help="Gets the folders base and refiner.")],
-    seed: Annotated[int, typer.Option(help="The same seed gives the same weights on the same kind of CPU.")] = 0,
-    vae_steps: Annotated[int | None, typer.Option(min=1, help="Shorter than the recipe, to try it.")] = None,
-    base_steps: Annotated[int | None, typer.Option(min=1, help="As above.")] = None,
-    refiner_steps: Annotated[int | None, typer.Option(min=1, help="As above.")] = None,
-    finish_steps: Annotated[int | None, typer.Option(min=1, help="As above.")] = None,
-    loosen_steps: Annotated[int | None, typer.Option(min=1, help="As above.")] = None,
-    polish_steps: Annotated[int | None, typer.Option(min=1, help="As above.")] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, max=INT, help="The same seed gives the same weights on the same kind of CPU.")
+    ] = 0,
+    vae_steps: Annotated[int | None, typer.Option(min=1, max=INT, help="Shorter than the recipe, to try it.")] = None,
+    base_steps: Annotated[int | None, typer.Option(min=1, max=INT, help="As above.")] = None,
+    refiner_steps: Annotated[int | None, typer.Option(min=1, max=INT, help="As above.")] = None,
+    finish_steps: Annotated[int | None, typer.Option(min=1, max=INT, help="As above.")] = None,
+    loosen_steps: Annotated[int | None, typer.Option(min=1, max=INT, help="As above.")] = None,
+    polish_steps: Annotated[int | None, typer.Option(min=1, max=INT, help="As above.")] = None,
 ) -> None:
     """Train the demo SDXL from nothing, on pictures it draws itself: under two hours on two cores.
 
