@@ -340,6 +340,7 @@ def test_a_value_of_the_wrong_form_is_told_by_name_and_not_repeated(
         ("KAFKA_SSL_KEY_PEM", "-----BEGIN KEY-----\nabc\n-----END KEY-----"),
         ("DEVICE", "cuda:1"),
         ("AWS_REGION", "auto"),
+        ("LOG_LEVEL", "INFO"),
     ],
 )
 def test_a_value_of_the_right_form_passes(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:

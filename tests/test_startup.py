@@ -169,7 +169,7 @@ def test_run_is_stopped_while_it_waits_for_kafka(tmp_path: Path, s3: Any, number
         stderr=subprocess.PIPE,
     ) as child:
         assert child.stderr is not None
-        lines = []
+        lines: list[dict[str, Any]] = []
         while not lines or lines[-1]["event"] != "kafka_unreachable":
             lines.append(json.loads(child.stderr.readline()))
         child.send_signal(number)

@@ -194,6 +194,11 @@ class Settings(BaseSettings):
     def _one_line(cls, value: Any) -> Any:
         return checks.one_line(value)
 
+    @field_validator("log_level", "log_format", "delivery", mode="before")
+    @classmethod
+    def _in_any_case(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
+
     @field_validator("kafka_properties", mode="before")
     @classmethod
     def _as_librdkafka_writes_it(cls, properties: Any) -> Any:

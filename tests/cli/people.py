@@ -24,10 +24,15 @@ def environment(**changes: str | None) -> dict[str, str]:
     return own
 
 
-def call(
-    arguments: Sequence[str | bytes], cwd: Path, stdin: bytes = b"", **changes: str | None
-) -> subprocess.CompletedProcess[bytes]:
+def call(arguments: Sequence[str | bytes], cwd: Path, /, **changes: str | None) -> subprocess.CompletedProcess[bytes]:
     """Run a verb to its end."""
+    return call_with(b"", arguments, cwd, **changes)
+
+
+def call_with(
+    stdin: bytes, arguments: Sequence[str | bytes], cwd: Path, /, **changes: str | None
+) -> subprocess.CompletedProcess[bytes]:
+    """The same with something on standard input."""
     return subprocess.run(
         [*WORKER, *arguments], cwd=cwd, env=environment(**changes), input=stdin, capture_output=True, timeout=90
     )

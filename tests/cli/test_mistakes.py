@@ -13,7 +13,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from devtools.local.process import free_port
 from tests.cli.conftest import Kafka, sdxl
-from tests.cli.people import WORKER, assert_one_line, call, environment, shell
+from tests.cli.people import WORKER, assert_one_line, call, call_with, environment, shell
 from tests.events.strategies import sample
 from worker.cli import exits
 from worker.client.errors import CommandError
@@ -104,7 +104,7 @@ def test_bad_lines_are_told_by_number_and_cost_no_other(kafka: Kafka) -> None:
     ]
     lines = ["\ufeff" + good % "first", *bad, good % "last"]
     stdin = b"\n".join([*(line.encode() for line in lines[:-1]), b'{"girl_id": "\xff"}', lines[-1].encode()])
-    done = call(["submit", "-"], Path.cwd(), stdin, KAFKA_BOOTSTRAP_SERVERS=kafka.broker.bootstrap_servers)
+    done = call_with(stdin, ["submit", "-"], Path.cwd(), KAFKA_BOOTSTRAP_SERVERS=kafka.broker.bootstrap_servers)
     assert done.returncode == 1
     assert set(done.stdout.split()) == {b"first", b"last"}
     told = done.stderr.decode().splitlines()
@@ -183,6 +183,7 @@ def test_watch_ends_quietly_when_its_reader_does(kafka: Kafka, tmp_path: Path) -
         (("profiles", "check", "nowhere"), "nowhere is no folder that can be read"),
         (("profiles", "check", "file"), "Not a directory"),
         (("models", "train-lora", "--dataset-name", "nowhere", "--output-dir", "out"), "nowhere is not a folder"),
+        (("models", "train-lora", "--dataset-name", ".", "--output-dir", "file/out"), "file/out: Not a directory"),
         (("sumbit",), "No such command 'sumbit'. Did you mean 'submit'?"),
         (("submit", "--stepz", "3"), "No such option"),
         (("submit", "--prompt"), "requires an argument"),
@@ -214,6 +215,7 @@ def test_the_state_of_a_replay_that_cannot_be_written(kafka: Kafka, monkeypatch:
         (KafkaException(KafkaError(KafkaError._TRANSPORT, "gone")), "Kafka: gone", 1),
         (PermissionError(13, "Permission denied", "out/x"), "out/x: Permission denied", 2),
         (OSError(28, "No space left on device", "out/x"), "out/x: No space left on device", 1),
+        (OSError("no CA bundle"), "input or output failed: no CA bundle", 1),
         (ConnectionResetError(104, "Connection reset by peer"), "input or output failed: Connection reset by peer", 1),
     ],
 )

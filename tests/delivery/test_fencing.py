@@ -19,11 +19,10 @@ from worker.startup import FenceWatch, WorkerIdTaken
 
 def test_two_workers_of_one_name_end_with_the_reason(kafka: KafkaCluster) -> None:
     topic = f"fencing-{uuid.uuid4().hex[:8]}"
-    servers = {"bootstrap.servers": kafka.bootstrap_servers}
+    servers: dict[str, Any] = {"bootstrap.servers": kafka.bootstrap_servers}
     admin = AdminClient(servers)
     admin.create_topics([NewTopic(topic, 1, 1)])[topic].result(30)
     config = TRANSACTION_CONFIG | servers | {"transactional.id": topic, "log_level": 0}
-    record = Encoded(topic, b"k", b"v", [])
     clock = itertools.count()
 
     def worker() -> ExactlyOnce:
@@ -33,11 +32,15 @@ def test_two_workers_of_one_name_end_with_the_reason(kafka: KafkaCluster) -> Non
             lambda: TransactionalProducer(config), group, lambda error: watch.note(error, float(next(clock)))
         )
 
-    pair = (worker(), worker())
     with pytest.raises(WorkerIdTaken, match="WORKER_ID one"):
-        for _ in range(20):
-            for one in pair:
-                try:
-                    one.send([record], [])
-                except TryAgain:
-                    one.send([record], [])
+        quarrel(worker(), worker(), Encoded(topic, b"k", b"v", []))
+
+
+def quarrel(one: ExactlyOnce, other: ExactlyOnce, record: Encoded) -> None:
+    """Each sends in turn, and once more with a new producer when the other has fenced it off."""
+    for _ in range(20):
+        for transport in (one, other):
+            try:
+                transport.send([record], [])
+            except TryAgain:
+                transport.send([record], [])

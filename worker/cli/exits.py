@@ -131,7 +131,7 @@ def _kafka(error: KafkaException) -> tuple[str, int]:
 
 
 def _file(error: OSError) -> tuple[str, int]:
-    reason = error.strerror or type(error).__name__
+    reason = error.strerror or str(error) or type(error).__name__
     if error.filename is None:
         return f"input or output failed: {reason}", FAILED
     return f"{os.fsdecode(error.filename)}: {reason}", WRONG if error.errno in _WRONG_PATH else FAILED

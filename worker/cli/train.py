@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -71,6 +72,10 @@ def train_lora(
     """Train a LoRA on captioned pictures; under `accelerate launch -m worker` on several GPUs."""
     if not dataset.is_dir():
         raise typer.BadParameter(f"{dataset} is not a folder")
+    # Now, and not after hours of training.
+    output_dir.mkdir(parents=True, exist_ok=True)
+    if not os.access(output_dir, os.W_OK):
+        raise typer.BadParameter(f"{output_dir} cannot be written to")
     with note_console().status("importing torch and diffusers"):
         from worker.training import lora
     from worker.settings import load_settings
