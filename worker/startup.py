@@ -17,7 +17,9 @@ from worker.settings import Settings
 
 _log = structlog.get_logger()
 
-KAFKA_SLICE_S = 1.0
+# The first wait for an answer, and the longest; in between Python hears signals.
+SLICE_S = 1.0
+MAX_SLICE_S = 5.0
 TELL_AFTER_S = 3.0
 TELL_EVERY_S = 30.0
 
@@ -118,15 +120,16 @@ def wait_for_kafka(settings: Settings) -> None:
     reasons: list[str] = []
     config = {**kafka_config.outsider_config(settings), "error_cb": lambda error: reasons.append(error.str())}
     client = Consumer(config)
-    began = time.monotonic()
+    began, slice_s = time.monotonic(), SLICE_S
     tell_at = began + TELL_AFTER_S
     try:
         while True:
             try:
-                client.list_topics(timeout=KAFKA_SLICE_S)
+                client.list_topics(timeout=slice_s)
             except KafkaException as error:
                 client.poll(0)
                 reasons[:] = reasons[-1:] or [error.args[0].str()]
+                slice_s = min(2 * slice_s, MAX_SLICE_S)
             else:
                 return
             if time.monotonic() > tell_at:

@@ -177,6 +177,15 @@ def test_watch_ends_quietly_when_its_reader_does(kafka: Kafka, tmp_path: Path) -
     assert len(done.stdout.splitlines()) == 1
 
 
+@pytest.mark.usefixtures("kafka")
+def test_watch_ends_with_its_reader_and_not_with_the_next_event(kafka: Kafka, tmp_path: Path) -> None:
+    kafka.publish(sample(GenerationCompleted, job_id="the only one"))
+    line = "W watch --since beginning | head -1; exit ${PIPESTATUS[0]}"
+    done = shell(line, tmp_path, KAFKA_BOOTSTRAP_SERVERS=kafka.broker.bootstrap_servers)
+    assert (done.returncode, done.stderr) == (141, b"")
+    assert b"the only one" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

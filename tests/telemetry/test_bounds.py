@@ -220,6 +220,13 @@ def test_people_get_readable_lines_and_machines_json(
     assert "hello" in stream.getvalue()
 
 
+def test_a_strangers_text_does_not_steer_the_terminal(written: io.StringIO) -> None:
+    logs.configure("info", "console")
+    log().info("hello", job_id="a\x1b[2J\rb", other="\x9b31m")
+    assert not {"\x1b", "\r", "\x9b"} & set(written.getvalue())
+    assert "x1b[2J" in written.getvalue()
+
+
 class Broken(io.StringIO):
     def write(self, text: str) -> int:  # noqa: ARG002
         raise BrokenPipeError

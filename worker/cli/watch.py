@@ -14,7 +14,7 @@ import typer
 
 from worker.cli.decode import to_json
 from worker.cli.flags import LONG
-from worker.cli.output import note_console, print_json, print_line, result_line
+from worker.cli.output import check_reader, note_console, print_json, print_line, result_line
 from worker.cli.results import one_line
 from worker.client.connection import Connection, Record, connect
 from worker.client.reader import Reader
@@ -86,6 +86,7 @@ def _follow(connection: Connection, reader: Reader, count: int | None, *, as_jso
     shown = 0
     while count is None or shown < count:
         record = reader.poll(POLL_S)
+        check_reader()
         if record is not None:
             shown += _show(connection, record, as_json=as_json)
 

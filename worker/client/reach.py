@@ -19,7 +19,9 @@ T = TypeVar("T")
 # For a broker that says nothing at all, and for one whose address refuses us or has no meaning.
 ANSWER_S = 10.0
 REFUSED_S = 2.5
+# The first wait, and the longest. The answer to a call that timed out is lost, and a large cluster's takes a while.
 SLICE_S = 0.5
+MAX_SLICE_S = 2.0
 
 _PASSING = frozenset({KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN})
 _DOWN = frozenset({KafkaError._ALL_BROKERS_DOWN})
@@ -84,10 +86,11 @@ def in_slices(call: Callable[[float], T], give_up: Callable[[float], bool]) -> T
     Raises:
         KafkaException: the last one, when `give_up` says so; at once, where trying again cannot help.
     """
-    began = time.monotonic()
+    began, slice_s = time.monotonic(), SLICE_S
     while True:
         try:
-            return call(SLICE_S)
+            return call(slice_s)
         except KafkaException as error:
             if error.args[0].code() not in _PASSING or give_up(time.monotonic() - began):
                 raise
+        slice_s = min(2 * slice_s, MAX_SLICE_S)

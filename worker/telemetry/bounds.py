@@ -40,6 +40,13 @@ def cut(text: str, limit: int = VALUE_CHARS) -> str:
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text) - limit} more characters)"
 
 
+def printable(value: Any) -> Any:
+    """The value, with every character escaped that a terminal would obey."""
+    if not isinstance(value, str) or value.isprintable():
+        return value
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in value)
+
+
 def bounded(value: object, depth: int = DEPTH) -> Any:
     """The value as JSON can hold it, of bounded size. An object of unknown kind is named by its type: its repr may
     hold anything.

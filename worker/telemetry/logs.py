@@ -65,6 +65,8 @@ def _console(*, colors: bool) -> structlog.types.Processor:
 
     def render(logger: Any, method: str, line: MutableMapping[str, Any]) -> str:
         causes = line.pop("exception", None)
+        # A stranger's text must not steer the terminal; JSON escapes by itself.
+        line = {name: bounds.printable(value) for name, value in line.items()}
         text = str(readable(logger, method, line))
         return text if causes is None else f"{text}\n{bounds.chain_text(causes)}"
 
