@@ -96,7 +96,7 @@ def test_a_cluster_that_is_not_there_is_one_line_and_exit_code_1(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", f"127.0.0.1:{free_port()}")
-    monkeypatch.setattr("worker.client.reader.REQUEST_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("worker.client.reach.REFUSED_S", 0.1)
     result = sdxl("watch")
     assert result.exit_code == 1
     assert "does not answer" in result.stderr
