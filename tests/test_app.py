@@ -1,11 +1,9 @@
-"""Signals and the end of the process, which must not hang."""
+"""The end of the process, which must not hang."""
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -13,27 +11,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from worker import runtime
-from worker.app import _Signals
 from worker.runtime import Worker
 from worker.threads import Loop, SystemThreads
-
-
-@pytest.fixture
-def handlers() -> Iterator[None]:
-    """The handlers as they were, afterwards."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.mark.usefixtures("handlers")
-def test_the_signal_handler_takes_no_lock() -> None:
-    signals = _Signals()
-    with capture_logs() as lines:
-        signal.raise_signal(signal.SIGTERM)
-    assert (signals.count, signals.number) == (1, signal.SIGTERM)
-    assert lines == [], "it may have come in the middle of a log line, whose lock its own would wait for"
 
 
 class HangingConsumer:

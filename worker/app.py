@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from worker import __version__
+from worker import __version__, startup
 from worker.cluster.checker import make_checker, require
 from worker.cluster.watch import ClusterWatch
 from worker.connections import Connections, RealConnections
@@ -23,6 +21,7 @@ from worker.delivery.publish import Publisher
 from worker.delivery.retry_queue import RetryQueue
 from worker.delivery.upload import PictureStore
 from worker.engine.safety import make_screen
+from worker.errors import StartupError
 from worker.events.codec import make_codec
 from worker.intake.admit import AdmissionRules
 from worker.intake.cancellations import CancellationReader
@@ -36,6 +35,7 @@ from worker.lifecycle import Lifecycle
 from worker.rule_files import read_rules
 from worker.runtime import Crashed, Worker
 from worker.settings import Settings
+from worker.signals import Signals, StoppedEarly
 from worker.telemetry import gpu, logs, metrics
 from worker.telemetry.health import Health, serve
 from worker.telemetry.job_log import JobLog
@@ -183,9 +183,20 @@ def run(settings: Settings, load: LoadEngine = load_engine) -> int:
         StartupError: settings, model, bucket or Kafka topics are not usable.
     """
     logs.configure(settings.log_level, settings.log_format)
+    signals = Signals(settings.drain_timeout_s)
+    try:
+        return _run(settings, load, signals)
+    except StoppedEarly as stop:
+        _log.warning("signal", number=stop.number, hint="nothing had begun")
+        return stop.exit_code
+
+
+def _run(settings: Settings, load: LoadEngine, signals: Signals) -> int:
+    signals.starting = True
+    startup.check_settings(settings)
     rules = read_rules(settings)
     make_screen(settings)  # a detector that does not work is told now, not after the models are loaded
-    signals = _Signals()
+    claim = startup.claim_worker_id(settings)
     health = Health(time.monotonic, facts=_first_facts(settings))
     server, port = serve(health, settings.http_host, settings.http_port)
     _log.info("starting", version=__version__, worker_id=settings.worker_id, http_port=port)
@@ -193,6 +204,7 @@ def run(settings: Settings, load: LoadEngine = load_engine) -> int:
     try:
         store = PictureStore.from_settings(settings)
         store.require_bucket()
+        startup.wait_for_kafka(settings)
         checker = make_checker(settings)
         require(checker)
         loaded = load(settings)
@@ -200,12 +212,15 @@ def run(settings: Settings, load: LoadEngine = load_engine) -> int:
         worker = build(
             settings, rules, loaded, RealConnections(settings, store, checker), SystemThreads(), health, spans
         )
+        signals.starting = False
         return _serve(worker, signals)
     finally:
         if spans is not None:
             spans.close()
         server.shutdown()
         server.server_close()
+        if claim is not None:
+            claim.close()
 
 
 def load_model(settings: Settings) -> tuple[SdxlModel, ModelInfo, dict[str, Any]]:
@@ -254,41 +269,27 @@ def _first_facts(settings: Settings) -> dict[str, Any]:
     return loading | {"version": __version__, "worker_id": settings.worker_id}
 
 
-class _Signals:
-    """The first SIGTERM or SIGINT asks for a drain, the second for the end.
-
-    The handler must not log: it runs between any two instructions of the main thread, and where that is in the middle
-    of a log line it holds the log's lock. Everything would stand still for good (the chaos run found it).
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.number = 0
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
-
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        self.count += 1
-        self.number = number
-        if self.count > 1:
-            # Whatever is not committed is repeated by the next owner; nothing is lost.
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-
-
-def _serve(worker: Worker, signals: _Signals) -> int:
+def _serve(worker: Worker, signals: Signals) -> int:
     worker.health.watch(worker)
     worker.start()
     _log.info("ready")
     try:
         while not signals.count:
             worker.poll()
-        _log.warning("signal", number=signals.number)
+        _log.warning(
+            "signal",
+            number=signals.number,
+            unfinished_jobs=worker.unfinished(),
+            limit_s=worker.settings.drain_timeout_s,
+            hint="running jobs are finished; a second signal ends at once",
+        )
         worker.drain(worker.settings.drain_timeout_s, hurry=lambda: signals.count > 1)
-    except Crashed:
+    except Crashed as crash:
         # What is not committed is repeated by the next owner; a close would commit on top of a broken state.
         _log.error("crashed")
         worker.stop()
+        if isinstance(crash.__cause__, StartupError):
+            raise crash.__cause__ from None
         return EXIT_CRASHED
     _log.info("stopped")
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from worker.delivery.producer import TransactionalProducer
 from worker.delivery.transport import IDEMPOTENT_CONFIG, TRANSACTION_CONFIG, AtLeastOnce, ExactlyOnce, Group, Transport
 from worker.delivery.upload import PictureStore
 from worker.settings import Settings
+from worker.startup import FenceWatch
 
 
 class Connections(Protocol):
@@ -66,4 +68,7 @@ class RealConnections:
             return AtLeastOnce(Producer(kafka_config.producer_config(settings, IDEMPOTENT_CONFIG)), group)
         identity = {"transactional.id": kafka_config.transactional_id(settings)}
         config = kafka_config.producer_config(settings, TRANSACTION_CONFIG | identity)
-        return ExactlyOnce(lambda: TransactionalProducer(config), group)
+        watch = FenceWatch(settings.worker_id)
+        return ExactlyOnce(
+            lambda: TransactionalProducer(config), group, lambda error: watch.note(error, time.monotonic())
+        )

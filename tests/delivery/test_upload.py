@@ -292,7 +292,7 @@ def test_no_credentials_at_all_stop_the_start() -> None:
 
 def test_an_endpoint_that_is_no_url_stops_the_start() -> None:
     with pytest.raises(BucketError, match="cannot be made"):
-        PictureStore.from_settings(settings_for("not a url"))
+        PictureStore.from_settings(settings_for("http://a..b"))
 
 
 # addresses

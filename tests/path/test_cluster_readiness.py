@@ -32,7 +32,8 @@ def test_with_kip_848_a_mistyped_prefix_ends_the_start_in_one_line(apache_site: 
     assert worker.wait(90) == NOT_STARTED
     [line] = [line for line in worker.log.read_text().splitlines() if line.startswith("error:")]
     assert wrong.topics.prefix in line
-    assert f"'{apache_site.topics.prefix}'" in line
+    # The broker is shared, and at most three of the prefixes that it has are named.
+    assert "the cluster has them with '" in line
     assert "Traceback" not in worker.log.read_text()
 
 

@@ -174,7 +174,7 @@ def test_a_thousand_records_every_tenth_hostile(
         assert all(len(of_one) == 1 for of_one in found.values()), [k for k, v in found.items() if len(v) != 1]
         assert Counter(end for of_one in found.values() for end in of_one) == expected
         assert worker.running
-        assert worker.get("/ready")[0] == 200
+        assert worker.get("/health")[0] == 200
         # Nothing that was waiting counts from 1970.
         waits = [
             line for line in worker.get("/metrics")[1].splitlines() if line.startswith("sdxl_worker_wait_seconds_sum")

@@ -19,6 +19,7 @@ from confluent_kafka import (
 
 from worker.client.connection import Connection, Record
 from worker.client.errors import CommandError
+from worker.client.reach import in_slices, reach
 from worker.events.record_headers import read_headers
 
 REQUEST_TIMEOUT_S = 15.0
@@ -41,7 +42,8 @@ class Reader:
             "auto.offset.reset": "earliest",
             "allow.auto.create.topics": False,
         }
-        self._consumer = Consumer(own | connection.config() | fixed)
+        self._trouble = connection.trouble()
+        self._consumer = Consumer(own | connection.config() | fixed | {"error_cb": self._trouble})
         self._ended: set[tuple[str, int]] = set()
         try:
             self._places = self._partitions(topics, connection.settings.kafka_bootstrap_servers)
@@ -135,10 +137,7 @@ class Reader:
         return len(self._ended)
 
     def _partitions(self, topics: Sequence[str], servers: str) -> list[tuple[str, int]]:
-        try:
-            known = self._consumer.list_topics(timeout=REQUEST_TIMEOUT_S).topics
-        except KafkaException as error:
-            raise CommandError(f"Kafka at {servers} does not answer: {error.args[0].str()}") from error
+        known = reach(self._consumer, self._trouble).topics
         missing = [topic for topic in topics if topic not in known]
         if missing:
             raise CommandError(f"no topic {missing[0]} on {servers}: `sdxl-worker topics create` creates it")
@@ -146,7 +145,10 @@ class Reader:
 
     def _offsets(self, timestamp_ms: int) -> dict[tuple[str, int], int]:
         asked = [TopicPartition(topic, partition, timestamp_ms) for topic, partition in self._places]
-        answers = self._consumer.offsets_for_times(asked, timeout=REQUEST_TIMEOUT_S)
+        answers = in_slices(
+            lambda slice_s: self._consumer.offsets_for_times(asked, timeout=slice_s),
+            give_up=lambda waited_s: waited_s > REQUEST_TIMEOUT_S,
+        )
         for answer in answers:
             if answer.error is not None:
                 raise KafkaException(answer.error)

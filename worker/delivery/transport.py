@@ -159,11 +159,18 @@ class ExactlyOnce:
     Args:
         make_producer: a new transactional producer with a stable `transactional.id`; called again after a fatal error.
         group: whose offsets are committed with the records.
+        on_error: called with every error of a producer; what it raises goes to the caller of `open` and `send`.
     """
 
-    def __init__(self, make_producer: Callable[[], Producer], group: Group) -> None:
+    def __init__(
+        self,
+        make_producer: Callable[[], Producer],
+        group: Group,
+        on_error: Callable[[KafkaError], None] = lambda _error: None,
+    ) -> None:
         self._make_producer = make_producer
         self._group = group
+        self._on_error = on_error
         self._producer: Producer | None = None
         # Offsets of a commit whose answer was lost: only the broker knows whether it took place.
         self._in_doubt: Sequence[Offset] = ()
@@ -174,6 +181,7 @@ class ExactlyOnce:
         try:
             producer.init_transactions(INIT_TIMEOUT_S)
         except KafkaException as error:
+            self._on_error(error.args[0])
             raise TryAgain(f"init_transactions: {error}") from error
         self._producer = producer
 
@@ -237,6 +245,7 @@ class ExactlyOnce:
         """
         metrics.FLUSHES.labels("aborted").inc()
         _log.warning("transaction_failed", error=error.str(), code=error.name(), fatal=error.fatal())
+        self._on_error(error)
         if error.txn_requires_abort():
             # An abortable error on commit says that it did not take place.
             self._in_doubt = ()

@@ -87,9 +87,10 @@ class PictureStore:
 
         Raises:
             BucketError: the endpoint is no URL, or a shared AWS profile is incomplete.
+            SettingsError: AWS_S3_BUCKET is not set.
         """
         try:
-            return cls(_client(settings), settings.aws_s3_bucket, settings.cloudfront_url)
+            return cls(_client(settings), settings.bucket, settings.cloudfront_url)
         except (BotoCoreError, ValueError) as error:
             raise BucketError(f"the S3 client cannot be made: {error}") from error
 
