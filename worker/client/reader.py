@@ -67,9 +67,13 @@ class Reader:
         """Set the position to the current end of every partition; it is fixed when this returns."""
         self._assign(self._offsets(OFFSET_END))
 
-    def since(self, timestamp_ms: int) -> None:
-        """Set the position to the first records at or after a time (milliseconds since the epoch)."""
-        ends = self._offsets(OFFSET_END)
+    def since(self, timestamp_ms: int, *, else_beginning: bool = False) -> None:
+        """Set the position to the first records at or after a time (milliseconds since the epoch).
+
+        Args:
+            else_beginning: where a partition has no such record, read all of it in place of nothing.
+        """
+        ends = dict.fromkeys(self._places, OFFSET_BEGINNING) if else_beginning else self._offsets(OFFSET_END)
         found = self._offsets(timestamp_ms)
         self._assign({p: offset if offset >= 0 else ends[p] for p, offset in found.items()})
 
