@@ -70,7 +70,7 @@ def test_help_is_not_cut_at_80_columns(verb: str) -> None:
 
 def test_train_lora_takes_the_option_names_of_diffusers_scripts(tmp_path: Path) -> None:
     result = sdxl("models", "train-lora", "--dataset_name", str(tmp_path / "none"), "--output-dir", str(tmp_path))
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "none is not a folder" in result.stderr
 
 

@@ -189,7 +189,7 @@ def test_watch_ends_with_its_reader_and_not_with_the_next_event(kafka: Kafka, tm
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("profiles", "check", "nowhere"), "nowhere is no folder that can be read"),
+        (("profiles", "check", "nowhere"), "nowhere is not a readable folder"),
         (("profiles", "check", "file"), "Not a directory"),
         (("models", "train-lora", "--dataset-name", "nowhere", "--output-dir", "out"), "nowhere is not a folder"),
         (("models", "train-lora", "--dataset-name", ".", "--output-dir", "file/out"), "file/out: Not a directory"),
@@ -197,7 +197,7 @@ def test_watch_ends_with_its_reader_and_not_with_the_next_event(kafka: Kafka, tm
         (("submit", "--stepz", "3"), "No such option"),
         (("submit", "--prompt"), "requires an argument"),
         (("watch", "--count", "0"), "--count"),
-        (("submit", "file.jsonl"), "only - is known"),
+        (("submit", "file.jsonl"), "only - (standard input) is"),
     ],
 )
 def test_arguments_that_make_no_sense(tmp_path: Path, arguments: tuple[str, ...], told: str) -> None:
