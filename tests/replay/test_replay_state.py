@@ -67,7 +67,7 @@ def test_a_file_that_is_no_state_is_left_as_it_is(tmp_path: Path) -> None:
 def test_a_mistyped_path_costs_no_file_its_end(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "notes.txt"
     path.write_bytes(content)
-    with pytest.raises(CommandError, match="is no state of a replay"):
+    with pytest.raises(CommandError, match="is not the state file of a replay"):
         state(path).__enter__()
     assert path.read_bytes() == content
 
