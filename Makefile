@@ -1,6 +1,6 @@
 # Everything runs in .venv, which is made from the hash-locked requirements when it is missing or out of date.
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos check services bench equality truth lora image-test lock clean
+.PHONY: help demo quick test chaos check services bench equality truth lora image-test lock clean
 
 VENV := .venv
 READY := $(VENV)/.ready
@@ -21,8 +21,14 @@ $(READY): requirements/uv.txt requirements/dev.txt pyproject.toml
 demo: $(READY) ## the whole path on this machine: 14 requests, a gallery in out/demo
 	$(RUN)python -m worker demo
 
-test: $(READY) ## every test, on real Kafka and S3
-	$(RUN)python -m pytest
+# A file is one worker's, so that its fixtures are made once; tests/conftest.py orders the files, heavy ones first.
+PARALLEL := -n $(or $(WORKERS),2) --dist loadfile --no-loadscope-reorder
+
+quick: $(READY) ## the tests that are fast and need no server: WORKERS=2 in parallel
+	$(RUN)python -m pytest $(PARALLEL) -m "not server and not slow" --timeout 60
+
+test: $(READY) ## every test, on real Kafka and S3: WORKERS=2 in parallel
+	$(RUN)python -m pytest $(PARALLEL)
 
 JOBS ?= 2000
 

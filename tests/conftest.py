@@ -1,20 +1,55 @@
-"""Real servers for the tests: one Kafka broker and one S3 store for the whole session."""
+"""Real servers for the tests, one Kafka broker and one S3 store for the whole session; and the markers of tests."""
 
 from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
+import hypothesis
 import pytest
 
 from devtools.local.kafka import KafkaCluster
 from devtools.local.kafka_jars import JavaMissingError, check_java
 from devtools.local.seaweedfs import SeaweedFS
+from tests.kinds import ServerGuard, needs_a_server, sort_heavy_files_first
 from worker.topics import Topics
 
 BUCKET = "pictures"
 NOT_RUN = "real Kafka was not run"
+
+_GUARD = ServerGuard()
+
+# How long an example takes says nothing on a machine that is shared.
+hypothesis.settings.register_profile("shared-machine", deadline=None)
+hypothesis.settings.load_profile("shared-machine")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Watch for servers that start in tests which are not marked so."""
+    patch = pytest.MonkeyPatch()
+    _GUARD.install(patch)
+    config.add_cleanup(patch.undo)
+
+
+@pytest.hookimpl(tryfirst=True)  # the expression after `-m` must find the markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need a server."""
+    for item in items:
+        if needs_a_server(item):
+            item.add_marker("server")
+    sort_heavy_files_first(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Tell the guard which test runs, from its fixtures' setup to their end."""
+    _GUARD.test = item
+    try:
+        return (yield)
+    finally:
+        _GUARD.test = None
 
 
 def require_java() -> None:
@@ -54,6 +89,16 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
     """One S3 store with one bucket for the session: leave it running, and use keys of your own."""
     with SeaweedFS(tmp_path_factory.mktemp("s3"), BUCKET) as store:
         yield store
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy SDXL for the session, a folder with `base` and `refiner`: nobody writes into it."""
+    from devtools.models.tiny import write_tiny  # imports torch, which most tests do not need
+
+    directory = tmp_path_factory.mktemp("toy-sdxl")
+    write_tiny(directory)
+    return directory
 
 
 @pytest.fixture

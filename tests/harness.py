@@ -194,9 +194,11 @@ class Client:
         self.send(topic, request.job_id.encode(), value, [*headers, *framing])
         return request
 
-    def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Iterable[Any] = ()) -> None:
-        """Send raw bytes and wait for the acknowledgement."""
-        self._producer.produce(topic, key=key, value=value, headers=list(headers))
+    def send(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Iterable[Any] = (), timestamp_ms: int = 0
+    ) -> None:
+        """Send raw bytes and wait for the acknowledgement; a timestamp of 0 is the time of sending."""
+        self._producer.produce(topic, key=key, value=value, headers=list(headers), timestamp=timestamp_ms)
         assert self._producer.flush(20) == 0
 
     def wait_for(self, enough: Callable[[list[Result]], bool], timeout_s: float = RESULT_TIMEOUT_S) -> list[Result]:
@@ -221,7 +223,7 @@ class Client:
         event: Event | None = None
         if topic != self.site.topics.dead_letter:
             event = self.codec.decode_any(value, topic=topic, headers=None)
-        headers = {name: v.decode() if isinstance(v, bytes) else v or "" for name, v in raw.items()}
+        headers = {name: v.decode(errors="replace") if isinstance(v, bytes) else v or "" for name, v in raw.items()}
         self.results.append(Result(topic, record.key(), value, headers, event))
 
     def settle(self, seconds: float) -> None:

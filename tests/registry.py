@@ -13,7 +13,7 @@ import threading
 import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 Answer = tuple[int, Any]
 _CONTENT_TYPE = "application/vnd.schemaregistry.v1+json"
@@ -21,6 +21,9 @@ _CONTENT_TYPE = "application/vnd.schemaregistry.v1+json"
 
 class RegistryServer:
     """Use as a context manager; `url` is where it listens, `requests` what it was asked.
+
+    `by_subject`: an id is known only under its own subject, or where none is asked for. `without_subject`: the status
+    for an id that is asked for without one. `subjects_asked`: the subject of each look-up by id.
 
     Args:
         user_info: `user:password` to insist on.
@@ -31,6 +34,9 @@ class RegistryServer:
         self.requests: list[str] = []
         self.forced_answer: tuple[int, bytes] | None = None
         self.compatibility = "FULL_TRANSITIVE"
+        self.subjects_asked: list[str | None] = []
+        self.by_subject = False
+        self.without_subject: int | None = None
         self._schemas: list[dict[str, Any]] = []
         self._subjects: dict[str, list[int]] = {}
         self._lock = threading.Lock()
@@ -93,6 +99,19 @@ class RegistryServer:
             return 404, {"error_code": 40403, "message": f"Schema {schema_id} not found"}
         return 200, self._schemas[index]
 
+    def refusal(self, path: str, query: str) -> Answer | None:
+        """What an id is answered with that is asked for with a subject that it has not, or without one."""
+        match = re.fullmatch(r"/schemas/ids/(\d+)", path)
+        if match is None:
+            return None
+        subject = next(iter(parse_qs(query).get("subject", [])), None)
+        self.subjects_asked.append(subject)
+        if subject is None and self.without_subject is not None:
+            return self.without_subject, {"error_code": self.without_subject * 100 + 3, "message": "no subject"}
+        if subject is not None and self.by_subject and int(match[1]) - 1 not in self._subjects.get(subject, []):
+            return 404, {"error_code": 40403, "message": "Schema not found"}
+        return None
+
     def by_guid(self, guid: str) -> Answer:
         found = [schema for schema in self._schemas if schema["guid"] == guid]
         return (200, found[0]) if found else (404, {"error_code": 40403, "message": f"Schema {guid} not found"})
@@ -134,13 +153,13 @@ _ROUTES = (
 def _content(body: dict[str, Any]) -> dict[str, Any]:
     try:
         text = json.dumps(json.loads(body["schema"]))  # whitespace makes no other schema
-    except ValueError:
+    except (ValueError, RecursionError):
         text = body["schema"]
     return {
         "schema": text,
         "schemaType": body.get("schemaType", "AVRO"),
         "references": body.get("references") or [],
-    }
+    } | ({"ruleSet": body["ruleSet"]} if "ruleSet" in body else {})
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -150,14 +169,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        path = urlsplit(self.path).path
+        path, query = urlsplit(self.path)[2:4]
         self.registry.requests.append(f"{self.command} {path}")
         if self.registry.forced_answer is not None:
             self._send(*self.registry.forced_answer)
         elif not self._authorized():
             self._send(401, json.dumps({"error_code": 40101, "message": "Unauthorized"}).encode())
         else:
-            status, answer = self.registry.answer(self.command, path, json.loads(body or b"{}"))
+            refusal = self.registry.refusal(path, query)
+            status, answer = refusal or self.registry.answer(self.command, path, json.loads(body or b"{}"))
             self._send(status, json.dumps(answer).encode())
 
     do_GET = do_POST = do_PUT = _handle

@@ -1,4 +1,4 @@
-"""Signals and the end of the process, which must not hang."""
+"""The end of the process, which must not hang."""
 
 from __future__ import annotations
 
@@ -13,30 +13,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from worker import app, runtime
-from worker.app import _Signals, run, wait_for_store
+from worker.app import run, wait_for_store
 from worker.errors import BucketError, StoreUnavailable
 from worker.runtime import Worker
 from worker.settings import Settings
 from worker.telemetry.health import Health
 from worker.threads import Loop, SystemThreads
-
-
-@pytest.fixture
-def handlers() -> Iterator[None]:
-    """The handlers as they were, afterwards."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.mark.usefixtures("handlers")
-def test_the_signal_handler_takes_no_lock() -> None:
-    signals = _Signals()
-    with capture_logs() as lines:
-        signal.raise_signal(signal.SIGTERM)
-    assert (signals.count, signals.number) == (1, signal.SIGTERM)
-    assert lines == [], "it may have come in the middle of a log line, whose lock its own would wait for"
 
 
 class HangingConsumer:
@@ -51,7 +33,7 @@ class HangingConsumer:
 
 def make_worker(consumer: Any) -> Worker:
     part = cast("Any", SimpleNamespace(close=lambda: None, publisher=SimpleNamespace(close=lambda: None)))
-    return Worker(part, SystemThreads(), part, part, part, part, part, consumer, part, part)
+    return Worker(part, SystemThreads(), part, part, part, part, part, consumer, part, part, part)
 
 
 def test_a_close_that_does_not_come_back_does_not_keep_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,6 +75,15 @@ def test_a_loop_that_dies_is_reported_by_name() -> None:
 # The start, without S3.
 
 
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """The handlers as they were, afterwards."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 class Outage:
     """A store that answers the check with these errors, one after another, then well; and a clock for it."""
 
@@ -114,31 +105,17 @@ def test_the_start_waits_for_s3_and_says_once_what_it_answers() -> None:
     health = Health(lambda: 0.0)
     outage = Outage(*[StoreUnavailable("away")] * 20, *[StoreUnavailable("denied")] * 3)
     with capture_logs() as lines:
-        assert wait_for_store(outage.check, health, stopped=lambda: False, clock=lambda: outage.now, sleep=outage.sleep)
+        wait_for_store(outage.check, health, sleep=outage.sleep)
     assert [line["reason"] for line in lines] == ["away", "denied"]
     assert outage.checks == 24
     assert 150 < outage.now < 240, "every 10 s after a while"
     assert health.not_ready() == ["starting"]
 
 
-def test_a_signal_ends_the_wait_for_s3() -> None:
-    outage = Outage(*[StoreUnavailable("away")] * 100)
-    assert not wait_for_store(
-        outage.check,
-        Health(lambda: 0.0),
-        stopped=lambda: outage.now > 100,
-        clock=lambda: outage.now,
-        sleep=outage.sleep,
-    )
-    assert outage.now < 101, "not at the end of a pause"
-
-
 def test_a_certain_mistake_ends_the_start() -> None:
     outage = Outage(StoreUnavailable("away"), BucketError("no such bucket"))
     with pytest.raises(BucketError):
-        wait_for_store(
-            outage.check, Health(lambda: 0.0), stopped=lambda: False, clock=lambda: outage.now, sleep=outage.sleep
-        )
+        wait_for_store(outage.check, Health(lambda: 0.0), sleep=outage.sleep)
 
 
 @pytest.mark.usefixtures("handlers")
@@ -149,18 +126,19 @@ def test_a_worker_without_s3_is_alive_and_not_ready_until_it_is_told_to_end(monk
     seen: list[tuple[list[str], bool]] = []
     waiting = app.wait_for_store
 
-    def watched(check: Any, health: Health, **arguments: Any) -> bool:
+    def watched(check: Any, health: Health) -> None:
         def sleep(_: float) -> None:
             seen.append((health.not_ready(), health.report()[0]))
             signal.raise_signal(signal.SIGTERM)
 
-        return waiting(check, health, **arguments, sleep=sleep)
+        waiting(check, health, sleep=sleep)
 
     monkeypatch.setattr(app, "wait_for_store", watched)
     settings = Settings(
         _env_file=None,
         http_host="127.0.0.1",
         http_port=0,
+        aws_s3_bucket="pictures",
         aws_endpoint_url_s3="http://127.0.0.1:1",
         aws_access_key_id="key",
         aws_secret_access_key="secret",

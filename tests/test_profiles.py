@@ -247,7 +247,8 @@ def test_the_check_of_a_wrong_file_names_it(tmp_path: Path) -> None:
 
 
 def test_the_worker_does_not_start_with_a_wrong_one(tmp_path: Path) -> None:
-    done = sdxl("run", PROFILES_PATH=str(write(tmp_path, mia="loras = [{ name = '../x' }]")), HTTP_PORT="0")
+    folder = write(tmp_path, mia="loras = [{ name = '../x' }]")
+    done = sdxl("run", PROFILES_PATH=str(folder), HTTP_PORT="0", AWS_S3_BUCKET="pictures")
     assert done.returncode == 2
     assert "mia.toml: loras.0.name: a LoRA is named by its file" in done.stderr
 

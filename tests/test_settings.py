@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from worker.errors import SettingsError
+from worker.rule_files import read_rules
 from worker.settings import Settings, librdkafka_properties, load_settings
 
 HUSH = "hush-hush-0451"
@@ -30,7 +33,6 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def test_the_defaults_are_the_guides() -> None:
     settings = load_settings()
-    assert settings.aws_s3_bucket == "dream-ai-media"
     assert settings.sdxl_model_id == "stabilityai/stable-diffusion-xl-base-1.0"
     assert (settings.http_port, settings.slots, settings.priority_share) == (8007, 4, 0.1)
 
@@ -138,7 +140,7 @@ def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"PRIORITY_SHARE": "0.5"}, "PRIORITY_SHARE"),  # two classes would leave the urgent one nothing
         ({"WORKER_ID": f"{HUSH}/x"}, "WORKER_ID"),
         ({"WORKER_ID": "a\n"}, "WORKER_ID"),
-        ({"KAFKA_PROPERTIES": f"{{'{HUSH}'"}, "kafka_properties"),
+        ({"KAFKA_PROPERTIES": f"{{'{HUSH}'"}, "KAFKA_PROPERTIES"),
         ({"KAFKA_PROPERTIES": f'["{HUSH}"]'}, "KAFKA_PROPERTIES"),
         ({"KAFKA_PROPERTIES": f'{{"sasl.password": ["{HUSH}"]}}'}, "KAFKA_PROPERTIES"),
         ({"SCHEMA_REGISTRY_URL": f"https://me:{HUSH}@registry.example"}, "SCHEMA_REGISTRY_URL"),
@@ -185,3 +187,189 @@ def test_a_lora_path_is_a_folder_or_the_default_lora_in_it(
     settings = load_settings(sdxl_lora_path=path)
     assert settings.lora_dir == (None if folder is None else Path(folder))
     assert settings.default_lora == default
+
+
+URLS = (
+    "SCHEMA_REGISTRY_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+)
+
+
+def test_no_bucket_is_everybodys_default() -> None:
+    assert load_settings().aws_s3_bucket is None
+    with pytest.raises(SettingsError, match="AWS_S3_BUCKET is not set"):
+        _ = load_settings().bucket
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (HUSH.encode("utf-16"), "UTF-16"),
+        (b"\x80" + HUSH.encode(), "not UTF-8"),
+        (HUSH.encode() + b"\0", "null bytes"),
+    ],
+)
+def test_a_secret_that_is_no_text_is_named(nothing_set: Path, content: bytes, told: str) -> None:
+    (nothing_set / "secrets" / "aws_access_key_id").write_bytes(content)
+    with pytest.raises(SettingsError, match=told) as caught:
+        load_settings()
+    assert "aws_access_key_id" in str(caught.value)
+    assert HUSH not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to("nowhere")])
+def test_a_secret_that_cannot_be_read_is_named(nothing_set: Path, make: Callable[[Path], None]) -> None:
+    make(nothing_set / "secrets" / "kafka_sasl_password")
+    with pytest.raises(SettingsError, match=r"SECRETS_DIR: .*kafka_sasl_password cannot be read"):
+        load_settings()
+
+
+def test_other_files_among_the_secrets_are_left_alone(nothing_set: Path) -> None:
+    (nothing_set / "secrets" / "keystore.jks").write_bytes(b"\xfe\xed\xfe\xed")
+    (nothing_set / "secrets" / "..data").mkdir()
+    (nothing_set / "secrets" / "slots").write_text("5\n")
+    assert load_settings().slots == 5
+
+
+@pytest.mark.parametrize("make", [lambda _path: None, lambda path: path.write_text("x")])
+def test_a_secrets_dir_that_is_none_is_told(
+    monkeypatch: pytest.MonkeyPatch, nothing_set: Path, make: Callable[[Path], None]
+) -> None:
+    make(nothing_set / "none")
+    monkeypatch.setenv("SECRETS_DIR", str(nothing_set / "none"))
+    with pytest.raises(SettingsError, match=r"SECRETS_DIR: .*none is no folder"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("SLOTS=3\n".encode("utf-16"), r"\.env is UTF-16 text"),
+        ("SLOTS=3\n".encode("utf-16-le"), r"\.env is not text: it holds null bytes"),
+        ("CLOUDFRONT_URL=caf\xe9\n".encode("latin-1"), r"\.env is not UTF-8 text \(byte 18\)"),
+        (b"SLOTS=3\n= 4\n", r"\.env: line 2 is not NAME=value"),
+    ],
+)
+def test_a_dotenv_that_cannot_be_understood_is_told(nothing_set: Path, content: bytes, told: str) -> None:
+    (nothing_set / ".env").write_bytes(content)
+    with pytest.raises(SettingsError, match=told):
+        load_settings()
+
+
+def test_a_byte_order_mark_does_not_hide_the_first_setting(nothing_set: Path) -> None:
+    (nothing_set / ".env").write_bytes(b"\xef\xbb\xbfSLOTS=3\nKAFKA_DEBUG=broker\n")
+    settings = load_settings()
+    assert (settings.slots, settings.kafka_properties) == (3, {"debug": "broker"})
+
+
+def test_a_virtual_environment_called_dotenv_is_no_file_of_settings(nothing_set: Path) -> None:
+    (nothing_set / ".env").mkdir()
+    assert load_settings().slots == 4
+
+
+NUMBERS = [
+    name
+    for name, field in Settings.model_fields.items()
+    if field.annotation in (int, float, int | None, float | None) and field.annotation is not bool
+]
+
+
+def test_the_numbers_are_found() -> None:
+    assert {"slots", "drain_timeout_s", "gpu_hourly_usd", "max_pixels"} <= set(NUMBERS)
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e300", "-1", "9" * 30, "1_0_", "0x10"])
+def test_every_number_has_both_bounds(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name.upper(), value)
+    with pytest.raises(SettingsError, match=rf"^{name.upper()}: ") as caught:
+        load_settings()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value", ['{"0": NaN}', '{"0": Infinity}', '{"0": -1}', '{"0": 1e300}', '{"x": 1}', "[]", "{}"]
+)
+def test_thresholds_have_bounds(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("NSFW_THRESHOLDS", value)
+    with pytest.raises(SettingsError, match=r"^NSFW_THRESHOLDS"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((url, bad) for url in URLS for bad in ("localhost:8333", "ftp://host", "http://", "http://a b", "http://h:port")),
+        *((url, "http://host:99999") for url in URLS),
+        *(("AWS_S3_BUCKET", bad) for bad in ("s3://pictures", "pictures/", "my pictures", " b", "b\n", "http://h/b")),
+        *(("KAFKA_BOOTSTRAP_SERVERS", bad) for bad in ("http://h:9092", "h:port", "h:0", "h:70000", "a:1,,b:1")),
+        ("KAFKA_TOPIC_PREFIX", "a b/"),
+        ("AWS_REGION", "us east"),
+        ("DEVICE", "gpu"),
+        ("AWS_ACCESS_KEY_ID", "key\n"),
+        ("AWS_SECRET_ACCESS_KEY", "key "),
+        ("AWS_SESSION_TOKEN", "to ken"),
+        ("SCHEMA_REGISTRY_USER_INFO", "me:you\n"),
+        ("HTTP_HOST", "host\n"),
+        ("KAFKA_GROUP_ID", os.fsdecode(b"\xff")),
+        ("KAFKA_GROUP_ID", "g" * 1_000),
+        ("KAFKA_PROPERTIES", '{"sasl.password": null}'),
+        ("KAFKA_PROPERTIES", '{"sasl.password": {}}'),
+        ("KAFKA_PROPERTIES", "'"),
+    ],
+)  # fmt: skip
+def test_a_value_of_the_wrong_form_is_told_by_name_and_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=rf"^{name}[:.]") as caught:
+        load_settings()
+    assert "\n" not in str(caught.value)
+    assert "pattern" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("KAFKA_BOOTSTRAP_SERVERS", "a:1, SASL_SSL://b.example:2,[::1]:9092,host"),
+        ("AWS_S3_BUCKET", "Old_bucket.with.dots"),
+        ("AWS_S3_BUCKET", "arn:aws:s3:eu-west-1:123456789012:accesspoint/pictures"),
+        ("AWS_ENDPOINT_URL_S3", "http://[::1]:8333"),
+        ("KAFKA_SSL_KEY_PEM", "-----BEGIN KEY-----\nabc\n-----END KEY-----"),
+        ("DEVICE", "cuda:1"),
+        ("AWS_REGION", "auto"),
+        ("LOG_LEVEL", "INFO"),
+    ],
+)
+def test_a_value_of_the_right_form_passes(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    load_settings()
+
+
+def test_numbers_in_the_properties_become_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAFKA_PROPERTIES", '{"socket.timeout.ms": 1000, "enable.ssl.certificate.verification": false}')
+    assert load_settings().kafka_properties == {
+        "socket.timeout.ms": "1000",
+        "enable.ssl.certificate.verification": "false",
+    }
+
+
+@pytest.mark.parametrize("kind", ["missing", "file", "folder"])
+@pytest.mark.parametrize("name", ["PROFILES_PATH", "CONTENT_DENY_PATH", "SDXL_LORA_PATH"])
+def test_a_path_that_leads_nowhere_is_told_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, nothing_set: Path, name: str, kind: str
+) -> None:
+    path = nothing_set / ("x.safetensors" if kind == "folder" and name == "SDXL_LORA_PATH" else "x")
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "file":
+        path.write_bytes(b"\xff")
+    monkeypatch.setenv(name, str(path))
+    settings = load_settings()
+    look = settings.check_paths if name == "SDXL_LORA_PATH" else partial(read_rules, settings)
+    with pytest.raises(SettingsError, match=rf"{name}: .*x"):
+        look()

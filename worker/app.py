@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import importlib.metadata
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from worker import __version__
+from worker import __version__, startup
+from worker.cluster.checker import make_checker, require
+from worker.cluster.watch import ClusterWatch
 from worker.connections import Connections, RealConnections
 from worker.delivery.finish import Finisher
 from worker.delivery.manifest import ModelInfo
@@ -21,10 +21,11 @@ from worker.delivery.publish import Publisher
 from worker.delivery.retry_queue import RetryQueue
 from worker.delivery.upload import PictureStore
 from worker.engine.safety import make_screen
-from worker.errors import StoreUnavailable
+from worker.errors import StartupError, StoreUnavailable
 from worker.events.codec import make_codec
 from worker.intake.admit import AdmissionRules
-from worker.intake.cancellations import CancellationReader, CancelledJobs
+from worker.intake.cancellations import CancellationReader
+from worker.intake.cancelled_jobs import CancelledJobs
 from worker.intake.consume import Intake
 from worker.intake.consumer_proxy import ConsumerProxy
 from worker.intake.lag import LagGauge
@@ -34,6 +35,7 @@ from worker.lifecycle import Lifecycle
 from worker.rule_files import read_rules
 from worker.runtime import Crashed, Worker
 from worker.settings import Settings
+from worker.signals import Signals, StoppedEarly
 from worker.telemetry import gpu, logs, metrics
 from worker.telemetry.health import Health, serve
 from worker.telemetry.job_log import JobLog
@@ -80,7 +82,7 @@ def build(
     """Wire a worker. The simulation calls this too, with connections and threads of its own."""
     topics = Topics(settings.kafka_topic_prefix)
     ledger = Ledger()
-    codec = make_codec(settings)
+    codec = make_codec(settings, waits=False)
     consumer = connections.member()
     proxy = ConsumerProxy(consumer, connections.offsets_reader(), threads)
     retry_queue = RetryQueue(threads.monotonic)
@@ -102,14 +104,33 @@ def build(
         crash_loop_limit=settings.crash_loop_limit,
         revoke_timeout_s=settings.revoke_timeout_s,
     )
+    watch = ClusterWatch(
+        connections.cluster,
+        threads.monotonic,
+        is_assigned=lambda: intake.is_assigned,
+        is_failing=lambda: lifecycle.publisher.is_failing,
+    )
     lag = LagGauge(consumer, ledger, settings.kafka_group_id, topics.requests)
     intake = Intake(
-        consumer, proxy, ledger, codec, lifecycle, rules, settings, topics.requests, threads.now, on_delivered=lag.note
+        consumer,
+        proxy,
+        ledger,
+        codec,
+        lifecycle,
+        rules,
+        settings,
+        topics.requests,
+        threads.now,
+        on_delivered=lag.note,
+        on_error=watch.on_error,
+        on_rebalance=watch.on_rebalance,
     )
     cancellations = CancellationReader(
-        connections.cancellations_reader(), topics.cancellations, codec, cancelled, lifecycle.cancel
+        connections.cancellations_reader(), topics.cancellations, codec, cancelled, lifecycle.cancel, threads
     )
-    return Worker(settings, threads, ledger, intake, retry_queue, lifecycle, health, consumer, cancellations, lag)
+    return Worker(
+        settings, threads, ledger, intake, retry_queue, lifecycle, health, consumer, cancellations, lag, watch
+    )
 
 
 def engine_maker(settings: Settings, model: SdxlModel) -> MakeEngine:
@@ -155,52 +176,63 @@ def run(settings: Settings, load: LoadEngine = load_engine) -> int:
     """Run a worker until SIGTERM or SIGINT; a second signal ends at once.
 
     Args:
-        load: called once S3 has answered; the chaos runs put a stand-in here.
+        load: called once S3 has answered and the topics were looked at; the chaos runs put a stand-in here.
 
     Returns:
-        0 after a drain, or a signal while S3 was waited for; 1 when a loop has crashed.
+        0 after a drain, 1 when a loop has crashed; as `StoppedEarly` says after a signal during the start.
 
     Raises:
-        StartupError: settings, model or bucket are not usable.
+        StartupError: settings, model, bucket or Kafka topics are not usable.
     """
     logs.configure(settings.log_level, settings.log_format)
+    signals = Signals(settings.drain_timeout_s)
+    try:
+        return _run(settings, load, signals)
+    except StoppedEarly as stop:
+        _log.warning("signal", number=stop.number, hint="nothing had begun")
+        return stop.exit_code
+
+
+def _run(settings: Settings, load: LoadEngine, signals: Signals) -> int:
+    signals.starting = True
+    startup.check_settings(settings)
     rules = read_rules(settings)
     make_screen(settings)  # a detector that does not work is told now, not after the models are loaded
-    signals = _Signals()
+    claim = startup.claim_worker_id(settings)
     health = Health(time.monotonic, facts=_first_facts(settings))
     server, port = serve(health, settings.http_host, settings.http_port)
     _log.info("starting", version=__version__, worker_id=settings.worker_id, http_port=port)
     spans = make_spans(settings)
     try:
         store = PictureStore.from_settings(settings, health.waiting)
-        if not wait_for_store(store.check, health, stopped=lambda: signals.count > 0):
-            return 0
+        wait_for_store(store.check, health)
+        startup.wait_for_kafka(settings)
+        checker = make_checker(settings)
+        require(checker)
         loaded = load(settings)
         health.facts |= loaded.facts
-        worker = build(settings, rules, loaded, RealConnections(settings, store), SystemThreads(), health, spans)
+        worker = build(
+            settings, rules, loaded, RealConnections(settings, store, checker), SystemThreads(), health, spans
+        )
+        signals.starting = False
         return _serve(worker, signals)
     finally:
         if spans is not None:
             spans.close()
         server.shutdown()
         server.server_close()
+        if claim is not None:
+            claim.close()
 
 
-def wait_for_store(
-    check: Callable[[], None],
-    health: Health,
-    *,
-    stopped: Callable[[], bool],
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-) -> bool:
-    """Wait until S3 can be used: an outage at the start is an outage, not a wrong setting. False when `stopped`.
+def wait_for_store(check: Callable[[], None], health: Health, *, sleep: Callable[[float], None] = time.sleep) -> None:
+    """Wait until S3 can be used: an outage at the start is an outage, not a wrong setting. A signal ends the wait.
 
     Raises:
         BucketError: as `check`.
     """
     reason, pause_s = "", STORE_PAUSE_FIRST_S
-    while not stopped():
+    while True:
         try:
             check()
         except StoreUnavailable as error:
@@ -208,15 +240,11 @@ def wait_for_store(
                 reason = str(error)
                 health.starting = f"waiting for S3: {reason}"
                 _log.warning("store_unavailable", what="start", reason=reason)
-            deadline = clock() + pause_s
-            # In small pieces, since a signal handler must take no lock and so cannot wake anybody.
-            while clock() < deadline and not stopped():
-                sleep(STORE_PAUSE_FIRST_S)
+            sleep(pause_s)
             pause_s = min(STORE_PAUSE_MAX_S, 2 * pause_s)
         else:
             health.starting = "starting"
-            return True
-    return False
+            return
 
 
 def load_model(settings: Settings) -> tuple[SdxlModel, ModelInfo, dict[str, Any]]:
@@ -265,41 +293,27 @@ def _first_facts(settings: Settings) -> dict[str, Any]:
     return loading | {"version": __version__, "worker_id": settings.worker_id}
 
 
-class _Signals:
-    """The first SIGTERM or SIGINT asks for a drain, the second for the end.
-
-    The handler must not log: it runs between any two instructions of the main thread, and where that is in the middle
-    of a log line it holds the log's lock. Everything would stand still for good (the chaos run found it).
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.number = 0
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
-
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        self.count += 1
-        self.number = number
-        if self.count > 1:
-            # Whatever is not committed is repeated by the next owner; nothing is lost.
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-
-
-def _serve(worker: Worker, signals: _Signals) -> int:
+def _serve(worker: Worker, signals: Signals) -> int:
     worker.health.watch(worker)
     worker.start()
     _log.info("ready")
     try:
         while not signals.count:
             worker.poll()
-        _log.warning("signal", number=signals.number)
+        _log.warning(
+            "signal",
+            number=signals.number,
+            unfinished_jobs=worker.unfinished(),
+            limit_s=worker.settings.drain_timeout_s,
+            hint="running jobs are finished; a second signal ends at once",
+        )
         worker.drain(worker.settings.drain_timeout_s, hurry=lambda: signals.count > 1)
-    except Crashed:
+    except Crashed as crash:
         # What is not committed is repeated by the next owner; a close would commit on top of a broken state.
         _log.error("crashed")
         worker.stop()
+        if isinstance(crash.__cause__, StartupError):
+            raise crash.__cause__ from None
         return EXIT_CRASHED
     _log.info("stopped")
     return 0

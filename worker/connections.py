@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from confluent_kafka import Consumer, Producer
 
 from worker import kafka_config
+from worker.cluster.checker import ClusterChecker
+from worker.cluster.contact import STATISTICS_INTERVAL_MS
+from worker.cluster.watch import Cluster
 from worker.delivery.producer import TransactionalProducer
 from worker.delivery.transport import IDEMPOTENT_CONFIG, TRANSACTION_CONFIG, AtLeastOnce, ExactlyOnce, Group, Transport
 from worker.delivery.upload import PictureStore
 from worker.settings import Settings
+from worker.startup import FenceWatch
 
 
 class Connections(Protocol):
@@ -20,6 +25,9 @@ class Connections(Protocol):
     @property
     def store(self) -> PictureStore: ...
 
+    @property
+    def cluster(self) -> Cluster: ...
+
     def member(self) -> Consumer:
         """The consumer that joins the group."""
 
@@ -27,7 +35,7 @@ class Connections(Protocol):
         """A client that reads the group's committed offsets and never joins it."""
 
     def cancellations_reader(self) -> Consumer:
-        """A client of the cancellations topic, outside the group."""
+        """A client of the cancellations topic, outside the group, which reports the ends of partitions."""
 
     def transport(self, group: Group) -> Transport:
         """How results and the group's offsets become durable."""
@@ -39,15 +47,20 @@ class RealConnections:
 
     settings: Settings
     store: PictureStore
+    cluster: ClusterChecker
 
     def member(self) -> Consumer:
-        return Consumer(kafka_config.consumer_config(self.settings))
+        statistics: dict[str, Any] = {
+            "statistics.interval.ms": STATISTICS_INTERVAL_MS,
+            "stats_cb": self.cluster.contact.on_statistics,
+        }
+        return Consumer(statistics | kafka_config.consumer_config(self.settings))
 
     def offsets_reader(self) -> Consumer:
         return Consumer(kafka_config.offsets_reader_config(self.settings))
 
     def cancellations_reader(self) -> Consumer:
-        return Consumer(kafka_config.reader_config(self.settings))
+        return Consumer(kafka_config.reader_config(self.settings) | {"enable.partition.eof": True})
 
     def transport(self, group: Group) -> Transport:
         settings = self.settings
@@ -55,4 +68,7 @@ class RealConnections:
             return AtLeastOnce(Producer(kafka_config.producer_config(settings, IDEMPOTENT_CONFIG)), group)
         identity = {"transactional.id": kafka_config.transactional_id(settings)}
         config = kafka_config.producer_config(settings, TRANSACTION_CONFIG | identity)
-        return ExactlyOnce(lambda: TransactionalProducer(config), group)
+        watch = FenceWatch(settings.worker_id)
+        return ExactlyOnce(
+            lambda: TransactionalProducer(config), group, lambda error: watch.note(error, time.monotonic())
+        )

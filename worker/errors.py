@@ -6,7 +6,8 @@
     ├── StartupError            the worker cannot start: one message, exit code 2
     │   ├── SettingsError       contradictory or missing settings
     │   ├── ModelLoadError      the model cannot be found or loaded
-    │   └── BucketError         wrong credentials or a missing bucket
+    │   ├── BucketError         wrong credentials or a missing bucket
+    │   └── ClusterError        Kafka topics, rights or limits that a worker cannot work with
     ├── RequestRejected         this request will never become a picture: a failed event
     ├── UndecodableError        these bytes are no event: the dead-letter topic
     ├── StoreUnavailable        S3 does not answer: wait and try again
@@ -41,6 +42,7 @@ class ErrorCode(StrEnum):
         return self in _RETRYABLE
 
 
+_MAX_REASON = 500
 _RETRYABLE = frozenset({ErrorCode.EXPIRED, ErrorCode.OUT_OF_MEMORY, ErrorCode.INTERNAL})
 
 
@@ -64,6 +66,10 @@ class BucketError(StartupError):
     """The bucket is missing, or the credentials are refused."""
 
 
+class ClusterError(StartupError):
+    """Topics are missing or unequal, rights are missing, or limits are too low; a line for each problem."""
+
+
 class RequestRejected(WorkerError):
     """A decodable request that will not become a picture.
 
@@ -79,7 +85,14 @@ class RequestRejected(WorkerError):
 
 
 class UndecodableError(WorkerError):
-    """Bytes that are not an event of the expected type; the message says why."""
+    """Bytes that are not an event of the expected type; the message says why.
+
+    Reasons quote schemas and bytes of strangers, so the message is made one printable line of bounded length.
+    """
+
+    def __init__(self, reason: str) -> None:
+        line = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in reason[:_MAX_REASON])
+        super().__init__(line if len(reason) <= _MAX_REASON else f"{line[:-1]}…")
 
 
 class StoreUnavailable(WorkerError):

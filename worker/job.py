@@ -38,6 +38,15 @@ SCHEDULERS = (
 )
 
 
+# torch's CPU generator, from which all noise is drawn, looks at the low 32 bits of a seed.
+SEED_MODULUS = 2**32
+
+
+def effective_seed(seed: int) -> int:
+    """What counts of a seed: 7 and 7 + 2^32 give the same noise on the CPU, and would not on a CUDA generator."""
+    return seed % SEED_MODULUS
+
+
 class Lane(IntEnum):
     """The lane of a job, decided by the topic of its request; a lower value is served first."""
 
@@ -77,9 +86,10 @@ class AppliedProfile:
 class Job:
     """A validated request with all defaults resolved. Times are seconds since the epoch.
 
-    `seed` is the request's, or derived from `job_id`. `prompt` and `negative_prompt` include those of the profile.
-    `loras` holds (name, weight), including the profile's LoRAs and the default one. `headers` are passed through to
-    the results. `checkpoint` is the state that another worker saved of this job (`engine/checkpoint.py`).
+    `seed` is what counts of the request's (`effective_seed`), or derived from `job_id`. `prompt` and `negative_prompt`
+    include those of the profile. `loras` holds (name, weight), including the profile's LoRAs and the default one.
+    `recorded_at` is the time of the record, None where that is unknown. `headers` are passed through to the results.
+    `checkpoint` is the state that another worker saved of this job (`engine/checkpoint.py`).
     """
 
     request: GenerationRequest
@@ -93,6 +103,7 @@ class Job:
     requested_at: float
     received_at: float
     expires_at: float | None
+    recorded_at: float | None = None
     headers: dict[str, str] = field(default_factory=dict)
     replay_id: str | None = None
     profile: AppliedProfile | None = None
@@ -189,12 +200,17 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """The messages that end the record at `origin`; with exactly-once delivery, its offset is in their transaction."""
+    """The messages that end the record at `origin`; with exactly-once delivery, its offset is in their transaction.
+
+    Args:
+        messages: the result first; the others (status) may be left out where they cannot be written.
+        smallest: replaces all of them where the brokers find the result too large.
+    """
 
     origin: Origin
     messages: tuple[Message, ...]
     urgent: bool = False
-    smallest: Message | None = None
+    smallest: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,6 +90,11 @@ def offsets_reader_config(settings: Settings) -> dict[str, Any]:
     }
 
 
+def admin_config(settings: Settings) -> dict[str, Any]:
+    """A client that asks about the cluster; who makes it adds an `error_cb`. It shares no transactional id."""
+    return {name: value for name, value in _common(settings).items() if name not in ("error_cb", "transactional.id")}
+
+
 def producer_config(settings: Settings, extra: dict[str, Any]) -> dict[str, Any]:
     """A producer whose limits let a record of the largest size pass to the dead-letter topic with its headers."""
     return {"message.max.bytes": DEAD_LETTER_MAX_BYTES, **extra, **_common(settings)}

@@ -10,13 +10,14 @@ from dataclasses import replace
 
 import structlog
 
-from worker.delivery.finish import Finisher
+from worker.delivery.finish import Finisher, IdReused
 from worker.delivery.messages import MessageWriter
 from worker.delivery.publish import Publisher, PublisherHooks, Start, Touch
 from worker.delivery.retry_queue import RetryQueue
 from worker.errors import ErrorCode, RequestRejected, StoreUnavailable
-from worker.events.types import GenerationCompleted, JobStatus
+from worker.events.types import GenerationCompleted, GenerationRequest, JobStatus
 from worker.intake.gate import Gate
+from worker.intake.jobs_in_hand import JobsInHand
 from worker.intake.ledger import Ledger
 from worker.intake.ledger import TopicPartition as Key
 from worker.job import EngineHooks, Failure, Job, MakeEngine, Notice, Origin, Original, Outcome, Picture
@@ -76,6 +77,7 @@ class Lifecycle:
         self._crash_loop_limit = crash_loop_limit
         self._revoke_timeout_s = revoke_timeout_s
         self._gate = Gate()
+        self._in_hand = JobsInHand()
         self.publisher = make_publisher(
             PublisherHooks(
                 on_started=self.on_started, on_committed=self.on_committed, on_not_owned=self._release_origin
@@ -108,13 +110,17 @@ class Lifecycle:
         if starts >= self._crash_loop_limit:
             metrics.CRASH_LOOPS.inc()
             message = f"the worker's process died {starts} times while it worked on this request"
-            self.on_failed(replace(Failure.of(job, ErrorCode.CRASH_LOOP, message), attempt=starts))
+            self.on_rejected(replace(Failure.of(job, ErrorCode.CRASH_LOOP, message), attempt=starts))
             return
         self._enqueue(self._messages.progress(job, JobStatus.QUEUED, self._threads.now()))
         with self._ledger.lock:
             may_go = self._gate.enter(job, suspect=starts > 0)
         if may_go:
             self._look_up(job)
+
+    def on_rejected(self, failure: Failure) -> None:
+        """A request was not admitted. Where its id is that of a picture, the picture's status has to stay."""
+        self._retry_queue.add(failure.lane, lambda: self._reject(failure), logs.about(failure))
 
     # In the pool: is the picture in the store already?
 
@@ -128,6 +134,12 @@ class Lifecycle:
             return False
         try:
             event = self._finisher.stored(job, self._threads.now())
+            picture = None if event is not None else self._picture_of_another_girl(job.request)
+            if picture is not None:
+                raise IdReused(picture)
+        except IdReused as error:
+            self._refuse(Failure.of(job, error.code, error.message), error.picture)
+            return True
         except RequestRejected as error:
             self.on_failed(Failure.of(job, error.code, error.message))
             return True
@@ -137,6 +149,30 @@ class Lifecycle:
             metrics.REPUBLISHED.inc()
             self._on_stored(job, event)
         return True
+
+    def _reject(self, failure: Failure) -> bool:
+        """End a request that was not admitted; False where S3 was not asked."""
+        if not self._is_owned(failure.origin):
+            self._release_origin(failure.origin)
+            return False
+        request = failure.request
+        try:
+            picture = self._finisher.picture_of(request.girl_id, request.job_id, self._threads.now())
+            picture = picture or self._picture_of_another_girl(request)
+        except RequestRejected:
+            # S3 takes no such key, so there is no picture.
+            picture = None
+        if picture is None:
+            self.on_failed(failure)
+        else:
+            self._refuse(failure, picture)
+        return True
+
+    def _picture_of_another_girl(self, request: GenerationRequest) -> GenerationCompleted | None:
+        girl_id = self._in_hand.girl_of(request.job_id)
+        if girl_id is None or girl_id == request.girl_id:
+            return None
+        return self._finisher.picture_of(girl_id, request.job_id, self._threads.now())
 
     # From the publisher: the start is durable.
 
@@ -149,7 +185,10 @@ class Lifecycle:
         reason = self._cancellation_of(job)
         if reason is None:
             self._job_log.on_started(job)
+            self._in_hand.enter(job)
             self.engine.submit(job)
+            # It may have come between the question and the submission.
+            self.cancel(job.job_id)
         else:
             self.on_failed(Failure.of(job, ErrorCode.CANCELLED, reason))
 
@@ -168,10 +207,16 @@ class Lifecycle:
         self._retry_queue.add(job.lane, lambda: self._store(picture), logs.about(job), writes=True)
 
     def on_failed(self, failure: Failure) -> None:
-        """A request has ended without a picture; intake and the pool call this too."""
+        """A request has ended without a picture; the pool calls this too."""
         metrics.ERRORS.labels(failure.lane.label, failure.code.value).inc()
         now = self._threads.now()
         self._enqueue_outcome(self._messages.failed(self._job_log.on_failed(failure, now), now))
+
+    def _refuse(self, failure: Failure, picture: GenerationCompleted) -> None:
+        """A request has ended without a picture, and its id is that of one."""
+        metrics.ERRORS.labels(failure.lane.label, failure.code.value).inc()
+        now = self._threads.now()
+        self._enqueue_outcome(self._messages.refused(self._job_log.on_failed(failure, now), picture, now))
 
     def on_released(self, job: Job) -> None:
         """The engine has released a job whose record is not ours any more, or will not be soon."""
@@ -190,6 +235,10 @@ class Lifecycle:
             return False
         try:
             event = self._finisher.finish(picture, self._threads.now())
+        except IdReused as error:
+            # Another worker completed a picture under this id meanwhile.
+            self._refuse(Failure.of(job, error.code, error.message), error.picture)
+            return True
         except RequestRejected as error:
             self.on_failed(Failure.of(job, error.code, error.message))
             return False
@@ -208,6 +257,7 @@ class Lifecycle:
         return True
 
     def _on_stored(self, job: Job, event: GenerationCompleted) -> None:
+        self._in_hand.on_picture(job)
         now = self._threads.now()
         self._enqueue_outcome(self._messages.completed(self._job_log.on_stored(job, now), event, now))
 
@@ -219,9 +269,15 @@ class Lifecycle:
 
     # Cancellation, and release without an outcome.
 
-    def cancel(self, job_id: str, reason: str) -> None:
-        """Stop a job before its next step; one that is not in the engine yet is stopped at its start."""
-        self.engine.cancel(job_id, ErrorCode.CANCELLED, reason)
+    def cancel(self, job_id: str) -> None:
+        """Stop a cancelled job before its next step; one that is not in the engine yet is stopped at its start.
+
+        The gate lets one job of an id through, so there is no other in the engine that was sent again since.
+        """
+        for job in self._in_hand.of(job_id):
+            reason = self._cancellation_of(job)
+            if reason is not None:
+                self.engine.cancel(job_id, ErrorCode.CANCELLED, reason)
 
     def release_partitions(self, partitions: Sequence[Key]) -> None:
         """Before partitions go: release what waits, give what runs a bounded time, commit, release the rest."""
@@ -275,6 +331,7 @@ class Lifecycle:
         self._leave_gate(origin)
 
     def _leave_gate(self, origin: Origin) -> None:
+        self._in_hand.leave(origin)
         with self._ledger.lock:
             free = self._gate.leave(origin)
         for job in free:

@@ -34,5 +34,9 @@ def read_deny_list(path: Path | None) -> Phrases | None:
         return None
     try:
         return read_denied(path)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise SettingsError(f"CONTENT_DENY_PATH: {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"CONTENT_DENY_PATH: {path} is not UTF-8 text (byte {error.start})") from error
+    except ValueError as error:
         raise SettingsError(f"CONTENT_DENY_PATH: {path}: {error}") from error

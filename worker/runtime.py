@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 from confluent_kafka import Consumer
 
+from worker.cluster.watch import ClusterWatch
 from worker.delivery.retry_queue import RetryQueue
 from worker.intake.cancellations import CancellationReader
 from worker.intake.consume import Intake
@@ -47,13 +48,14 @@ class Worker:
     consumer: Consumer
     cancellations: CancellationReader
     lag: LagGauge
+    watch: ClusterWatch
     draining: bool = False
     _reported_at: float = 0.0
     _crash: list[BaseException] = field(default_factory=list)
 
     def start(self) -> None:
         """Read the cancellations, start the loops and join the group."""
-        self.cancellations.open(self.threads.monotonic)
+        self.cancellations.open()
         for loop in self._loops():
             self.threads.start(loop, self.health.beat, self._on_died)
         self.intake.subscribe()
@@ -112,15 +114,21 @@ class Worker:
         problem = self.lifecycle.publisher.problem(self.threads.monotonic())
         if problem is not None:
             reasons.append(problem)
-        return reasons
+        return reasons + self.watch.not_ready()
 
     def facts(self) -> dict[str, Any]:
         """What `/health` tells beside the model's facts."""
-        return {"partitions": len(self.ledger.partitions()), "unfinished_jobs": self.unfinished()}
+        return {
+            "partitions": len(self.ledger.partitions()),
+            "unfinished_jobs": self.unfinished(),
+            "cancellations": self.cancellations.problem or "read",
+            **self.watch.facts(),
+        }
 
     def _loops(self) -> list[Loop]:
         engine, publisher, queue = self.lifecycle.engine, self.lifecycle.publisher, self.retry_queue
         return [
+            Loop("cluster", self._look_at_cluster, self.watch.wait),
             Loop("cancellations", self.cancellations.tick, self.cancellations.wait),
             Loop("engine", self._run_engine, engine.wait),
             Loop(
@@ -131,6 +139,10 @@ class Worker:
             ),
             *(Loop(f"pool-{number}", queue.run_one, queue.wait) for number in range(self.settings.upload_threads)),
         ]
+
+    def _look_at_cluster(self) -> bool:
+        metrics.READY.set(not self.not_ready())
+        return self.watch.tick()
 
     def _run_engine(self) -> bool:
         worked = self.lifecycle.engine.tick()

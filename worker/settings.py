@@ -6,17 +6,21 @@ Names are the environment's, in lower case. Sources, first wins: arguments, envi
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import socket
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
 
+from worker import settings_checks as checks
 from worker.errors import SettingsError
 
 # Variables that share the KAFKA_ prefix but are no librdkafka property: this object's own, those that
@@ -25,6 +29,11 @@ _NOT_A_PROPERTY = re.compile(
     r"KAFKA_(BOOTSTRAP_SERVERS|GROUP_ID|GROUP_PROTOCOL|TOPIC_PREFIX|PROPERTIES|(.*_)?SERVICE_(HOST|PORT).*|(.*_)?PORT(_\d+_.*)?"
     r"|HOME|VERSION|OPTS|HEAP_OPTS|JMX_.*|LOG4J_.*|.*_OPTS)"
 )
+
+
+# The completion map of a partition must fit into the metadata of its committed offset (4,096 bytes at the broker's
+# default): 280 unfinished records, each between long runs of finished ones, take 3,072 bytes.
+MAX_BUFFER = 256
 
 
 def librdkafka_properties(environ: dict[str, str]) -> dict[str, str]:
@@ -36,22 +45,46 @@ def librdkafka_properties(environ: dict[str, str]) -> dict[str, str]:
     }
 
 
-class Settings(BaseSettings):
-    """The worker's settings. Times are in the unit that ends the name; sizes are in pixels."""
+DOTENV = ".env"
+# For people, what the patterns of these settings say.
+_FORMS = {
+    "KAFKA_TOPIC_PREFIX": "made of letters, digits, dots, _ and -, 200 at most",
+    "WORKER_ID": "made of letters, digits, dots, _ and -, 128 at most",
+    "AWS_REGION": "a region's name, such as eu-west-1",
+    "DEVICE": "auto, cpu, mps, cuda or cuda:N",
+    "NSFW_DETECTOR": "none, skin, nudenet or module:callable",
+}
+DAY_S = 86_400.0
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True)
+
+class Settings(BaseSettings):
+    """The worker's settings. Times are in the unit that ends the name; sizes are in pixels.
+
+    Every number has both bounds: a typing error of some digits must not become a wait for years.
+    """
+
+    model_config = SettingsConfigDict(
+        env_file=DOTENV,
+        env_file_encoding="utf-8-sig",
+        extra="ignore",
+        frozen=True,
+        env_ignore_empty=True,
+        allow_inf_nan=False,
+    )
 
     # Kafka
     kafka_bootstrap_servers: str = Field(
         "localhost:9092", description="Kafka brokers to start from, as host:port, comma separated"
     )
-    kafka_group_id: str = Field("sdxl-worker", description="consumer group that the workers join")
+    kafka_group_id: str = Field("sdxl-worker", description="consumer group that the workers join", max_length=200)
     kafka_group_protocol: Literal["consumer", "classic"] = Field(
         "consumer",
         description="`consumer`: the KIP-848 protocol with the range assignor of the broker; "
         "`classic`: the old protocol with the range assignor of the client",
     )
-    kafka_topic_prefix: str = Field("", description="text that is put before every topic name")
+    kafka_topic_prefix: str = Field(
+        "", description="text that is put before every topic name", pattern=r"^[A-Za-z0-9._-]{0,200}$"
+    )
     kafka_properties: dict[str, str] = Field(
         default_factory=dict,
         description="further librdkafka properties, as a JSON object of texts",
@@ -74,8 +107,8 @@ class Settings(BaseSettings):
     )
 
     # S3
-    aws_s3_bucket: str = Field("dream-ai-media", description="bucket for pictures, manifests and checkpoints")
-    aws_region: str = Field("us-east-1", description="region of the bucket")
+    aws_s3_bucket: str | None = Field(None, description="bucket for pictures, manifests and checkpoints; required")
+    aws_region: str = Field("us-east-1", description="region of the bucket", pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,62}$")
     aws_access_key_id: SecretStr | None = Field(
         None, description="access key; when unset, boto3 looks for credentials by itself"
     )
@@ -105,8 +138,12 @@ class Settings(BaseSettings):
         description="folder of LoRA files; or one .safetensors file, which is then the default LoRA "
         "and its folder the folder of LoRAs",
     )
-    lora_cache_size: int = Field(8, ge=1, description="number of LoRAs that are kept on the device")
-    device: str = Field("auto", description="device: auto, cuda, cuda:N, mps or cpu")
+    lora_cache_size: int = Field(8, ge=1, le=1_000, description="number of LoRAs that are kept on the device")
+    device: str = Field(
+        "auto",
+        description="device: auto, cuda, cuda:N, mps or cpu",
+        pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="precision of the model; `auto`: bfloat16 or else float16 on a GPU, float32 on a CPU"
     )
@@ -124,32 +161,41 @@ class Settings(BaseSettings):
     urgent_wait_s: float = Field(
         1.0,
         ge=0,
+        le=DAY_S,
         description="seconds after which a waiting urgent job counts as overdue and its lane earns PRIORITY_SHARE",
     )
-    high_wait_s: float = Field(2.0, ge=0, description="the same for the high lane")
-    normal_wait_s: float = Field(5.0, ge=0, description="the same for the normal lane")
+    high_wait_s: float = Field(2.0, ge=0, le=DAY_S, description="the same for the high lane")
+    normal_wait_s: float = Field(5.0, ge=0, le=DAY_S, description="the same for the normal lane")
     urgent_slowdown_max: float = Field(
         1.25,
         ge=1,
+        le=100,
         description="rows of lower lanes join the UNet call of an urgent job while they slow its "
         "step by at most this factor",
     )
     buffer_per_partition: int = Field(
-        16, ge=1, description="number of unfinished jobs of a partition at which it is paused"
+        16, ge=1, le=MAX_BUFFER, description="number of unfinished jobs of a partition at which it is paused"
     )
     crash_loop_limit: int = Field(
-        3, ge=1, description="number of starts without an end after which a job fails as crash_loop"
+        3, ge=1, le=10_000, description="number of starts without an end after which a job fails as crash_loop"
     )
-    max_inference_steps: int = Field(500, ge=1, description="largest num_inference_steps of a request")
-    max_guidance_scale: float = Field(50.0, gt=0, description="largest guidance_scale of a request")
-    min_side: int = Field(64, ge=8, description="smallest width and height of a picture, in pixels")
-    max_side: int = Field(2048, ge=64, description="largest width and height of a picture, in pixels")
-    max_pixels: int = Field(1728 * 1024, description="largest width × height of a picture, in pixels")
+    max_inference_steps: int = Field(500, ge=1, le=10_000, description="largest num_inference_steps of a request")
+    max_guidance_scale: float = Field(50.0, gt=0, le=1_000, description="largest guidance_scale of a request")
+    min_side: int = Field(64, ge=8, le=16_384, description="smallest width and height of a picture, in pixels")
+    max_side: int = Field(2048, ge=64, le=16_384, description="largest width and height of a picture, in pixels")
+    max_pixels: int = Field(
+        1728 * 1024, ge=8 * 8, le=16_384**2, description="largest width × height of a picture, in pixels"
+    )
     max_prompt_chars: int = Field(
-        8_000, ge=1, description="largest number of characters of a prompt, and of a negative prompt, as sent"
+        8_000,
+        ge=1,
+        le=1_000_000,
+        description="largest number of characters of a prompt, and of a negative prompt, as sent",
     )
-    max_loras: int = Field(8, ge=0, description="largest number of LoRAs of a job, those of its profile included")
-    max_lora_weight: float = Field(5.0, gt=0, description="largest weight of a LoRA, positive or negative")
+    max_loras: int = Field(
+        8, ge=0, le=100, description="largest number of LoRAs of a job, those of its profile included"
+    )
+    max_lora_weight: float = Field(5.0, gt=0, le=100, description="largest weight of a LoRA, positive or negative")
 
     # content
     profiles_path: Path | None = Field(
@@ -180,26 +226,37 @@ class Settings(BaseSettings):
         description="milliseconds that a result waits at most for others, to be published with them",
     )
     revoke_timeout_s: float = Field(
-        10.0, ge=0, description="seconds that running jobs of a revoked partition may go on"
+        10.0, ge=0, le=3_600, description="seconds that running jobs of a revoked partition may go on"
     )
-    drain_timeout_s: float = Field(30.0, ge=0, description="seconds that running jobs may go on after SIGTERM")
+    drain_timeout_s: float = Field(
+        30.0, ge=0, le=DAY_S, description="seconds that running jobs may go on after SIGTERM"
+    )
     checkpoint_jobs: bool = Field(
         False,
         description="store the latents of a running job in S3 when it is released, so that the next "
         "worker goes on from there",
     )
-    thumbnail_px: int = Field(256, ge=16, description="longest side of the thumbnail, in pixels")
+    thumbnail_px: int = Field(256, ge=16, le=4_096, description="longest side of the thumbnail, in pixels")
     jpeg_quality: int = Field(90, ge=1, le=100, description="quality of JPEG and WebP pictures, 1 to 100")
 
     gpu_hourly_usd: float | None = Field(
-        None, ge=0, description="price of the device in dollars an hour; fills cost_usd of completed events"
+        None,
+        ge=0,
+        le=1_000_000,
+        description="price of the device in dollars an hour; fills cost_usd of completed events",
     )
 
     # HTTP and logs
-    http_host: str = Field("0.0.0.0", description="address on which /health, /ready and /metrics listen")
+    http_host: str = Field(
+        "0.0.0.0", description="address or name on which /health, /ready and /metrics listen; `::` takes IPv6 and IPv4"
+    )
     http_port: int = Field(8007, ge=0, le=65_535, description="port of /health, /ready and /metrics; 0: any free port")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level that is logged")
-    log_format: Literal["json", "console"] = Field("json", description="one JSON object per line, or text for people")
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto",
+        description="`json`: one JSON object per line; `console`: text for people; `auto`: console on a "
+        "terminal, JSON otherwise",
+    )
 
     # Traces. The SDK reads its other variables by itself: OTEL_TRACES_SAMPLER, OTEL_RESOURCE_ATTRIBUTES and so on.
     otel_exporter_otlp_endpoint: str | None = Field(
@@ -221,6 +278,49 @@ class Settings(BaseSettings):
     )
     otel_sdk_disabled: bool = Field(False, description="make no spans, whatever else is set")
 
+    @field_validator("*")
+    @classmethod
+    def _one_line(cls, value: Any) -> Any:
+        return checks.one_line(value)
+
+    @field_validator("log_level", "log_format", "delivery", mode="before")
+    @classmethod
+    def _in_any_case(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("kafka_properties", mode="before")
+    @classmethod
+    def _as_librdkafka_writes_it(cls, properties: Any) -> Any:
+        """JSON's numbers and booleans become text; whatever else is wrong is told by its type."""
+        if not isinstance(properties, dict):
+            return properties
+        return {
+            name: str(value).lower() if isinstance(value, bool | int | float) else value
+            for name, value in properties.items()
+        }
+
+    @field_validator("kafka_properties")
+    @classmethod
+    def _encodable(cls, properties: dict[str, str]) -> dict[str, str]:
+        for name, value in properties.items():
+            checks.check_utf8(name + value)
+        return properties
+
+    @field_validator("kafka_bootstrap_servers")
+    @classmethod
+    def _are_brokers(cls, value: str) -> str:
+        return checks.brokers(value)
+
+    @field_validator("aws_s3_bucket")
+    @classmethod
+    def _is_bucket(cls, value: str | None) -> str | None:
+        return None if value is None else checks.bucket(value)
+
+    @field_validator("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+    @classmethod
+    def _is_credential(cls, value: SecretStr | None) -> SecretStr | None:
+        return checks.credential(value)
+
     @field_validator("sdxl_refiner_id", "schema_registry_url", "cloudfront_url", "aws_endpoint_url_s3")
     @classmethod
     def _none_or_no_trailing_slash(cls, value: str | None) -> str | None:
@@ -230,6 +330,17 @@ class Settings(BaseSettings):
     @classmethod
     def _has_scheme(cls, value: str | None) -> str | None:
         return value if value is None or "://" in value else f"https://{value}"
+
+    @field_validator(
+        "schema_registry_url",
+        "cloudfront_url",
+        "aws_endpoint_url_s3",
+        "otel_exporter_otlp_endpoint",
+        "otel_exporter_otlp_traces_endpoint",
+    )
+    @classmethod
+    def _is_url(cls, value: str | None) -> str | None:
+        return None if value is None else checks.http_url(value)
 
     @field_validator("nsfw_thresholds")
     @classmethod
@@ -248,6 +359,8 @@ class Settings(BaseSettings):
             raise ValueError("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY go together: set both or neither")
         if self.min_side > self.max_side:
             raise ValueError("MIN_SIDE is larger than MAX_SIDE")
+        if self.min_side**2 > self.max_pixels:
+            raise ValueError("MAX_PIXELS is smaller than a picture of MIN_SIDE")
         if "@" in (self.schema_registry_url or ""):
             raise ValueError("SCHEMA_REGISTRY_URL must not hold credentials: use SCHEMA_REGISTRY_USER_INFO")
         if self.traces_url is not None and self.otel_exporter_otlp_protocol != "http/protobuf":
@@ -255,6 +368,19 @@ class Settings(BaseSettings):
         if "transactional.id" in self.kafka_properties and self.delivery == "at-least-once":
             raise ValueError("transactional.id is set, but DELIVERY is at-least-once")
         return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The usual sources, but for secrets: those are read by `_secrets`, which says what is wrong with a file."""
+        folder = getattr(file_secret_settings, "secrets_dir", None)
+        return init_settings, env_settings, dotenv_settings, _SecretFiles(settings_cls, _secrets(folder))
 
     def kafka_client_config(self) -> dict[str, str | int]:
         """What every librdkafka client needs; the properties of the operator win."""
@@ -271,6 +397,21 @@ class Settings(BaseSettings):
             return None
         base = self.otel_exporter_otlp_endpoint
         return self.otel_exporter_otlp_traces_endpoint or (base and f"{base.rstrip('/')}/v1/traces")
+
+    @property
+    def bucket(self) -> str:
+        """The bucket for pictures. Raises SettingsError: none is set, and no name could be a default for everybody."""
+        if self.aws_s3_bucket is None:
+            raise SettingsError("AWS_S3_BUCKET is not set: it names the bucket for pictures")
+        return self.aws_s3_bucket
+
+    def check_paths(self) -> None:
+        """Look at the LoRA path, so that a wrong one is reported at the start. Raises SettingsError."""
+        if self.sdxl_lora_path is not None:
+            try:
+                checks.lora_path(self.sdxl_lora_path)
+            except ValueError as error:
+                raise SettingsError(f"SDXL_LORA_PATH: {error}") from None
 
     @property
     def lora_dir(self) -> Path | None:
@@ -291,29 +432,90 @@ def load_settings(**overrides: object) -> Settings:
     Raises:
         SettingsError: with one line per setting that is wrong; values are not repeated, they may be secrets.
     """
-    secrets = secrets_dir()
     try:
+        secrets = secrets_dir()
+        files = _secrets(secrets) | _dotenv()
         settings = Settings(_secrets_dir=secrets, **overrides)  # type: ignore[arg-type]
-        properties = librdkafka_properties(_variables(secrets)) | settings.kafka_properties
+        properties = librdkafka_properties(files | dict(os.environ)) | settings.kafka_properties
         return Settings(_secrets_dir=secrets, **(overrides | {"kafka_properties": properties}))  # type: ignore[arg-type]
     except ValidationError as error:
-        problems = [
-            f"{'.'.join(str(part) for part in e['loc']).upper() or 'settings'}: {e['msg']}" for e in error.errors()
-        ]
-        raise SettingsError("; ".join(problems)) from None
+        raise SettingsError("; ".join(_problem(e["loc"], e["type"], e["msg"]) for e in error.errors())) from None
     except SourceError as error:
         # Its cause quotes the value.
-        raise SettingsError(str(error)) from None
+        raise SettingsError(_source_problem(str(error))) from None
+
+
+class _SecretFiles(EnvSettingsSource):
+    """Secrets by the names of their files, read as if they were environment variables."""
+
+    def __init__(self, settings_cls: type[BaseSettings], files: Mapping[str, str]) -> None:
+        self._files = {name.lower(): text for name, text in files.items() if text}
+        super().__init__(settings_cls)
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return self._files
 
 
 def secrets_dir() -> str | None:
-    """The folder whose files are settings too: `SECRETS_DIR`, else `/run/secrets` where it exists."""
-    return os.environ.get("SECRETS_DIR") or ("/run/secrets" if Path("/run/secrets").is_dir() else None)
+    """The folder of secrets. Raises SettingsError: SECRETS_DIR names something else."""
+    given = os.environ.get("SECRETS_DIR")
+    if given and not Path(given).is_dir():
+        raise SettingsError(f"SECRETS_DIR: {given} is no folder")
+    return given or ("/run/secrets" if Path("/run/secrets").is_dir() else None)
 
 
-def _variables(secrets: str | None) -> dict[str, str]:
-    """Everything that could be a librdkafka property, from all the places that settings come from."""
-    files = Path(secrets).glob("*") if secrets else ()
-    from_files = {file.name.upper(): file.read_text().strip() for file in files if file.is_file()}
-    from_dotenv = {name.upper(): value or "" for name, value in dotenv_values(".env").items()}
-    return from_files | from_dotenv | dict(os.environ)
+def _secrets(folder: str | Path | None) -> dict[str, str]:
+    """The secrets that are settings, by name in capitals; other files of the folder are nobody's business.
+
+    Raises:
+        SettingsError: such a file cannot be read.
+    """
+    if folder is None:
+        return {}
+    try:
+        files = [file for file in Path(folder).iterdir() if _is_setting(file.name.upper())]
+        return {file.name.upper(): checks.text_file(file).strip() for file in files}
+    except ValueError as error:
+        raise SettingsError(f"SECRETS_DIR: {error}") from None
+    except OSError as error:
+        raise SettingsError(f"SECRETS_DIR: {folder} cannot be read: {error.strerror}") from None
+
+
+def _is_setting(name: str) -> bool:
+    return name.lower() in Settings.model_fields or bool(librdkafka_properties({name: ""}))
+
+
+def _dotenv() -> dict[str, str]:
+    """What `.env` says, by name in capitals; a folder of that name is a virtual environment.
+
+    Raises:
+        SettingsError: it cannot be read, or a line is no assignment.
+    """
+    path = Path(DOTENV)
+    try:
+        if not path.is_file():
+            return {}
+        text = checks.text_file(path)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
+    for binding in parse_stream(io.StringIO(text)):
+        if binding.error:
+            raise SettingsError(f"{path}: line {binding.original.line} is not NAME=value")
+    return {name.upper(): value or "" for name, value in dotenv_values(stream=io.StringIO(text)).items()}
+
+
+def _problem(place: tuple[int | str, ...], kind: str, message: str) -> str:
+    # Pydantic marks what a validator said; where it is about several settings, it names them itself.
+    message = message.removeprefix("Value error, ")
+    name = ".".join([str(place[0]).upper(), *(str(part) for part in place[1:])]) if place else "settings"
+    if kind == "string_pattern_mismatch":
+        message = f"it must be {_FORMS[name]}"
+    return f"{name}: {message}"
+
+
+def _source_problem(message: str) -> str:
+    """pydantic-settings speaks of its own sources; the only thing that they cannot read is JSON."""
+    found = re.search(r'value for field "(\w+)"', message)
+    return message if found is None else f"{found[1].upper()}: it is no valid JSON"

@@ -183,13 +183,36 @@ def worker() -> dict[str, Any]:
                 (f"max(sdxl_worker_memory_rung{{{ONE}}})", "rung"),
                 text="0: no memory was short.",
             ),
-            stat("S3 answers", "none", (f"min(sdxl_worker_store_up{{{ONE}}})", "up")),
+            stat(
+                "S3 and Kafka answer",
+                "none",
+                (f"min(sdxl_worker_store_up{{{ONE}}})", "S3"),
+                (f"min(sdxl_worker_kafka_up{{{ONE}}})", "Kafka"),
+            ),
             stat("Unfinished jobs", "none", (f"sum(sdxl_worker_unfinished_jobs{{{ONE}}})", "jobs")),
             stat("Paused partitions", "none", (f"sum(sdxl_worker_paused_partitions{{{ONE}}})", "paused")),
             stat(
                 "Dead letters, 1 h", "none", (f"sum(increase(sdxl_worker_dead_letters_total{{{ONE}}}[1h]))", "records")
             ),
             stat("Crash loops, 1 h", "none", (f"sum(increase(sdxl_worker_crash_loops_total{{{ONE}}}[1h]))", "jobs")),
+            panel(
+                "Ready",
+                "none",
+                (f"sdxl_worker_ready{{{ONE}}}", "{{instance}}"),
+                text="1 while /ready says yes; the probe itself says why not.",
+            ),
+            panel(
+                "Kafka: time since its last answer",
+                "s",
+                (f"sdxl_worker_kafka_answer_age_seconds{{{ONE}}}", "{{instance}}"),
+                text="A few seconds when all is well: the statistics come every five.",
+            ),
+            panel(
+                "Cluster problems",
+                "none",
+                (f"sdxl_worker_cluster_problems{{{ONE}}}", "{{instance}}"),
+                text="Missing topics or rights, unequal partition counts, limits that are too low.",
+            ),
             panel("Phases, p95", "s", (p(0.95, "sdxl_worker_phase_seconds", "phase", ONE), "{{phase}}")),
             panel(
                 "S3 requests, p95",

@@ -15,6 +15,7 @@ import typer
 from devtools.cli.bench_equality import equality
 from devtools.cli.bench_lora import lora
 from devtools.cli.bench_truth import truth
+from worker.cli.flags import INT, between
 from worker.cli.output import note_console, print_json, result_console
 
 app = typer.Typer(
@@ -34,14 +35,20 @@ SLOTS = 4
 def schedule(
     out: Annotated[Path, typer.Option(help="File for the JSON report.")] = REPORT,
     plot: Annotated[Path | None, typer.Option(help="File for a PNG plot of the waits; needs matplotlib.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the arrivals.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", callback=between(0, INT), help="Seed of the arrivals.")] = 0,
     jobs: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Jobs at load 0.8 that run every UNet and VAE call.")
+        int,
+        typer.Option(metavar="N", callback=between(1, INT), help="Jobs at load 0.8 that run every UNet and VAE call."),
     ] = 200,
     long_jobs: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Jobs at every load that are simulated without those calls.")
+        int,
+        typer.Option(
+            metavar="N", callback=between(1, INT), help="Jobs at every load that are simulated without those calls."
+        ),
     ] = 1500,
-    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Measurements of the overhead per step.")] = 6,
+    rounds: Annotated[
+        int, typer.Option(metavar="N", callback=between(1, INT), help="Measurements of the overhead per step.")
+    ] = 6,
     as_json: Annotated[bool, typer.Option("--json", help="Print the JSON report instead of tables.")] = False,
 ) -> None:
     """Compare four scheduling policies on the same arrivals through the real engine.

@@ -7,14 +7,18 @@ from typing import Annotated
 
 import typer
 
+from worker.cli.flags import INT, between
 from worker.cli.output import note_console, print_json
 
 
 def equality(
     count: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Number of random jobs, each drawn alone and in a batch.")
+        int,
+        typer.Option(
+            metavar="N", callback=between(1, INT), help="Number of random jobs, each drawn alone and in a batch."
+        ),
     ] = 200,
-    seed: Annotated[int, typer.Option(help="Seed of the random jobs.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", callback=between(0, INT), help="Seed of the random jobs.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for equality.json.")] = Path("out/bench"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole result as JSON.")] = False,
 ) -> None:

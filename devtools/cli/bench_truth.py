@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from worker.cli.flags import INT, between
 from worker.cli.output import note_console, print_json
 
 
@@ -16,9 +17,10 @@ def truth(
         Path | None, typer.Option(help="Folder written by train-demo (default: the demo model of this checkout).")
     ] = None,
     prompts: Annotated[
-        int, typer.Option(metavar="N", min=12, help="Number of prompts, each with a seed of its own.")
+        int,
+        typer.Option(metavar="N", callback=between(12, INT), help="Number of prompts, each with a seed of its own."),
     ] = 200,
-    seed: Annotated[int, typer.Option(help="Seed of the random prompts.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", callback=between(0, INT), help="Seed of the random prompts.")] = 0,
     out: Annotated[Path, typer.Option(help="File for the JSON report.")] = Path("out/truth.json"),
     sheet: Annotated[
         Path | None, typer.Option(help="File for a PNG of the first 40 pictures with their prompts.")

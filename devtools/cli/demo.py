@@ -18,6 +18,7 @@ from devtools.demo import files, gallery
 from devtools.demo.judge import Ends, Shortfall, exit_code, shortfalls
 from devtools.demo.requests import UNDECODABLE, UNDECODABLE_ID, good_requests, invalid_request
 from devtools.demo.stage import Stage, end_worker, forget_real_services, stage
+from worker.cli.flags import YEAR_S, between
 from worker.cli.follow import POLL_S, show
 from worker.cli.output import note_console, result_console
 from worker.cli.progress import JobView, job_view
@@ -49,7 +50,10 @@ class Run:
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the page, the events and the pictures.")] = Path("out/demo"),
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Time limit for all the pictures.")] = 120.0,
+    timeout: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", callback=between(0.0, YEAR_S), help="Time limit for all the pictures."),
+    ] = 120.0,
 ) -> None:
     """Start Kafka, S3 and a worker with the demo SDXL locally, send fourteen requests, and show the results.
 

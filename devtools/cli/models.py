@@ -7,13 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
+from worker.cli.flags import INT, between
 from worker.cli.output import note_console, print_json
 from worker.cli.train import training_progress
 
 
 def tiny(
     directory: Annotated[Path, typer.Argument(help="Folder in which base/ and refiner/ are written.")],
-    seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", callback=between(0, INT), help="Seed of the random weights.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Write a toy SDXL: the real classes with random weights, a few MB, without a download."""
@@ -30,12 +31,17 @@ def tiny(
 
 
 def _stage_steps(stage: str) -> Any:
-    return typer.Option(metavar="N", min=1, help=f"Steps of the {stage} stage (default: the recipe's).")
+    return typer.Option(
+        metavar="N", callback=between(1, INT), help=f"Steps of the {stage} stage (default: the recipe's)."
+    )
 
 
 def train_demo(
     directory: Annotated[Path, typer.Argument(help="Folder in which base/ and refiner/ are written.")],
-    seed: Annotated[int, typer.Option(help="Seed; weights are the same on the same kind of CPU.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(metavar="N", callback=between(0, INT), help="Seed; weights are the same on the same kind of CPU."),
+    ] = 0,
     vae_steps: Annotated[int | None, _stage_steps("VAE")] = None,
     base_steps: Annotated[int | None, _stage_steps("base")] = None,
     refiner_steps: Annotated[int | None, _stage_steps("refiner")] = None,

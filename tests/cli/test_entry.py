@@ -70,7 +70,7 @@ def test_help_is_not_cut_at_80_columns(verb: str) -> None:
 
 def test_train_lora_takes_the_option_names_of_diffusers_scripts(tmp_path: Path) -> None:
     result = sdxl("models", "train-lora", "--dataset_name", str(tmp_path / "none"), "--output-dir", str(tmp_path))
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "none is not a folder" in result.stderr
 
 
@@ -96,7 +96,7 @@ def test_a_cluster_that_is_not_there_is_one_line_and_exit_code_1(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", f"127.0.0.1:{free_port()}")
-    monkeypatch.setattr("worker.client.reader.REQUEST_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("worker.client.reach.REFUSED_S", 0.1)
     result = sdxl("watch")
     assert result.exit_code == 1
     assert "does not answer" in result.stderr

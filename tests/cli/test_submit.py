@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from typing import Any
 
@@ -164,9 +163,13 @@ def test_wait_gives_up_after_the_timeout() -> None:
 
 def test_what_is_never_acknowledged_is_an_error(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.client.connection.ACK_TIMEOUT_MS", 1_000)
-    down = threading.Timer(0, kafka.broker.take_down, [1])
-    down.start()
-    down.join()
+    send = Sender.send
+
+    def send_into_the_void(sender: Sender, topic: str, event: Input) -> None:
+        kafka.broker.take_down(1)
+        send(sender, topic, event)
+
+    monkeypatch.setattr(Sender, "send", send_into_the_void)
     result = sdxl("submit", *WHO, "--prompt", "x")
     assert result.exit_code == 1
     assert result.stdout == ""

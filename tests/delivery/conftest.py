@@ -50,7 +50,7 @@ def sample_picture(request: GenerationRequest) -> Picture:
         request=request,
         lane=Lane.HIGH,
         origin=Origin("generation.requests.high", 0, 5, 1),
-        seed=2**62 + 1,
+        seed=2**31 + 1,
         loras=(("ink", 0.8),),
         prompt=f"{request.prompt}, warm smile",
         negative_prompt=request.negative_prompt,

@@ -117,7 +117,7 @@ def outcome(offset: int, topic: str = RESULTS, *, smallest: str | None = None) -
     return Outcome(
         origin=Origin("generation.requests.high", offset % 3, offset, 1),
         messages=(message(topic, f"result-{offset}"), *extras),
-        smallest=None if smallest is None else message(topic, smallest),
+        smallest=() if smallest is None else (message(topic, smallest),),
     )
 
 
@@ -230,6 +230,29 @@ def test_a_flush_that_fails_for_long_is_a_problem_until_it_passes() -> None:
     desk.run(10)
     assert (desk.committed, desk.publisher.problem(desk.now)) == ([0], None)
     assert desk.publisher.failing_s(desk.now) == 0
+
+
+def test_what_is_not_acknowledged_goes_aside_whole_and_is_written_later() -> None:
+    brokers = Brokers()
+    desk = Desk(brokers)
+    slow = {b"result-1", b"status-2"}
+    send = brokers.send
+
+    def send_slowly(records: Sequence[Encoded], *rest: Any, again: bool) -> None:
+        suspects = {n: Cause("timed out") for n, record in enumerate(records) if record.value in slow}
+        if suspects:
+            raise TryAgain("not acknowledged", suspects)
+        send(records, *rest, again=again)
+
+    brokers.send = send_slowly  # type: ignore[method-assign, assignment]
+    desk.put(*(outcome(n, smallest="small") for n in range(4)))
+    desk.run(5)
+    assert sorted(desk.committed) == [0, 3]
+    slow.clear()
+    desk.run(LONGEST_PAUSE_S)
+    assert sorted(desk.committed) == [0, 1, 2, 3]
+    assert {b"result-1", b"status-1", b"result-2", b"status-2"} <= set(brokers.values)
+    assert b"small" not in brokers.values
 
 
 @given(

@@ -235,7 +235,7 @@ def test_a_bug_is_no_outage(error: Exception) -> None:
 
 def test_an_endpoint_that_is_no_url_stops_the_start() -> None:
     with pytest.raises(BucketError, match="cannot be made"):
-        PictureStore.from_settings(settings_for("not a url"))
+        PictureStore.from_settings(settings_for("http://a..b"))
 
 
 # addresses

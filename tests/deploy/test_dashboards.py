@@ -196,6 +196,10 @@ WANTED: dict[str, tuple[str, tuple[str, ...]]] = {
     "sdxl_worker_uploads_total": ("result", ("stored", "retried")),
     "sdxl_worker_store_up": ("", ()),
     "sdxl_worker_store_request_seconds_count": ("operation", ("get", "head", "put")),
+    "sdxl_worker_kafka_up": ("", ()),
+    "sdxl_worker_kafka_answer_age_seconds": ("", ()),
+    "sdxl_worker_cluster_problems": ("", ()),
+    "sdxl_worker_ready": ("", ()),
     "sdxl_worker_flushes_total": ("result", ("committed", "aborted")),
     "sdxl_worker_dead_letters_total": ("", ()),
     "sdxl_worker_crash_loops_total": ("", ()),
@@ -266,6 +270,7 @@ class TestLive:
     def test_nothing_fires_that_has_no_reason_to(self, prometheus: Prometheus) -> None:
         quiet = (
             "StoreFailing|CrashLoop|NoProgress|UrgentPartitionsUnowned|OutOfMemoryRung|FlushesAborted|WorkerRestarting"
+            "|KafkaDown|ClusterProblems|NotReady"
         )
         assert prometheus.values(f'ALERTS{{alertname=~"{quiet}",alertstate="firing"}}') == []
 

@@ -191,7 +191,7 @@ class TestPods:
     def test_probes_wait_for_the_model_and_do_not_kill_for_s3(self, overlay: str) -> None:
         probes = container(overlay)
         startup = probes["startupProbe"]
-        assert startup["httpGet"]["path"] == "/ready"
+        assert startup["httpGet"]["path"] == "/health", "an outage of Kafka or S3 must not kill a pod that starts"
         assert startup["periodSeconds"] * startup["failureThreshold"] >= 600
         assert probes["livenessProbe"]["httpGet"]["path"] == "/health"
         assert probes["readinessProbe"]["httpGet"]["path"] == "/ready"

@@ -179,6 +179,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("bench") / "new" / "schedule.json"
 
 
+@pytest.mark.slow
 def test_a_small_run_writes_every_key(out: Path) -> None:
     arguments = ["bench", "schedule", "--jobs", "24", "--long-jobs", "30", "--rounds", "1", "--out", str(out)]
     result = CliRunner().invoke(app, arguments)

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.server
+
 ROOT = Path(__file__).resolve().parents[2]
 EVENT_TOPICS = {"generation.completed": 12, "generation.failed": 1, "generation.dead-letter": 1}
 

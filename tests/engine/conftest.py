@@ -9,16 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from devtools.models.tiny import write_tiny
 from worker.engine.lora.cache import Adapters
 from worker.models.load import load_base
-
-
-@pytest.fixture(scope="session")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("toy-sdxl")
-    write_tiny(directory)
-    return directory
 
 
 @pytest.fixture(scope="session")

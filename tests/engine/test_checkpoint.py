@@ -51,6 +51,7 @@ def stopped_at(model: SdxlModel, job: Job, steps: int) -> Job:
     return stopped
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ticks", [5, 16, 29])
 def test_pictures_do_not_depend_on_where_they_were_made(model: SdxlModel, ticks: int) -> None:
     jobs = default_jobs(16, seed=ticks)
@@ -63,6 +64,7 @@ def test_pictures_do_not_depend_on_where_they_were_made(model: SdxlModel, ticks:
     assert any(job.checkpoint for job in back.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_too(tmp_path: Path, dtype: torch.dtype) -> None:
     model = load_toy(tmp_path, dtype)

@@ -145,6 +145,7 @@ def _long_jobs(count: int, seed: int, loras: Sequence[str] = ()) -> list[Job]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_pixels_of_long_prompts_do_not_depend_on_company(model: WatchedModel) -> None:
     jobs = _long_jobs(80, 0, LORAS)

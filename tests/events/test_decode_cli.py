@@ -17,7 +17,8 @@ from tests.events.strategies import sample
 from tests.registry import RegistryServer
 from worker.cli.decode import decode, decode_stream
 from worker.events.codec import EventCodec
-from worker.events.confluent import ConfluentCodec, Registry
+from worker.events.confluent import ConfluentCodec
+from worker.events.registry import Registry
 from worker.events.single_object import SingleObjectCodec
 from worker.events.types import (
     EVENT_TYPES,

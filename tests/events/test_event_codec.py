@@ -13,11 +13,12 @@ from fastavro.schema import fingerprint, to_parsing_canonical_form
 from hypothesis import given
 from pydantic import SecretStr
 
+from tests.events.foreign import varint
 from tests.events.newer import newer_request_body, newer_request_schema
 from tests.events.strategies import events, sample
 from worker.errors import SettingsError, UndecodableError
 from worker.events.codec import make_codec
-from worker.events.schemas import UnboundedSchema, current, parse, schema_dir
+from worker.events.schemas import parse, schema_dir
 from worker.events.single_object import MARKER, SingleObjectCodec
 from worker.events.types import (
     Event,
@@ -149,15 +150,6 @@ def test_a_known_schema_that_is_no_event_is_refused() -> None:
         codec.decode_any(MARKER + other.fingerprint + b"\x02a", topic=None, headers=None)
 
 
-def varint(number: int) -> bytes:
-    number = (number << 1) ^ (number >> 63)
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*out, number])
-
-
 @pytest.mark.parametrize("claim", [2**20, 2**31, 2**40, 2**60, 2**63 - 1, -1, -(2**40), -(2**63)])
 def test_huge_claims_end_at_once(claim: int) -> None:
     start = VALUE[:10]
@@ -171,30 +163,13 @@ def test_huge_claims_end_at_once(claim: int) -> None:
 def test_a_time_beyond_any_calendar_is_undecodable() -> None:
     # The usual mistake: microseconds where milliseconds belong.
     micros = varint(1_700_000_000_000_000)
-    with pytest.raises(UndecodableError, match="OverflowError"):
+    with pytest.raises(UndecodableError, match="requested_at: 1700000000000000 ms since 1970 is in none of the years"):
         decode(VALUE[:-2] + b"\x02" + micros + b"\x00")
 
 
 def test_invalid_utf8_is_undecodable() -> None:
-    with pytest.raises(UndecodableError, match="UnicodeDecodeError"):
+    with pytest.raises(UndecodableError, match="job_id: text that is not UTF-8"):
         decode(VALUE.replace(b"job-1", b"job\xff1"))
-
-
-@pytest.mark.parametrize(
-    "added",
-    [
-        {"type": "array", "items": "null"},
-        {"type": "array", "items": {"type": "record", "name": "Empty", "fields": []}},
-        ["null", {"type": "array", "items": {"type": "fixed", "name": "Nothing", "size": 0}}],
-        ["null", "GenerationRequest"],
-        {"type": "map", "values": {"type": "array", "items": "GenerationRequest"}},
-    ],
-)
-def test_a_schema_that_promises_endless_work_is_refused(added: Any) -> None:
-    schema = json.loads(current()[GenerationRequest].text)
-    schema["fields"].append({"name": "added", "type": added})
-    with pytest.raises(UnboundedSchema):
-        parse(json.dumps(schema))
 
 
 def test_without_a_registry_the_factory_makes_a_single_object_codec() -> None:

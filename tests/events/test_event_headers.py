@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -88,15 +89,51 @@ def test_a_success_has_no_error_code() -> None:
     assert "error-code" not in headers_of(sample(GenerationCompleted))
 
 
-def test_the_id_is_the_same_for_the_same_job_type_and_attempt() -> None:
-    first = sample(GenerationCompleted, generation_time=1.0, worker_id="a")
-    assert event_id(first) == event_id(sample(GenerationCompleted, generation_time=2.0, worker_id="b"))
+def test_a_completed_event_that_tells_of_the_same_picture_again_has_the_same_id() -> None:
+    first = sample(GenerationCompleted, attempt=1, worker_id="a", completed_at=NOW)
+    again = dataclasses.replace(first, attempt=2, worker_id="b", completed_at=NOW + timedelta(hours=1))
+    assert event_id(first, ("t", 0, 5)) == event_id(again, ("t", 1, 9))
 
 
-@pytest.mark.parametrize("change", [{"job_id": "x"}, {"attempt": 2}, {"replay_id": "r"}])
-def test_the_id_differs_for_another_job_attempt_or_replay(change: dict[str, Any]) -> None:
+@pytest.mark.parametrize("change", [{"job_id": "x"}, {"girl_id": "x"}, {"sha256": "x"}, {"replay_id": "r"}])
+def test_the_id_differs_for_another_job_girl_picture_or_replay(change: dict[str, Any]) -> None:
     event = sample(GenerationCompleted)
     assert event_id(event) != event_id(dataclasses.replace(event, **change))
+
+
+def test_a_failed_event_that_answers_the_same_record_again_has_the_same_id() -> None:
+    first = sample(GenerationFailed, attempt=1, worker_id="a")
+    again = dataclasses.replace(first, attempt=2, worker_id="b")
+    assert event_id(first, ("t", 0, 5)) == event_id(again, ("t", 0, 5))
+
+
+@pytest.mark.parametrize("other", [("u", 0, 5), ("t", 1, 5), ("t", 0, 6)])
+def test_two_records_that_fail_alike_have_two_ids(other: tuple[str, int, int]) -> None:
+    event = sample(GenerationFailed)
+    assert event_id(event, ("t", 0, 5)) != event_id(event, other)
+    assert event_id(event, ("t", 0, 5)) != event_id(dataclasses.replace(event, girl_id="x"), ("t", 0, 5))
+    assert event_id(event, ("t", 0, 5)) != event_id(dataclasses.replace(event, replay_id="r"), ("t", 0, 5))
+
+
+def test_the_same_state_of_another_record_attempt_or_replay_has_another_id() -> None:
+    event = sample(GenerationStatus, attempt=1)
+    later = dataclasses.replace(event, attempt=2)
+    places = [("t", 0, 5), ("t", 0, 6)]
+    ids = {event_id(each, place, replay) for each in (event, later) for place in places for replay in (None, "r")}
+    assert len(ids) == 8
+
+
+def test_a_request_that_is_sent_anew_has_another_id_and_a_copy_the_same() -> None:
+    request = sample(GenerationRequest, requested_at=NOW)
+    assert event_id(request) == event_id(dataclasses.replace(request))
+    assert event_id(request) != event_id(dataclasses.replace(request, requested_at=NOW + timedelta(seconds=1)))
+    cancellation = GenerationCancellation(job_id="a", requested_at=NOW)
+    assert event_id(cancellation) != event_id(dataclasses.replace(cancellation, reason="again"))
+
+
+def test_the_header_names_the_record_that_is_answered() -> None:
+    event, place = sample(GenerationFailed), ("t", 0, 5)
+    assert headers_of(event, answers=place)["ce_id"] == event_id(event, place) != event_id(event)
 
 
 def test_the_id_differs_by_type() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from contextlib import closing
 from io import BytesIO
@@ -17,12 +18,16 @@ from tests.events.newer import newer_request_body, newer_request_schema
 from tests.events.strategies import events, sample
 from tests.registry import RegistryServer
 from worker.errors import RegistryUnavailable, UndecodableError
+from worker.events.avro_schema import MAX_SCHEMA_CHARS
 from worker.events.codec import make_codec
-from worker.events.confluent import ConfluentCodec, Registry
+from worker.events.confluent import ConfluentCodec
+from worker.events.registry import Registry, SchemaKey
+from worker.events.schema_lookup import POLL_THREAD, SchemaLookup
 from worker.events.schemas import current
 from worker.events.single_object import SingleObjectCodec
 from worker.events.types import (
     Event,
+    GenerationCancellation,
     GenerationFailed,
     GenerationRequest,
     GenerationStatus,
@@ -141,6 +146,8 @@ def test_a_schema_with_references_is_read(server: RegistryServer, codec: Conflue
     ("schema", "more", "reason"),
     [
         ("message M {}", {"schemaType": "PROTOBUF"}, "PROTOBUF, not Avro"),
+        ('{"type": "object"}', {"schemaType": "JSON"}, "JSON, not Avro"),
+        ("[" * 100_000, {}, "not JSON"),
         ("{", {}, "unusable"),
         ('"string"', {}, "not a record"),
         ('{"type": "record", "name": "GenerationRequest", "fields": [{"name": "a", "type": "x"}]}', {}, "x"),
@@ -155,13 +162,16 @@ def test_a_message_of_a_wrong_schema_is_undecodable(
         decode(codec, framed(schema_id, BODY))
 
 
-def test_a_recursive_writer_schema_does_not_reach_fastavro(server: RegistryServer, codec: ConfluentCodec) -> None:
+def test_a_recursive_writer_schema_is_read_as_deep_as_anyone_nests(
+    server: RegistryServer, codec: ConfluentCodec
+) -> None:
     # A deep datum of such a type overflows the C stack of fastavro and kills the process.
     schema = json.loads(current()[GenerationRequest].text)
     schema["fields"].append({"name": "parent", "type": ["null", "GenerationRequest"], "default": None})
     schema_id, _ = server.add(f"{TOPIC}-value", json.dumps(schema))
-    with pytest.raises(UndecodableError, match="contains itself"):
-        decode(codec, framed(schema_id, BODY + b"\x02" * 1_000_000))
+    assert decode(codec, framed(schema_id, BODY + b"\x02" + BODY + b"\x00")) == REQUEST
+    with pytest.raises(UndecodableError, match="64 deep"):
+        decode(codec, framed(schema_id, (BODY + b"\x02") * 1_000))
 
 
 @pytest.mark.parametrize(
@@ -170,7 +180,9 @@ def test_a_recursive_writer_schema_does_not_reach_fastavro(server: RegistryServe
         (None, "null"),
         (b"", "empty"),
         (b"\x00\x00", "ends within"),
-        (b"\x00\x00\x00\x00\x63" + BODY, "does not know"),
+        (b"\x00\x00\x00\x00\x63" + BODY, "does not know the schema id 99"),
+        (b"\x00\x80\x00\x00\x00" + BODY, "2147483648 is no schema id"),
+        (b"\x00\xff\xff\xff\xff" + BODY, "4294967295 is no schema id"),
         (b"\x01" + bytes(16) + BODY, "starts with 01 00"),
         (b"plain text", "starts with 70 6c"),
     ],
@@ -189,6 +201,10 @@ def test_bytes_that_are_no_event_say_why(codec: ConfluentCodec, data: bytes | No
         (404, b'{"error_code": 404, "message": "HTTP 404 Not Found"}'),
         (200, b"<html>a proxy's page</html>"),
         (409, b'{"error_code": 409, "message": "incompatible"}'),
+        (403, b'{"error_code": 40301, "message": "Forbidden"}'),
+        (200, b"{}"),
+        (200, b"[]"),
+        (200, b'{"schema": 5}'),
     ],
 )
 def test_a_registry_that_refuses_is_no_undecodable_message(
@@ -203,6 +219,131 @@ def test_a_registry_that_refuses_is_no_undecodable_message(
     server.forced_answer = None
     assert decode(codec, framed(schema_id, BODY)) == REQUEST
     assert codec.encode(REQUEST, topic=TOPIC)[0] == framed(schema_id, BODY)
+
+
+SUBJECT = f"{TOPIC}-value"
+
+
+def test_an_id_is_asked_for_without_a_subject_first(server: RegistryServer, codec: ConfluentCodec) -> None:
+    # A registry that holds id and subject together does not know it under a subject of another strategy.
+    schema_id, _ = server.add("imagegen.events.v1.GenerationRequest", current()[GenerationRequest].text)
+    server.by_subject = True
+    assert decode(codec, framed(schema_id, BODY)) == REQUEST
+    assert server.subjects_asked == [None]
+
+
+@pytest.mark.parametrize("status", [404, 403])
+def test_an_id_that_needs_its_subject_is_asked_for_with_it(
+    server: RegistryServer, codec: ConfluentCodec, status: int
+) -> None:
+    schema_id, _ = server.add(SUBJECT, current()[GenerationRequest].text)
+    server.without_subject = status
+    assert decode(codec, framed(schema_id, BODY)) == REQUEST
+    assert server.subjects_asked == [None, SUBJECT]
+    with pytest.raises((UndecodableError, RegistryUnavailable)):
+        codec.decode_any(framed(schema_id, BODY), topic=None, headers=None)
+
+
+def test_an_id_that_becomes_known_only_a_moment_later_is_read(server: RegistryServer) -> None:
+    now, key = [0.0], SchemaKey(1, None, SUBJECT)
+    with (
+        closing(Registry(server.url)) as registry,
+        closing(SchemaLookup(registry.writer, POLL_THREAD, lambda: now[0])) as lookup,
+    ):
+        for _ in range(4):
+            with pytest.raises(RegistryUnavailable):
+                lookup.get(key)
+            assert lookup.settle(20.0)
+            now[0] += 2.0
+        assert len(server.subjects_asked) > 2
+        server.add("anywhere", current()[GenerationRequest].text)
+        now[0] = POLL_THREAD.grace_s
+        with pytest.raises(RegistryUnavailable):
+            lookup.get(key)
+        assert lookup.settle(20.0)
+        assert lookup.get(key).read(BODY, 0, GenerationRequest) == REQUEST
+
+
+def test_a_registry_that_hangs_does_not_hold_up_who_must_not_wait() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with closing(ConfluentCodec(Registry(url), patience=POLL_THREAD)) as codec:
+            for schema_id in range(1, 100):
+                with pytest.raises(RegistryUnavailable, match="is being fetched"):
+                    decode(codec, framed(schema_id, BODY))
+            single, _ = SingleObjectCodec().encode(REQUEST, topic=TOPIC)
+            assert decode(codec, single) == REQUEST
+
+
+def test_the_workers_codec_does_not_wait_for_the_registry() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        found = Settings(_env_file=None, schema_registry_url=url)
+        with closing(make_codec(found, waits=False)) as codec, pytest.raises(RegistryUnavailable, match="is being"):
+            decode(codec, framed(1, BODY))
+
+
+@pytest.mark.parametrize("version", [2, None])
+def test_a_reference_that_is_not_there_is_undecodable(
+    server: RegistryServer, codec: ConfluentCodec, version: int | None
+) -> None:
+    server.add("priority", '{"type": "fixed", "name": "F", "size": 1}')
+    reference = {"name": "F", "subject": "priority", "version": version}
+    schema_id, _ = server.add(SUBJECT, current()[GenerationRequest].text, references=[reference])
+    with pytest.raises(UndecodableError):
+        decode(codec, framed(schema_id, BODY))
+
+
+def test_references_without_end_are_not_followed(server: RegistryServer, codec: ConfluentCodec) -> None:
+    for number in range(200):
+        following = {"name": "F", "subject": f"s{number + 1}", "version": 1}
+        schema = json.dumps({"type": "fixed", "name": f"F{number}", "size": 1})
+        server.add(f"s{number}", schema, references=[following])
+    first = {"name": "F", "subject": "s0", "version": 1}
+    schema_id, _ = server.add(SUBJECT, current()[GenerationRequest].text, references=[first])
+    with pytest.raises(UndecodableError, match="more than 100 schemas"):
+        decode(codec, framed(schema_id, BODY))
+
+
+def test_references_are_bounded_together(server: RegistryServer, codec: ConfluentCodec) -> None:
+    references = []
+    for number in range(3):
+        doc = "x" * (MAX_SCHEMA_CHARS // 3)
+        server.add(f"s{number}", json.dumps({"type": "fixed", "name": f"F{number}", "size": 1, "doc": doc}))
+        references.append({"name": f"F{number}", "subject": f"s{number}", "version": 1})
+    schema_id, _ = server.add(SUBJECT, current()[GenerationRequest].text, references=references)
+    with pytest.raises(UndecodableError, match=f"more than {MAX_SCHEMA_CHARS} characters"):
+        decode(codec, framed(schema_id, BODY))
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_read"),
+    [({}, False), ({"mode": "WRITE"}, True), ({"kind": "CONDITION"}, True), ({"disabled": True}, True)],
+)
+def test_a_schema_whose_fields_are_encrypted_is_not_read_as_if_they_were_not(
+    server: RegistryServer, codec: ConfluentCodec, changes: dict[str, Any], is_read: bool
+) -> None:
+    rule = {"name": "pii", "kind": "TRANSFORM", "mode": "WRITEREAD", "type": "ENCRYPT", "disabled": False} | changes
+    schema_id, _ = server.add(SUBJECT, current()[GenerationRequest].text, ruleSet={"domainRules": [rule]})
+    if is_read:
+        assert decode(codec, framed(schema_id, BODY)) == REQUEST
+        return
+    with pytest.raises(UndecodableError, match="the rule pii \\(ENCRYPT\\), which this service does not undo"):
+        decode(codec, framed(schema_id, BODY))
+
+
+def test_a_cancellation_is_read_in_every_framing(server: RegistryServer, codec: ConfluentCodec) -> None:
+    cancellation = GenerationCancellation(job_id="job-1", reason="enough")
+    single, _ = SingleObjectCodec().encode(cancellation, topic="t")
+    schema_id, guid = server.add("t-value", current()[GenerationCancellation].text)
+    body = single[10:]
+    for data, headers in (
+        (single, None),
+        (framed(schema_id, body), None),
+        (body, [("__value_schema_id", framed(schema_id, b""))]),
+        (body, [("__value_schema_id", b"\x01" + guid.bytes)]),
+    ):
+        assert decode(codec, data, headers, GenerationCancellation) == cancellation
 
 
 def test_a_registry_that_is_down_is_no_undecodable_message() -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from datetime import UTC, datetime
+import uuid
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
 from enum import Enum
 from typing import Any
 
 import pytest
 from hypothesis import given
 
+from tests.events.declared import undeclared
 from tests.events.strategies import NOW, events, sample
 from worker.errors import ErrorCode
 from worker.events.schemas import current, parse, schema_dir
@@ -129,6 +132,53 @@ def test_times_may_be_milliseconds_in_a_record() -> None:
     record = to_record(sample(GenerationRequest)) | {"requested_at": 1_700_000_000_123}
     expected = datetime(2023, 11, 14, 22, 13, 20, 123_000, tzinfo=UTC)
     assert from_record(GenerationRequest, record).requested_at == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("job_id", uuid.UUID(int=1)),
+        ("job_id", Priority.HIGH),
+        ("job_id", None),
+        ("prompt", b"bytes"),
+        ("prompt", Decimal(1)),
+        ("user_id", True),
+        ("user_id", 1.0),
+        ("user_id", date(2026, 1, 1)),
+        ("guidance_scale", Decimal(1)),
+        ("guidance_scale", "7.5"),
+        ("high_quality", 1),
+        ("priority", 1),
+        ("priority", None),
+        ("loras", [{"name": 5}]),
+        ("loras", ["ink"]),
+        ("loras", ({"name": "ink"},)),
+        ("loras", "ink"),
+        ("expires_at", NOW.replace(tzinfo=None)),
+        ("expires_at", date(2026, 1, 1)),
+        ("expires_at", 1.5),
+        ("expires_at", 2**62),
+    ],
+)
+def test_from_record_takes_no_other_type_than_the_declared_one(name: str, value: object) -> None:
+    record = to_record(sample(GenerationRequest)) | {name: value}
+    with pytest.raises(ValueError, match=f"^{name}: "):
+        from_record(GenerationRequest, record)
+
+
+@pytest.mark.parametrize("value", [{1: "x"}, {"x": 1}, [("x", "y")]])
+def test_from_record_looks_into_maps(value: object) -> None:
+    record = to_record(sample(GenerationCompleted)) | {"lora_fingerprints": value}
+    with pytest.raises(ValueError, match=r"^lora_fingerprints: "):
+        from_record(GenerationCompleted, record)
+
+
+def test_from_record_makes_floats_of_integers_and_utc_of_other_zones() -> None:
+    east = NOW.astimezone(timezone(timedelta(hours=9)))
+    record = to_record(sample(GenerationRequest)) | {"guidance_scale": 7, "expires_at": east}
+    event = from_record(GenerationRequest, record)
+    assert undeclared(event) == []
+    assert (event.guidance_scale, event.expires_at) == (7.0, NOW)
 
 
 def test_a_time_without_timezone_is_refused() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from worker.intake import offset_metadata
 from worker.intake.offset_metadata import MAX_BYTES, PAUSE_BYTES, CompletionMap, Run, decode, encode, runs_of
+from worker.settings import MAX_BUFFER
 
 EMPTY = CompletionMap()
 
@@ -143,6 +144,8 @@ def test_the_map_grows_with_the_unfinished_records_and_not_with_the_finished_one
     assert worst_case(750) <= MAX_BYTES < worst_case(770)
     # The rarest: a run of 100,000 after each.
     assert worst_case(280, run=100_000) <= PAUSE_BYTES
+    # The largest buffer that the settings allow, with a week of a million records a day between any two of its records.
+    assert worst_case(MAX_BUFFER + 1, run=7_000_000) <= MAX_BYTES
 
 
 def test_runs_go_over_offsets_that_were_never_delivered() -> None:

@@ -11,19 +11,10 @@ import pytest
 from devtools.local.embedded import EmbeddedBroker
 from devtools.local.kafka import KafkaCluster
 from devtools.local.seaweedfs import SeaweedFS
-from devtools.models.tiny import write_tiny
 from tests.harness import Broker, Client, Site, WorkerProcess
 from worker.topics import Topics, create_topics
 
 PARTITIONS = 4
-
-
-@pytest.fixture(scope="session")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A toy SDXL base and refiner."""
-    directory = tmp_path_factory.mktemp("toy")
-    write_tiny(directory)
-    return directory
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from tests.harness import Client, Site
+import json
+from typing import Any
+
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from tests.harness import Client, Site, WorkerProcess, log_lines
 from tests.path.test_workers import wait_for_partitions
 from worker.errors import ErrorCode
 from worker.events.types import GenerationCancellation, GenerationFailed
@@ -42,3 +48,31 @@ def test_a_job_is_cancelled_in_mid_picture_and_before_its_start(apache_site: Sit
         assert client.of("midway")[1].topic == apache_site.topics.completed
         assert worker.terminate() == 0
     client.close()
+
+
+def test_a_missing_topic_is_reported_and_read_once_it_is_there(apache_site: Site) -> None:
+    client, topic = Client(apache_site), apache_site.topics.cancellations
+    admin = AdminClient({"bootstrap.servers": apache_site.broker.bootstrap_servers})
+    with apache_site.worker("one") as worker:
+        wait_for_partitions(worker, 12)
+        # Later than the start, which a missing topic would have ended.
+        admin.delete_topics([topic])[topic].result(30)
+        client.wait_for(lambda _: health(worker)["cancellations"] == f"the topic {topic} does not exist")
+        client.request("urgent", job_id="meanwhile")
+        client.one("meanwhile")
+        admin.create_topics([NewTopic(topic, 1)])[topic].result(30)
+        client.wait_for(lambda _: health(worker)["cancellations"] == "read")
+        client.request(job_id="midway", num_inference_steps=500, width=256, height=256)
+        cancel(apache_site, client, "midway")
+        assert failure(client, "midway").error_code is ErrorCode.CANCELLED
+        told = [line["event"] for line in log_lines(worker.log) if line["event"].startswith("cancellations_")]
+        # Once for each change; a topic that was just created may be refused for another moment.
+        assert told == ["cancellations_not_read", "cancellations_are_read"] * (len(told) // 2)
+        assert told
+        assert worker.terminate() == 0
+    client.close()
+
+
+def health(worker: WorkerProcess) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(worker.get("/health")[1])
+    return found

@@ -154,6 +154,26 @@ class TestRepeatedIds:
         assert event.error_code is ErrorCode.INVALID_REQUEST
         assert "job_id" in event.error_message
 
+    def test_what_is_refused_under_a_pictures_id_leaves_its_status_and_has_an_event_of_its_own(
+        self, site: Site, client: Client
+    ) -> None:
+        changes: list[dict[str, Any]] = [
+            {},
+            {"prompt": "something else"},
+            {"girl_id": "mia"},
+            {"num_inference_steps": 0},
+            {"expires_at": datetime.now(UTC) - timedelta(hours=1)},
+        ]
+        for count, change in enumerate(changes, 1):
+            client.request(job_id="again-3", **change)
+            client.wait_for(lambda _, count=count: len(client.of("again-3")) == count)  # type: ignore[misc]
+        first, *others = client.of("again-3")
+        picture = completed(first)
+        assert [failed(other).girl_id for other in others] == ["luna", "mia", "luna", "luna"]
+        assert len({result.headers["ce_id"] for result in client.of("again-3")}) == len(changes)
+        last = read_statuses(site, client, "again-3", all_of_them=True)[-1]
+        assert (last.status, last.image_url, last.girl_id) == ("completed", picture.image_url, "luna")
+
 
 BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"job_id": "a/b"}, "job_id"),
@@ -271,8 +291,8 @@ def metric(worker: WorkerProcess, name: str) -> float:
     return float(match[1]) if match else 0.0
 
 
-def read_statuses(site: Site, client: Client, job_id: str) -> list[GenerationStatus]:
-    """Every status of a job so far, in order."""
+def read_statuses(site: Site, client: Client, job_id: str, *, all_of_them: bool = False) -> list[GenerationStatus]:
+    """The statuses of a job, in order: up to the first `completed`, or all of them."""
     from confluent_kafka import Consumer, TopicPartition
 
     topic = site.topics.status
@@ -281,7 +301,7 @@ def read_statuses(site: Site, client: Client, job_id: str) -> list[GenerationSta
     consumer.assign(places)
     found: list[GenerationStatus] = []
     quiet = 0
-    while quiet < 15 and (not found or found[-1].status != "completed"):
+    while quiet < 15 and (all_of_them or not found or found[-1].status != "completed"):
         record = consumer.poll(0.2)
         if record is None or record.error() is not None:
             quiet += 1

@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 
 from devtools.local.kafka import KafkaCluster
 from devtools.local.seaweedfs import SeaweedFS
-from devtools.models.tiny import write_tiny
 from tests.harness import Broker, Client, Result, Site
 from worker.app import build, load_engine
 from worker.cli import app
+from worker.cluster.checker import make_checker
 from worker.connections import RealConnections
 from worker.delivery.upload import PictureStore
 from worker.events.types import GenerationRequest
@@ -85,14 +85,6 @@ class Outcome:
         return next(line for line in self.lines if line.get("job_id") == job_id)
 
 
-@pytest.fixture(scope="package")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A toy SDXL base and refiner."""
-    directory = tmp_path_factory.mktemp("toy")
-    write_tiny(directory)
-    return directory
-
-
 @contextmanager
 def in_this_process(environment: dict[str, str]) -> Iterator[Worker]:
     """A worker that works while it is polled, and drains at the end: a process of its own takes long to start."""
@@ -100,7 +92,7 @@ def in_this_process(environment: dict[str, str]) -> Iterator[Worker]:
         for name, value in environment.items():
             patch.setenv(name, value)
         settings = load_settings()
-    connections = RealConnections(settings, PictureStore.from_settings(settings))
+    connections = RealConnections(settings, PictureStore.from_settings(settings), make_checker(settings))
     rules, loaded, threads = read_rules(settings), load_engine(settings), SystemThreads()
     worker = build(settings, rules, loaded, connections, threads, Health(time.monotonic))
     worker.start()

@@ -6,6 +6,8 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 
 from devtools.models.tiny import write_tiny
-from tests.harness import Result
+from tests.harness import Client, Result, small_request
 from tests.replay.conftest import JOBS, PARTITIONS, Answered, Outcome
 from worker.delivery.transport import ExactlyOnce, TryAgain
 from worker.events.types import GenerationCompleted, GenerationFailed
 from worker.replay.state import State
+from worker.topics import Topics
 
 Sdxl = Callable[..., Outcome]
 Results = Callable[[str], list[Result]]
@@ -86,6 +89,23 @@ class TestDryRun:
     )
     def test_selects(self, sdxl: Sdxl, flags: list[str], jobs: int) -> None:
         assert sdxl(*flags).summary["jobs"] == jobs
+
+    def test_requests_whose_records_have_no_usable_time_are_selected_by_what_they_tell(
+        self, sdxl: Sdxl, answered: Answered
+    ) -> None:
+        site = replace(answered.site, topics=Topics(f"u{uuid.uuid4().hex[:8]}."))
+        site.broker.create_topics(site.topics)
+        client = Client(site)
+        now = datetime.now(UTC)
+        marks = {"told": now, "told-old": now - timedelta(days=3), "untold": None}
+        for name, requested_at in marks.items():
+            request = small_request(job_id=name, requested_at=requested_at)
+            value, _ = client.codec.encode(request, topic=site.topics.normal)
+            # As a producer sends whose timestamps are seconds where milliseconds belong.
+            client.send(site.topics.normal, name.encode(), value, timestamp_ms=int(now.timestamp()))
+        client.close()
+        found = sdxl("--since", "1h", KAFKA_TOPIC_PREFIX=site.topics.prefix)
+        assert (found.code, found.summary["jobs"], found.summary["undated"]) == (0, 1, 1)
 
     def test_selects_offsets_of_a_partition(self, sdxl: Sdxl) -> None:
         sizes = [sdxl("--lane", "urgent", "--partition", str(p)).summary["jobs"] for p in (0, 1)]

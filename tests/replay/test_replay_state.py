@@ -61,3 +61,21 @@ def test_a_file_that_is_no_state_is_left_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="not the state file"), state(path):
         pass
     assert path.read_text() == "precious\n"
+
+
+@pytest.mark.parametrize("content", [b"no line break at its end", b"\xff\xfe\x00", b"[]", b"1\n2\n3"])
+def test_a_mistyped_path_costs_no_file_its_end(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_bytes(content)
+    with pytest.raises(CommandError, match="is not the state file of a replay"):
+        state(path).__enter__()
+    assert path.read_bytes() == content
+
+
+def test_a_first_line_that_a_kill_cut_short_is_begun_anew(tmp_path: Path) -> None:
+    path = tmp_path / "state.jsonl"
+    path.write_text('{"replay_id": "id-')
+    with state(path) as first:
+        assert first.done == {}
+    with state(path) as second:
+        assert second.selection == SELECTION

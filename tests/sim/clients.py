@@ -169,7 +169,7 @@ class NoCancellations:
     """A client of a cancellations topic without partitions."""
 
     def list_topics(self, topic: str, timeout: float) -> SimpleNamespace:  # noqa: ARG002 - confluent-kafka's names
-        return SimpleNamespace(topics={topic: SimpleNamespace(partitions={})})
+        return SimpleNamespace(topics={topic: SimpleNamespace(partitions={}, error=None)})
 
     def poll(self, _timeout_s: float) -> None:
         return None

@@ -36,6 +36,7 @@ def chosen(name: str, fault: Fault) -> list[tuple[int, str]]:
     return [entry for entry in numbered if entry[1] != "poll"] + polls[:: len(polls) // POLLS + 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", Fault)
 @pytest.mark.parametrize("name", BY_HAND)
 def test_each_call_in_turn(name: str, fault: Fault) -> None:

@@ -34,6 +34,7 @@ def run(seed: int) -> World:
     return world
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_exactly_one_outcome_under_random_trouble(chunk: int) -> None:
     with quiet():

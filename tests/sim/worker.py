@@ -15,6 +15,8 @@ from tests.sim.faults import Faults, Port
 from tests.sim.kernel import Kernel, Process
 from tests.sim.store import Bucket, FakeStore
 from worker import app, kafka_config
+from worker.cluster.check import Problem
+from worker.cluster.contact import Contact
 from worker.delivery.manifest import ModelInfo
 from worker.delivery.transport import TRANSACTION_CONFIG, ExactlyOnce, Group, Transport
 from worker.delivery.upload import PictureStore
@@ -114,6 +116,18 @@ class SimThreads:
         self._stopped = True
 
 
+class SoundCluster:
+    """A cluster that always answers and has nothing wrong with it."""
+
+    servers = "simulated"
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.contact = Contact(clock)
+
+    def check(self, _timeout_s: float) -> list[Problem]:
+        return []
+
+
 class SimConnections:
     """Clients of the simulated broker and bucket; `consumer` is the group member."""
 
@@ -124,6 +138,7 @@ class SimConnections:
         self._worker_id = worker_id
         self._draining = draining
         self.store = cast("PictureStore", FakeStore(bucket, port))
+        self.cluster = SoundCluster(kernel.clock)
         self.consumer = FakeConsumer(kernel, broker, port, self._wait_for_records)
 
     def member(self) -> Any:

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import typer
-from confluent_kafka import KafkaException
 from typer.core import TyperCommand, TyperGroup
 
-from worker.client.errors import CommandError
-from worker.errors import RegistryUnavailable, StartupError
-
-EXIT_FAILED = 1
-EXIT_NOT_STARTED = 2
-
+from worker.cli.exits import exit_code
 
 # The developer's verbs come with a checkout of the repository; the wheel does not hold them. Looked up by its place,
 # since another distribution of that name may be installed.
@@ -45,16 +39,28 @@ class VerbGroup(TyperGroup):
         name, _, rest = super().resolve_command(ctx, args)
         return name, None if name is None else _load(name, self._table[name][0]), rest
 
-    def invoke(self, ctx: Any) -> Any:
-        """Run a verb; what a person can put right becomes one line and an exit code."""
-        try:
-            return super().invoke(ctx)
-        except StartupError as error:
-            _complain(error, EXIT_NOT_STARTED)
-        except (CommandError, RegistryUnavailable) as error:
-            _complain(error, EXIT_FAILED)
-        except KafkaException as error:
-            _complain(f"Kafka: {error.args[0].str()}", EXIT_FAILED)
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,  # noqa: ARG002 - there is no completion
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,  # noqa: ARG002
+        **extra: Any,
+    ) -> Any:
+        """Run the command line and end the process; whatever goes wrong becomes one line and an exit code.
+
+        Typer's own would end some errors in a box of many lines, and a closed standard output like a failed verb.
+        """
+
+        def run() -> Any:
+            given = sys.argv[1:] if args is None else list(args)
+            with self.make_context(prog_name or "sdxl-worker", given, **extra) as context:
+                return self.invoke(context)
+
+        if not standalone_mode:
+            return run()
+        sys.exit(exit_code(run))
 
 
 def _load(name: str, place: str) -> Any:
@@ -66,8 +72,3 @@ def _load(name: str, place: str) -> Any:
     command = typer.main.get_command(target)
     command.name = name
     return command
-
-
-def _complain(problem: Exception | str, code: int) -> None:
-    print(f"error: {problem}", file=sys.stderr)
-    raise typer.Exit(code)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import select
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -49,6 +51,22 @@ def state_text(state: str) -> Text:
 def result_line(state: str, job_id: str, rest: str) -> Text:
     """Format one line about a job: its id, its state and, if not empty, further text."""
     return Text.assemble((job_id, "bold"), " ", state_text(state), *((" ", rest) if rest else ()))
+
+
+def check_reader() -> None:
+    """See that somebody still reads standard output: `watch | head -1` ends with its first line, not its second.
+
+    Raises:
+        BrokenPipeError: the other end of the pipe is closed.
+    """
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        closed = any(event & (select.POLLERR | select.POLLNVAL) for _, event in poll.poll(0))
+    except (OSError, ValueError, AttributeError):
+        return  # no file, or a system without poll
+    if closed:
+        raise BrokenPipeError(errno.EPIPE, "nobody reads standard output")
 
 
 def print_line(line: Text) -> None:

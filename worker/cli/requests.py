@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import uuid
 from collections.abc import Mapping
 from dataclasses import fields
@@ -31,6 +32,8 @@ def request_from_line(line: str, *, now: datetime) -> GenerationRequest:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from None
+    except RecursionError:
+        raise ValueError("not JSON that is read here: too many brackets in each other") from None
     if not isinstance(record, dict):
         raise ValueError("not a JSON object")
     return request_from_record(record, now=now)
@@ -51,7 +54,7 @@ def request_from_record(record: Mapping[str, Any], *, now: datetime) -> Generati
         request = _adapter().validate_json(json.dumps(made_up | dict(record)), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
+        place = ".".join(str(part) for part in first["loc"]) or "the request"
         raise ValueError(f"{place}: {first['msg']}") from None
     if request.priority is Priority.UNKNOWN:
         raise ValueError("priority: must be one of urgent, high, normal")
@@ -69,6 +72,12 @@ def _check_ranges(request: GenerationRequest) -> None:
         value, bits = getattr(request, field["name"]), 31 if field["type"] == "int" else 63
         if type(value) is int and not -(2**bits) <= value < 2**bits:
             raise ValueError(f"{field['name']}: does not fit in {bits + 1} bits")
+    for name, number in (
+        ("guidance_scale", request.guidance_scale),
+        *((f"loras.{n}.weight", lora.weight) for n, lora in enumerate(request.loras)),
+    ):
+        if not math.isfinite(number):
+            raise ValueError(f"{name}: must be a finite number")
 
 
 def request_topic(topics: Topics, request: GenerationRequest) -> str:
@@ -98,6 +107,8 @@ def parse_lora(text: str) -> Lora:
     name, _, weight = text.rpartition(":") if ":" in text else (text, "", "1")
     try:
         lora = Lora(name=name.strip(), weight=float(weight))
+        if not math.isfinite(lora.weight):
+            raise ValueError(weight)
     except ValueError:
         raise ValueError(f"{text!r} is not NAME or NAME:WEIGHT, such as ink:0.8") from None
     if not lora.name:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 from confluent_kafka import Message
 from rich.text import Text
@@ -21,18 +21,38 @@ from worker.client.reader import Reader
 from worker.events.headers import Input, job_status
 from worker.events.types import GenerationCompleted, GenerationRequest
 
+# No record may be so large.
+MAX_LINE_BYTES = 16 * 1024 * 1024
+
 Numbered = tuple[int, GenerationRequest | ValueError]
 
 
-def numbered_requests(lines: Iterable[str]) -> Iterator[Numbered]:
+def numbered_requests(source: BinaryIO) -> Iterator[Numbered]:
     """Yield each line's number (from 1) and its request, or the error if it is invalid; blank lines are skipped."""
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
+    for number, line in numbered_lines(source):
+        if isinstance(line, ValueError):
+            yield number, line
+        elif line.strip():
+            try:
+                yield number, request_from_line(line, now=utc_now())
+            except ValueError as error:
+                yield number, error
+
+
+def numbered_lines(source: BinaryIO, limit: int = MAX_LINE_BYTES) -> Iterator[tuple[int, str | ValueError]]:
+    """Yield each line's number (from 1) and its text, or the error if it has none; the other lines are still read."""
+    number = 0
+    while line := source.readline(limit):
+        number += 1
+        if len(line) == limit and not line.endswith(b"\n"):
+            while line and not line.endswith(b"\n"):
+                line = source.readline(limit)
+            yield number, ValueError(f"longer than {limit} bytes")
             continue
         try:
-            yield number, request_from_line(line, now=utc_now())
-        except ValueError as error:
-            yield number, error
+            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            yield number, ValueError(f"not UTF-8 (byte {error.start})")
 
 
 class Submission:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from worker.cli.flags import GUIDANCE, INT, LONG, YEAR_S, between
 from worker.cli.requests import parse_lora, parse_size, request_from_record, utc_now
 from worker.cli.submission import Submission, numbered_requests
 from worker.client.connection import connect
@@ -34,7 +35,8 @@ def submit(
         str | None, typer.Option(help="girl_id of the request (required).", rich_help_panel=_IDS)
     ] = None,
     user_id: Annotated[
-        int | None, typer.Option(help="user_id of the request (required).", rich_help_panel=_IDS)
+        int | None,
+        typer.Option(callback=between(-LONG, LONG), help="user_id of the request (required).", rich_help_panel=_IDS),
     ] = None,
     job_id: Annotated[
         str | None, typer.Option(help="Id of the job (default: a random UUID).", rich_help_panel=_IDS)
@@ -47,13 +49,22 @@ def submit(
         str | None, typer.Option(metavar="WxH", help="Size in pixels (default 1024x1024).", rich_help_panel=_PICTURE)
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Number of denoising steps (default 30).", rich_help_panel=_PICTURE)
+        int | None,
+        typer.Option(
+            callback=between(-INT, INT), help="Number of denoising steps (default 30).", rich_help_panel=_PICTURE
+        ),
     ] = None,
     guidance: Annotated[
-        float | None, typer.Option(help="Guidance scale (default 7.5).", rich_help_panel=_PICTURE)
+        float | None,
+        typer.Option(
+            callback=between(-GUIDANCE, GUIDANCE), help="Guidance scale (default 7.5).", rich_help_panel=_PICTURE
+        ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Seed (default: derived from the job id).", rich_help_panel=_PICTURE)
+        int | None,
+        typer.Option(
+            callback=between(-LONG, LONG), help="Seed (default: derived from the job id).", rich_help_panel=_PICTURE
+        ),
     ] = None,
     scheduler: Annotated[
         str | None,
@@ -72,21 +83,33 @@ def submit(
         bool, typer.Option("--high-quality", help="Finish the picture with the refiner.", rich_help_panel=_PICTURE)
     ] = False,
     affection: Annotated[
-        int | None, typer.Option(help="affection_level, 0 to 100 (default 0).", rich_help_panel=_PICTURE)
+        int | None,
+        typer.Option(
+            callback=between(-INT, INT), help="affection_level, 0 to 100 (default 0).", rich_help_panel=_PICTURE
+        ),
     ] = None,
     nsfw: Annotated[
-        int | None, typer.Option(help="nsfw_level, 0 to 100 (default 0).", rich_help_panel=_PICTURE)
+        int | None,
+        typer.Option(callback=between(-INT, INT), help="nsfw_level, 0 to 100 (default 0).", rich_help_panel=_PICTURE),
     ] = None,
     priority: Annotated[
         LaneName | None, typer.Option(help="Lane of the request (default normal).", rich_help_panel=_SCHEDULING)
     ] = None,
     expires_in: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", help="Time after which it is not made.", rich_help_panel=_SCHEDULING),
+        typer.Option(
+            metavar="SECONDS",
+            callback=between(0.0, YEAR_S),
+            help="Time after which it is not made.",
+            rich_help_panel=_SCHEDULING,
+        ),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the jobs end, and print the URLs.")] = False,
     timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="With --wait: stop waiting after this time.")
+        float | None,
+        typer.Option(
+            metavar="SECONDS", callback=between(0.0, YEAR_S), help="With --wait: stop waiting after this time."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
@@ -145,7 +168,7 @@ def _run(source: str | None, record: dict[str, Any], *, wait: bool, timeout_s: f
         connection = stack.enter_context(connect())
         submission = stack.enter_context(Submission(connection, wait=wait, as_json=as_json))
         if source == "-":
-            submission.send_all(numbered_requests(sys.stdin))
+            submission.send_all(numbered_requests(sys.stdin.buffer))
         else:
             try:
                 submission.send(request_from_record(record, now=utc_now()))

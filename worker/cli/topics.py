@@ -26,13 +26,16 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="Create or de
 @app.command()
 def create(
     partitions: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Partitions of each request and result topic.")
+        int, typer.Option(metavar="N", min=1, max=100_000, help="Partitions of each request and result topic.")
     ] = DEFAULT_PARTITIONS,
-    replication_factor: Annotated[int, typer.Option(metavar="N", min=1, help="Replicas of each partition.")] = 1,
+    replication_factor: Annotated[
+        int, typer.Option(metavar="N", min=1, max=1_000, help="Replicas of each partition.")
+    ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Create the topics that are missing. Existing topics are not changed."""
     with connect() as connection:
+        connection.require_kafka()
         try:
             created = create_topics(connection.config(), connection.topics, partitions, replication_factor)
         except TopicsError as error:
@@ -54,6 +57,7 @@ def describe(
     Exit code 1: a topic is missing.
     """
     with connect() as connection:
+        connection.require_kafka()
         try:
             found = describe_topics(connection.config(), connection.topics)
         except TopicsError as error:

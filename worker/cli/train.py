@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from worker.cli.flags import INT, LONG, between
 from worker.cli.output import note_console, print_json
 from worker.client.errors import CommandError
 
@@ -65,17 +67,31 @@ def train_lora(
     resolution: Annotated[
         int,
         typer.Option(
-            metavar="PX", min=64, help="Pictures are scaled and cropped to this square.", rich_help_panel=_TRAINING
+            metavar="PX",
+            min=64,
+            max=4_096,
+            help="Pictures are scaled and cropped to this square.",
+            rich_help_panel=_TRAINING,
         ),
     ] = 1024,
     batch_size: Annotated[
         int,
-        typer.Option("--train-batch-size", metavar="N", min=1, help="Pictures per batch.", rich_help_panel=_BATCH),
+        typer.Option(
+            "--train-batch-size",
+            metavar="N",
+            callback=between(1, 4_096),
+            help="Pictures per batch.",
+            rich_help_panel=_BATCH,
+        ),
     ] = 1,
     epochs: Annotated[
         int,
         typer.Option(
-            "--num-train-epochs", metavar="N", min=1, help="Passes over the dataset.", rich_help_panel=_TRAINING
+            "--num-train-epochs",
+            metavar="N",
+            callback=between(1, INT),
+            help="Passes over the dataset.",
+            rich_help_panel=_TRAINING,
         ),
     ] = 100,
     max_steps: Annotated[
@@ -83,18 +99,22 @@ def train_lora(
         typer.Option(
             "--max-train-steps",
             metavar="N",
-            min=1,
+            callback=between(1, INT),
             help="Stop after N steps, even within an epoch.",
             rich_help_panel=_TRAINING,
         ),
     ] = None,
     learning_rate: Annotated[
-        float, typer.Option(metavar="RATE", min=0, help="Learning rate.", rich_help_panel=_TRAINING)
+        float,
+        typer.Option(metavar="RATE", callback=between(0.0, 10.0), help="Learning rate.", rich_help_panel=_TRAINING),
     ] = 1e-4,
     rank: Annotated[
         int,
         typer.Option(
-            metavar="N", min=1, help="Rank of the added matrices, and their alpha.", rich_help_panel=_TRAINING
+            metavar="N",
+            callback=between(1, 4_096),
+            help="Rank of the added matrices, and their alpha.",
+            rich_help_panel=_TRAINING,
         ),
     ] = 16,
     accumulation: Annotated[
@@ -102,7 +122,7 @@ def train_lora(
         typer.Option(
             "--gradient-accumulation-steps",
             metavar="N",
-            min=1,
+            callback=between(1, 100_000),
             help="Batches per weight update.",
             rich_help_panel=_BATCH,
         ),
@@ -122,7 +142,10 @@ def train_lora(
             "--train-text-encoder", help="Also train both text encoders (new words).", rich_help_panel=_TARGETS
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the training.", rich_help_panel=_TRAINING)] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(metavar="N", callback=between(0, LONG), help="Seed of the training.", rich_help_panel=_TRAINING),
+    ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Train a LoRA on captioned pictures.
@@ -130,6 +153,12 @@ def train_lora(
     `accelerate launch -m worker models train-lora` uses several GPUs. Options may
     also be written with underscores, as in diffusers' training scripts.
     """
+    if not dataset.is_dir():
+        raise typer.BadParameter(f"{dataset} is not a folder")
+    # Now, and not after hours of training.
+    output_dir.mkdir(parents=True, exist_ok=True)
+    if not os.access(output_dir, os.W_OK):
+        raise typer.BadParameter(f"{output_dir} cannot be written to")
     with note_console().status("importing torch and diffusers"):
         from worker.training import lora
     from worker.settings import load_settings

@@ -14,8 +14,10 @@ from confluent_kafka import (
     Message,
     Producer,
 )
+from confluent_kafka.admin import AdminClient
 
 from worker.client.errors import CommandError
+from worker.client.reach import Trouble, reach
 from worker.errors import UndecodableError
 from worker.events.codec import EventCodec, make_codec
 from worker.events.headers import Input, request_headers
@@ -57,6 +59,15 @@ class Connection:
         given = {k: v for k, v in self.settings.kafka_client_config().items() if k not in _MEMBERSHIP}
         return {"log_level": 0, **given, "client.id": "sdxl-worker-cli"}
 
+    def require_kafka(self) -> None:
+        """See that Kafka answers, for verbs whose own calls would wait long for it. Raises CommandError."""
+        trouble = self.trouble()
+        reach(AdminClient(self.config() | {"error_cb": trouble}), trouble)
+
+    def trouble(self) -> Trouble:
+        """An `error_cb` for a client of this cluster."""
+        return Trouble(str(self.config()["bootstrap.servers"]))
+
     def decode(self, record: Record) -> Event:
         """Decode the event of a record.
 
@@ -78,14 +89,20 @@ def connect() -> Iterator[Connection]:
 
 
 class Sender:
-    """An idempotent producer of requests and cancellations; `on_ack` is called with each acknowledged event."""
+    """An idempotent producer of requests and cancellations; `on_ack` is called with each acknowledged event.
+
+    Raises:
+        CommandError: Kafka does not answer; nothing was sent then.
+    """
 
     def __init__(self, connection: Connection, on_ack: Callable[[Input, Message], None] | None = None) -> None:
         self._connection = connection
         self._on_ack = on_ack
         self._failed: list[str] = []
         own = {"enable.idempotence": True, "message.timeout.ms": ACK_TIMEOUT_MS, "linger.ms": 2}
-        self._producer = Producer(own | connection.config())
+        trouble = connection.trouble()
+        self._producer = Producer(own | connection.config() | {"error_cb": trouble})
+        reach(self._producer, trouble)
 
     def send(self, topic: str, event: Input) -> None:
         """Queue an event, keyed by its job id.

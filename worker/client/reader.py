@@ -19,6 +19,8 @@ from confluent_kafka import (
 
 from worker.client.connection import Connection, Record
 from worker.client.errors import CommandError
+from worker.client.reach import in_slices, reach
+from worker.events.record_headers import read_headers
 
 REQUEST_TIMEOUT_S = 15.0
 FETCH_WAIT_MS = 50  # librdkafka's embedded broker makes every fetch wait this long
@@ -40,7 +42,8 @@ class Reader:
             "auto.offset.reset": "earliest",
             "allow.auto.create.topics": False,
         }
-        self._consumer = Consumer(own | connection.config() | fixed)
+        self._trouble = connection.trouble()
+        self._consumer = Consumer(own | connection.config() | fixed | {"error_cb": self._trouble})
         self._ended: set[tuple[str, int]] = set()
         try:
             self._places = self._partitions(topics, connection.settings.kafka_bootstrap_servers)
@@ -64,9 +67,13 @@ class Reader:
         """Set the position to the current end of every partition; it is fixed when this returns."""
         self._assign(self._offsets(OFFSET_END))
 
-    def since(self, timestamp_ms: int) -> None:
-        """Set the position to the first records at or after a time (milliseconds since the epoch)."""
-        ends = self._offsets(OFFSET_END)
+    def since(self, timestamp_ms: int, *, else_beginning: bool = False) -> None:
+        """Set the position to the first records at or after a time (milliseconds since the epoch).
+
+        Args:
+            else_beginning: where a partition has no such record, read all of it in place of nothing.
+        """
+        ends = dict.fromkeys(self._places, OFFSET_BEGINNING) if else_beginning else self._offsets(OFFSET_END)
         found = self._offsets(timestamp_ms)
         self._assign({p: offset if offset >= 0 else ends[p] for p, offset in found.items()})
 
@@ -134,10 +141,7 @@ class Reader:
         return len(self._ended)
 
     def _partitions(self, topics: Sequence[str], servers: str) -> list[tuple[str, int]]:
-        try:
-            known = self._consumer.list_topics(timeout=REQUEST_TIMEOUT_S).topics
-        except KafkaException as error:
-            raise CommandError(f"Kafka at {servers} does not answer: {error.args[0].str()}") from error
+        known = reach(self._consumer, self._trouble).topics
         missing = [topic for topic in topics if topic not in known]
         if missing:
             raise CommandError(f"no topic {missing[0]} on {servers}: `sdxl-worker topics create` creates it")
@@ -145,7 +149,10 @@ class Reader:
 
     def _offsets(self, timestamp_ms: int) -> dict[tuple[str, int], int]:
         asked = [TopicPartition(topic, partition, timestamp_ms) for topic, partition in self._places]
-        answers = self._consumer.offsets_for_times(asked, timeout=REQUEST_TIMEOUT_S)
+        answers = in_slices(
+            lambda slice_s: self._consumer.offsets_for_times(asked, timeout=slice_s),
+            give_up=lambda waited_s: waited_s > REQUEST_TIMEOUT_S,
+        )
         for answer in answers:
             if answer.error is not None:
                 raise KafkaException(answer.error)
@@ -162,13 +169,12 @@ _PASSING = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, Kafka
 
 def _record(message: Message) -> Record:
     kind, timestamp = message.timestamp()
-    headers = message.headers()
     return Record(
         topic=str(message.topic()),
         partition=message.partition() or 0,
         offset=message.offset() or 0,
         key=message.key(),
         value=message.value(),
-        headers=list(headers.items()) if isinstance(headers, dict) else headers,
+        headers=read_headers(message),
         timestamp_ms=timestamp if kind else None,
     )

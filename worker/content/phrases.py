@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from worker.content.disguises import GAP, SIGNS, SINGLES, letters_for_signs
 from worker.content.fold import fold
 
 _WORD = r"[^\W\d_]"
 _TOKEN = re.compile(rf"\d+|{_WORD}+")
-# Digits and signs that stand for letters; those for i, l and one another are all one letter afterwards.
-_SIGNS = str.maketrans("0345789@$€£¢+1|!¡l", "oeastbgaseictiiiii")
 _LEET_TOKEN = re.compile(r"[^\W_]*(?:[@$€£¢+|!¡]*[^\W_]+)+")
-_INNER_SIGN = re.compile(r"(?<=[a-z])[013457@$](?=[a-z])")
 _THOUSANDS = re.compile(r"(?<=\d)[,.'](?=\d{3}(?!\d))")
 _RANGE = re.compile(r"(?<=\d)\s*[-–—~〜]\s*(?=\d)")
 _SPLIT = re.compile(r"[^\W\d_][\W_]+[^\W\d_]")
-_GAP = re.compile(r"[\W_]+")
-_SINGLES = re.compile(r"(?<![^\W_])(?:[^\W_][\W_]{1,3}){2,}[^\W_](?![^\W_])")
+_EDGES = ".,;:?()[]{}<>\"'_-*~`"
 _REPEATED = re.compile(r"(.)\1{2,}")
 
 # Scripts without spaces between words, and Hangul, whose words grow endings.
 _HAN_KANA = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _HANGUL = "\uac00-\ud7a3"
 _EAST_ASIAN = re.compile(f"[{_HAN_KANA}{_HANGUL}]")
-_EAST_ASIAN_GAP = re.compile(rf"(?<=[{_HAN_KANA}])[^\w,.、，。;；\n]{{1,3}}(?=[{_HAN_KANA}])")
+_EAST_ASIAN_GAP = re.compile(rf"(?<=[{_HAN_KANA}])(?:[^\w,、，。;；]|_){{1,3}}(?=[{_HAN_KANA}])")
 
 # What may not stand before a word with this sign first: 二十代 are in their twenties, 女孩子 is said of women too.
 _BOUNDS = {"十": "一二三四五六七八九", "孩": "女男"}
@@ -42,8 +39,7 @@ _JOINED_MIN = 5
 def tokens(folded: str) -> list[str]:
     """Words and numbers of folded text: `15yo` is two, `ch1ld` is one, `12-15` is three with a `to` between."""
     text = _RANGE.sub(" to ", _THOUSANDS.sub("", folded))
-    text = _INNER_SIGN.sub(lambda found: found[0].translate(_SIGNS), text)
-    return _TOKEN.findall(text)
+    return _TOKEN.findall(letters_for_signs(text))
 
 
 def without_gaps(folded: str) -> str:
@@ -62,7 +58,13 @@ class _Table:
     def among(self, found: list[str]) -> bool:
         kept = self.without_innocent(found)
         text = " ".join(kept)
-        return any(_at(self.words, kept, at) for at in range(len(kept))) or any(stem in text for stem in self.stems)
+        return self._at_any(kept) or any(stem in text for stem in self.stems)
+
+    def has_phrase(self, found: list[str]) -> bool:
+        return self._at_any(self.without_innocent(found))
+
+    def _at_any(self, kept: list[str]) -> bool:
+        return any(_at(self.words, kept, at) for at in range(len(kept)))
 
     def is_word(self, token: str) -> bool:
         return (token,) in self.words.get(token, ()) and (token,) not in self.innocent.get(token, ())
@@ -125,10 +127,10 @@ class Phrases:
             return True
         repeated = [token for token in found if _REPEATED.search(token)]
         shorter = [_REPEATED.sub(r"\1", token) for token in repeated] + [_REPEATED.sub(r"\1\1", t) for t in repeated]
-        glued = [_unleet(_GAP.sub("", chunk)) for chunk in _POSSESSIVE.sub("", folded).split() if _SPLIT.search(chunk)]
-        singles = [_unleet(_GAP.sub("", run)) for run in _SINGLES.findall(folded)]
+        singles = [_unleet(GAP.sub("", run)) for run in SINGLES.findall(folded)]
         return (
-            any(table.is_word(token) for token in (*shorter, *glued, *singles))
+            any(table.has_phrase(variant) for variant in self._respelled(folded, found))
+            or any(table.is_word(token) for token in singles)
             or any(stem in token for token in (*shorter, *singles) for stem in table.stems)
             or any(
                 word in run
@@ -137,6 +139,15 @@ class Phrases:
                 if len(word) >= _GAPPED_MIN and table.is_word(word)
             )
         )
+
+    def _respelled(self, folded: str, found: list[str]) -> Iterator[list[str]]:
+        """The words as they are with the gaps inside each closed, and with letters that were drawn out."""
+        if _SPLIT.search(folded):
+            chunks = _POSSESSIVE.sub(" s", folded).split()
+            yield [_unleet(GAP.sub("", chunk) if _SPLIT.search(chunk) else chunk.strip(_EDGES)) for chunk in chunks]
+        if any(_REPEATED.search(token) for token in found):
+            yield [_REPEATED.sub(r"\1", token) for token in found]
+            yield [_REPEATED.sub(r"\1\1", token) for token in found]
 
     def _in_pieces(self, found: list[str]) -> bool:
         """Words with a gap in them: `chi ld`. Only where the pieces are no words that meet by chance."""
@@ -169,6 +180,15 @@ def make_phrases(
     )
 
 
+def written_together(phrases: Iterable[str]) -> Iterator[str]:
+    """`janedoe` for `jane doe`: phrases of several words as one, but for those too short to be told from others."""
+    for phrase in phrases:
+        words = tokens(fold(phrase))
+        joined = "".join(words)
+        if len(words) > 1 and len(joined) >= _JOINED_MIN:
+            yield joined
+
+
 def _spaced(phrases: Iterable[str]) -> frozenset[str]:
     return frozenset(spaced for phrase in phrases if (spaced := " ".join(tokens(phrase))))
 
@@ -189,7 +209,7 @@ def _at(table: dict[str, tuple[tuple[str, ...], ...]], found: list[str], at: int
 
 def _unleet(text: str) -> str:
     bare = text.rstrip("!+|¡").lstrip("!+|¡")
-    return text if text.isdigit() else bare.translate(_SIGNS)
+    return text if text.isdigit() else bare.translate(SIGNS)
 
 
 def _anywhere(phrases: frozenset[str]) -> re.Pattern[str] | None:

@@ -6,14 +6,14 @@ The negative prompt is never looked at: people name there what they want kept ou
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from worker.content.ages import states_minor_age
 from worker.content.fold import fold
-from worker.content.phrases import Phrases, make_phrases
+from worker.content.phrases import Phrases, make_phrases, written_together
 from worker.errors import ErrorCode, RequestRejected
 
 # Of these only, words with a gap in the middle are looked for: elsewhere ordinary short words would meet.
@@ -51,16 +51,21 @@ def points_at_minor(folded: str) -> bool:
 def read_denied(path: Path) -> Phrases:
     """A deny list: a phrase per line; empty lines and those that begin with # say nothing.
 
+    A phrase of several words is also found written together. A line that begins with ! is an exception: `!therapist`
+    where `the rapist` is denied.
+
     Raises:
         OSError: it cannot be read.
         ValueError: it is not UTF-8, or has no phrase.
     """
     lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-    phrases = [line for line in lines if line and not line.startswith("#")]
-    blank = next((phrase for phrase in phrases if not any(sign.isalnum() for sign in fold(phrase))), None)
-    if blank is not None or not phrases:
-        raise ValueError("it has no phrase" if blank is None else "one of its lines has no letter or digit")
-    return make_phrases(phrases)
+    entries = [line for line in lines if line and not line.startswith("#")]
+    exceptions = [entry[1:] for entry in entries if entry.startswith("!")]
+    phrases = [entry for entry in entries if not entry.startswith("!")]
+    blank = any(not any(sign.isalnum() for sign in fold(entry)) for entry in entries)
+    if blank or not phrases:
+        raise ValueError("one of its lines has no letter or digit" if blank else "it has no phrase")
+    return make_phrases([*phrases, *written_together(phrases)], innocent=exceptions)
 
 
 @cache
@@ -68,12 +73,12 @@ def _minors() -> Phrases:
     tables = tomllib.loads(files("worker.content").joinpath("minors.toml").read_text(encoding="utf-8"))
     words, stems, innocent = set[str](), set[str](), set[str]()
     for table in tables.values():
-        words |= {*table["words"], *_pairs(table)}
+        words |= {*table["words"], *_pairs(table.get("pairs", ()))}
         stems |= set(table.get("stems", ()))
-        innocent |= set(table["innocent"])
+        innocent |= {*table["innocent"], *_pairs(table.get("innocent_pairs", ()))}
     joined = set(tables[_JOINED_LANGUAGE]["words"]) - _NEVER_JOINED
     return make_phrases(words, sorted(stems), innocent, joined=joined)
 
 
-def _pairs(table: dict[str, Any]) -> set[str]:
-    return {f"{first} {second}" for firsts, seconds in table.get("pairs", ()) for first in firsts for second in seconds}
+def _pairs(pairs: Iterable[Sequence[Sequence[str]]]) -> set[str]:
+    return {f"{first} {second}" for firsts, seconds in pairs for first in firsts for second in seconds}

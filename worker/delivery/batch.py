@@ -77,8 +77,8 @@ def without_extras(outcome: Outcome, parts: list[Part], causes: Mapping[int, Cau
     kept = [extra for extra in extras if not any(extra is message for message in refused)]
     if len(kept) < len(extras):
         return replace(outcome, messages=(result, *kept))
-    if outcome.smallest is not None and (not causes or any(cause.size for cause in causes.values())):
-        return replace(outcome, messages=(outcome.smallest, *kept), smallest=None)
+    if outcome.smallest and (not causes or any(cause.size for cause in causes.values())):
+        return replace(outcome, messages=outcome.smallest, smallest=())
     return None
 
 

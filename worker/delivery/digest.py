@@ -62,6 +62,7 @@ JOB_FIELDS: Mapping[str, Decides] = {
     "origin": Decides.NOTHING,
     "attempt": Decides.NOTHING,
     "requested_at": Decides.NOTHING,
+    "recorded_at": Decides.NOTHING,
     "received_at": Decides.NOTHING,
     "expires_at": Decides.NOTHING,
     "headers": Decides.NOTHING,

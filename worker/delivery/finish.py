@@ -12,7 +12,7 @@ import structlog
 from worker.delivery.digest import pixels_digest, request_digest
 from worker.delivery.encode import check_pixels, encode_picture
 from worker.delivery.keys import checkpoint_key, object_keys
-from worker.delivery.manifest import ModelInfo, build_manifest, completed_event
+from worker.delivery.manifest import ModelInfo, build_manifest, completed_event, owners_event
 from worker.delivery.upload import PictureStore
 from worker.errors import ErrorCode, RequestRejected
 from worker.events.types import GenerationCompleted, Priority, timestamp
@@ -21,6 +21,20 @@ from worker.settings import Settings
 from worker.telemetry import metrics
 
 _log = structlog.get_logger()
+
+
+class IdReused(RequestRejected):
+    """The job's id has been used for another request before.
+
+    Args:
+        picture: that request's.
+    """
+
+    def __init__(self, picture: GenerationCompleted) -> None:
+        super().__init__(
+            ErrorCode.INVALID_REQUEST, "job_id was used before for a different request; ids must be unique"
+        )
+        self.picture = picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,18 +119,25 @@ class Finisher:
         """The completed event of a picture that is in S3 already; None where there is none.
 
         Raises:
-            RequestRejected: `invalid_request`, when the id was used for a different request; `internal`, when S3 will
-                never take its key.
+            IdReused: the id was used for a different request of the same girl.
+            RequestRejected: `internal`, when S3 will never take its key.
         """
         manifest = self.store.fetch_manifest(job.request.girl_id, job.job_id)
         return None if manifest is None else self._answer(manifest, job, now)
 
     def _answer(self, manifest: Mapping[str, Any], job: Job, now: float) -> GenerationCompleted:
         if manifest["request_digest"] != request_digest(job.request):
-            raise RequestRejected(
-                ErrorCode.INVALID_REQUEST, "job_id was used before for a different request; ids must be unique"
-            )
+            raise IdReused(owners_event(manifest, url=self.store.url, completed_at=timestamp(now)))
         return stored_event(manifest, job, self.store, self.settings, now)
+
+    def picture_of(self, girl_id: str, job_id: str, now: float) -> GenerationCompleted | None:
+        """The completed event of a stored picture, as it was for the request that it was made for."""
+        try:
+            manifest = self.store.fetch_manifest(girl_id, job_id)
+        except ValueError:
+            # Ids that no picture can have, and perhaps what the request was refused for.
+            return None
+        return None if manifest is None else owners_event(manifest, url=self.store.url, completed_at=timestamp(now))
 
 
 def stored_event(

@@ -20,7 +20,7 @@ from worker.events.types import (
     from_record,
     to_record,
 )
-from worker.job import AppliedProfile
+from worker.job import AppliedProfile, effective_seed
 
 if TYPE_CHECKING:
     from worker.delivery.encode import EncodedPicture
@@ -200,7 +200,7 @@ def completed_event(
         byte_count=picture["byte_count"],
         sha256=picture["sha256"],
         blurhash=picture["blurhash"],
-        seed=recipe["seed"],
+        seed=effective_seed(recipe["seed"]),
         prompt=recipe["prompt"],
         negative_prompt=recipe["negative_prompt"],
         affection_level=request["affection_level"],
@@ -218,6 +218,23 @@ def completed_event(
         worker_id=worker_id,
         attempt=attempt,
         replay_id=replay_id,
+        completed_at=completed_at,
+    )
+
+
+def owners_event(
+    manifest: Mapping[str, Any], *, url: Callable[[str], str], completed_at: datetime
+) -> GenerationCompleted:
+    """The completed event of a stored picture as it was for the request that it was made for."""
+    run = manifest["run"]
+    lane, worker_id, attempt = run.get("lane"), run.get("worker_id"), run.get("attempt")
+    return completed_event(
+        manifest,
+        url=url,
+        priority=next((priority for priority in Priority if priority.value == lane), Priority.UNKNOWN),
+        worker_id=worker_id if isinstance(worker_id, str) else "",
+        attempt=attempt if isinstance(attempt, int) else 1,
+        replay_id=None,
         completed_at=completed_at,
     )
 

@@ -38,9 +38,9 @@ class MessageWriter:
             thumbnail_url=event.thumbnail_url,
             generation_time=event.generation_time,
         )
-        result = self._message(self.topics.completed, event, job.requested_at, job.headers, now)
+        result = self._message(self.topics.completed, event, job, now)
         reason = "the picture is stored, but its completed event was refused as too large"
-        smallest = self._failed_result(Failure.of(job, ErrorCode.INTERNAL, reason), {}, now)
+        smallest = self.failed(Failure.of(job, ErrorCode.INTERNAL, reason), now).messages
         return Outcome(origin=job.origin, messages=(result, status), urgent=job.lane is Lane.URGENT, smallest=smallest)
 
     def failed(self, failure: Failure, now: float) -> Outcome:
@@ -53,12 +53,14 @@ class MessageWriter:
             error_code=failure.code,
             error_message=failure.message,
         )
-        return Outcome(
-            origin=failure.origin,
-            messages=(self._failed_result(failure, failure.headers, now), status),
-            urgent=failure.lane is Lane.URGENT,
-            smallest=self._failed_result(replace(failure, message=""), {}, now),
-        )
+        return self._failed(failure, status, now)
+
+    def refused(self, failure: Failure, picture: GenerationCompleted, now: float) -> Outcome:
+        """The failed event of a request whose id is that of a picture, which stays what the job's status tells.
+
+        It is written anew, since the refused request may have been reported as queued under that id.
+        """
+        return self._failed(failure, self._picture_status(failure, picture, now), now)
 
     def dead_letter(self, origin: Origin, original: Original, error: str) -> Outcome:
         """The original bytes and headers, with `dlq-*` headers that say where they came from and what is wrong."""
@@ -76,13 +78,21 @@ class MessageWriter:
         # The original is where dlq-topic, dlq-partition and dlq-offset say, for as long as that topic keeps it.
         left_out = str(len(original.value or b"")).encode()
         smallest = Message(topic=topic, key=None, value=None, headers=(*extra, ("dlq-value-bytes", left_out)))
-        return Outcome(origin=origin, messages=(message,), smallest=smallest)
+        return Outcome(origin=origin, messages=(message,), smallest=(smallest,))
 
     def progress(self, job: Job, status: JobStatus, now: float, step: int | None = None) -> Notice:
         """Where `job` stands; `step` of `num_inference_steps`."""
         return Notice(origin=job.origin, message=self._status(job, status, now, step=step))
 
-    def _failed_result(self, failure: Failure, passed: dict[str, str], now: float) -> Message:
+    def _failed(self, failure: Failure, status: Message, now: float) -> Outcome:
+        return Outcome(
+            origin=failure.origin,
+            messages=(self._failed_result(failure, now), status),
+            urgent=failure.lane is Lane.URGENT,
+            smallest=(self._failed_result(replace(failure, message=""), now), status),
+        )
+
+    def _failed_result(self, failure: Failure, now: float) -> Message:
         request = failure.request
         event = GenerationFailed(
             job_id=request.job_id,
@@ -97,7 +107,7 @@ class MessageWriter:
             replay_id=failure.replay_id,
             failed_at=timestamp(now),
         )
-        return self._message(self.topics.failed, event, failure.requested_at, passed, now)
+        return self._message(self.topics.failed, event, failure, now)
 
     def _status(
         self,
@@ -130,21 +140,40 @@ class MessageWriter:
             attempt=job.attempt,
             updated_at=timestamp(now),
         )
-        return self._message(self.topics.status, event, job.requested_at, job.headers, now)
+        return self._message(self.topics.status, event, job, now)
+
+    def _picture_status(self, failure: Failure, picture: GenerationCompleted, now: float) -> Message:
+        event = GenerationStatus(
+            job_id=picture.job_id,
+            girl_id=picture.girl_id,
+            user_id=picture.user_id,
+            status=JobStatus.COMPLETED,
+            num_inference_steps=picture.num_inference_steps,
+            priority=picture.priority,
+            image_url=picture.image_url,
+            thumbnail_url=picture.thumbnail_url,
+            generation_time=picture.generation_time,
+            worker_id=picture.worker_id,
+            attempt=picture.attempt,
+            updated_at=timestamp(now),
+        )
+        return self._message(self.topics.status, event, failure, now)
 
     def _message(
         self,
         topic: str,
         event: GenerationCompleted | GenerationFailed | GenerationStatus,
-        requested_at: float,
-        passed: dict[str, str],
+        job: Job | Failure,
         now: float,
     ) -> Message:
+        origin = job.origin
         headers = result_headers(
             event,
             source=f"/sdxl-worker/{self.worker_id}",
             now=timestamp(now),
-            duration_ms=max(0, round((now - requested_at) * 1000)),
-            passed=passed,
+            answers=(origin.topic, origin.partition, origin.offset),
+            replay_id=job.replay_id,
+            duration_ms=max(0, round((now - job.requested_at) * 1000)),
+            passed=job.headers,
         )
         return Message(topic=topic, key=event.job_id.encode(), value=event, headers=headers)

@@ -31,6 +31,8 @@ _RETRY_FIRST_S = 0.1
 _RETRY_MAX_S = 5.0
 # A record that is not acknowledged, while others of its flush are, is sent alone after this many tries.
 _TRIES_BEFORE_SPLIT = 3
+# More than a rebalance or a broker's restart costs.
+_FAILING_TRIES = 3
 # Beyond the longest that a flush may take while a coordinator moves.
 STUCK_AFTER_S = 60.0
 
@@ -145,6 +147,11 @@ class Publisher:
         if failing_s > STUCK_AFTER_S:
             return f"nothing could be published for {failing_s:.0f} s: {self._failure or 'a flush hangs'}"
         return self._blocked_sentence
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the flush that is under way has failed several times, or outcomes are blocked."""
+        return self._tries >= _FAILING_TRIES or self._blocked_sentence is not None
 
     def wait(self, now: float, timeout_s: float) -> None:
         """Sleep until a flush is due, at most `timeout_s`."""
@@ -306,17 +313,20 @@ class Publisher:
         self._replace_first([], now)
 
     def _on_failed(self, batch: Batch, error: TryAgain | RegistryUnavailable, now: float) -> None:
-        """Send it again after a pause; what alone is not acknowledged, again and again, is sent alone."""
+        """Send it again after a pause; what is not acknowledged, again and again, goes alone and then aside.
+
+        Nothing is left out of it: unlike a refusal, this passes.
+        """
         self._tries += 1
         self._failure = str(error)
         suspects = error.suspects if isinstance(error, TryAgain) else {}
-        if (
-            self._tries >= _TRIES_BEFORE_SPLIT
-            and suspects
-            and (batch.is_one_outcome or len(suspects) < len(self._parts))
-        ):
-            self._take_apart(batch, suspects, now)
-            return
+        if self._tries >= _TRIES_BEFORE_SPLIT and suspects:
+            if batch.is_one_outcome:
+                self._block_first(batch, suspects, now)
+                return
+            if len(suspects) < len(self._parts):
+                self._replace_first(split(batch, self._parts, suspects), now)
+                return
         pause = min(_RETRY_MAX_S, _RETRY_FIRST_S * 2 ** (self._tries - 1))
         _log.warning("flush_failed", error=str(error), tries=self._tries, retry_in_s=pause, **_where(batch))
         with self._changed:
@@ -358,6 +368,11 @@ class Publisher:
             metrics.LEFT_OUT.inc()
             self._replace_first([Batch([smaller], touched=batch.touched)], now)
             return
+        self._block_first(batch, causes, now)
+
+    def _block_first(self, batch: Batch, causes: Mapping[int, Cause], now: float) -> None:
+        """Keep the lone outcome aside and go on with what comes after it."""
+        [outcome] = batch.outcomes
         index = next(iter(causes), 0)
         topic = self._parts[index].message.topic if self._parts else outcome.messages[0].topic
         self._block(outcome, topic, causes.get(index, Cause(self._failure)), now)

@@ -27,7 +27,7 @@ CALL_TIMEOUT_S = 30.0
 TRANSACTION_CALL_TIMEOUT_S = 8.0
 # A topic that is not there is reported after this, and not only when the message times out. Long enough for the
 # metadata of a topic that was just created.
-UNKNOWN_TOPIC_CONFIG: dict[str, Any] = {"topic.metadata.propagation.max.ms": 4_000}
+UNKNOWN_TOPIC_CONFIG: dict[str, Any] = {"topic.metadata.propagation.max.ms": 1_500}
 # A transaction holds up its partitions' next owner until it times out (librdkafka#3265), and a message that is not
 # delivered within the transaction is of no use. With the default of 100 ms, the broker's short
 # CONCURRENT_TRANSACTIONS after each commit would cost that much per flush (facts, Kafka 20).
@@ -159,11 +159,18 @@ class ExactlyOnce:
     Args:
         make_producer: a new transactional producer with a stable `transactional.id`; called again after a fatal error.
         group: whose offsets are committed with the records.
+        on_error: called with every error of a producer; what it raises goes to the caller of `open` and `send`.
     """
 
-    def __init__(self, make_producer: Callable[[], Producer], group: Group) -> None:
+    def __init__(
+        self,
+        make_producer: Callable[[], Producer],
+        group: Group,
+        on_error: Callable[[KafkaError], None] = lambda _error: None,
+    ) -> None:
         self._make_producer = make_producer
         self._group = group
+        self._on_error = on_error
         self._producer: Producer | None = None
         # Offsets of a commit whose answer was lost: only the broker knows whether it took place.
         self._in_doubt: Sequence[Offset] = ()
@@ -174,6 +181,7 @@ class ExactlyOnce:
         try:
             producer.init_transactions(INIT_TIMEOUT_S)
         except KafkaException as error:
+            self._on_error(error.args[0])
             raise TryAgain(f"init_transactions: {error}") from error
         self._producer = producer
 
@@ -195,6 +203,7 @@ class ExactlyOnce:
             self._transact(self._producer, records, offsets, membership, reports)
         except KafkaException as error:
             # Before the abort, which reports every other record as purged.
+            self._producer.poll(0)
             refused, suspects = dict(reports.refused), dict(reports.unacknowledged)
             self._recover(error.args[0], refused=bool(refused))
             if refused or error.args[0].code() in _OFFSETS_REFUSED:
@@ -228,7 +237,7 @@ class ExactlyOnce:
         self._in_doubt = ()
 
     def _recover(self, error: KafkaError, *, refused: bool) -> None:
-        """Leave the way clear for the next try: abort after a rebalance or a refusal, else go on with a new producer.
+        """Leave the way clear for the next try: abort after a rebalance, else go on with a new producer.
 
         A producer whose messages timed out needs its epoch bumped before it can go on, and may stand still for more
         than a minute over it (tried: broker gone for 20 s). A new one is there as soon as the broker is, and its
@@ -236,14 +245,13 @@ class ExactlyOnce:
         """
         metrics.FLUSHES.labels("aborted").inc()
         _log.warning("transaction_failed", error=error.str(), code=error.name(), fatal=error.fatal())
+        self._on_error(error)
         if error.txn_requires_abort():
             # An abortable error on commit says that it did not take place.
             self._in_doubt = ()
-            if (refused or error.code() in _MEMBERSHIP_ERRORS) and self._abort():
+            # Not after a refusal: the producer then skips sequence numbers, and the next transaction fails.
+            if error.code() in _MEMBERSHIP_ERRORS and not refused and self._abort():
                 return
-        elif refused and not error.fatal() and self._abort():
-            # The producer itself refused the record, and the transaction is as it was.
-            return
         self._replace()
 
     def _abort(self) -> bool:

@@ -52,14 +52,15 @@ class PictureStore:
 
         Raises:
             BucketError: the endpoint is no URL, or a shared AWS profile is wrong.
+            SettingsError: AWS_S3_BUCKET is not set.
         """
         credentials = ReloadedCredentials(load_credentials(settings, secrets_dir()))
         try:
             client = make_client(settings, credentials)
         except (BotoCoreError, ValueError) as error:
             raise BucketError(f"the S3 client cannot be made: {error}") from error
-        objects = S3Objects(client, settings.aws_s3_bucket, credentials, waiting)
-        store = cls(objects, settings.aws_s3_bucket, settings.cloudfront_url)
+        objects = S3Objects(client, settings.bucket, credentials, waiting)
+        store = cls(objects, settings.bucket, settings.cloudfront_url)
         if settings.aws_endpoint_url_s3 is None:
             store._client_in = lambda region: make_client(settings, credentials, region)
         return store

@@ -27,7 +27,7 @@ from worker.engine.row import Conditioning, Row
 from worker.engine.samplers import make_sampler, make_scheduler, window
 from worker.engine.schedule import Segment
 from worker.errors import ErrorCode, RequestRejected
-from worker.job import Job
+from worker.job import Job, effective_seed
 
 # The aesthetic scores for SDXL's refiner (arXiv:2307.01952 and diffusers' defaults).
 _AESTHETIC_SCORE, _NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5
@@ -160,7 +160,7 @@ class SdxlModel:
         return row
 
     def _prepare(self, job: Job, now: float) -> Row:
-        generator = torch.Generator("cpu").manual_seed(job.seed)
+        generator = torch.Generator("cpu").manual_seed(effective_seed(job.seed))
         conditioning = self._condition(job, Stage.BASE)
         sampler = self._sampler(job, Stage.BASE, generator)
         shape = self._latents_shape(job)

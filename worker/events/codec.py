@@ -14,7 +14,8 @@ from worker.settings import Settings
 class EventCodec(Protocol):
     """What turns events into record values and back.
 
-    With a registry, every method may raise RegistryUnavailable: wait and try the same again.
+    With a registry, every method may raise RegistryUnavailable: wait and try the same again. Nothing else is raised
+    that is not named here, and no record takes long, whatever its bytes and its writer's schema.
     """
 
     def encode(self, event: Event, *, topic: str) -> tuple[bytes, Framing]:
@@ -22,7 +23,7 @@ class EventCodec(Protocol):
         ...
 
     def decode(self, data: bytes | None, *, topic: str, headers: Headers, expected: type[E]) -> E:
-        """The event of a record's value.
+        """The event of a record's value; every field has exactly the declared type.
 
         Raises:
             UndecodableError: the value is not exactly one event of the expected type.
@@ -42,8 +43,12 @@ class EventCodec(Protocol):
         ...
 
 
-def make_codec(settings: Settings, extra_schemas: Iterable[str] = ()) -> EventCodec:
+def make_codec(settings: Settings, extra_schemas: Iterable[str] = (), *, waits: bool = True) -> EventCodec:
     """Confluent framing where `SCHEMA_REGISTRY_URL` is set, else single-object encoding.
+
+    Args:
+        waits: whether decoding waits for a schema that is being fetched. The poll thread must not: it gets
+            RegistryUnavailable at once, and the schema when it asks again.
 
     Raises:
         SettingsError: the registry's URL or user info has the wrong form.
@@ -51,7 +56,9 @@ def make_codec(settings: Settings, extra_schemas: Iterable[str] = ()) -> EventCo
     if settings.schema_registry_url is None:
         return SingleObjectCodec(extra_schemas)
     # confluent-kafka's registry client takes most of a second to import.
-    from worker.events.confluent import ConfluentCodec, Registry
+    from worker.events.confluent import ConfluentCodec
+    from worker.events.registry import Registry
+    from worker.events.schema_lookup import COMMAND, POLL_THREAD
 
     user_info = settings.schema_registry_user_info
     try:
@@ -61,4 +68,4 @@ def make_codec(settings: Settings, extra_schemas: Iterable[str] = ()) -> EventCo
             "SCHEMA_REGISTRY_URL starts with http:// or https://, SCHEMA_REGISTRY_USER_INFO is user:password,"
             " and credentials stand in only one of them"
         ) from None
-    return ConfluentCodec(registry, extra_schemas)
+    return ConfluentCodec(registry, extra_schemas, COMMAND if waits else POLL_THREAD)

@@ -23,6 +23,7 @@ from worker.events.types import (
     GenerationRequest,
     GenerationStatus,
     JobStatus,
+    to_record,
 )
 
 CONTENT_TYPE = "application/avro"
@@ -36,6 +37,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 Input: TypeAlias = GenerationRequest | GenerationCancellation
 Result: TypeAlias = GenerationCompleted | GenerationFailed | GenerationStatus
+# Topic, partition and offset.
+Place: TypeAlias = tuple[str, int, int]
 
 
 def request_headers(event: Input, *, source: str, now: datetime, passed: Mapping[str, str] | None = None) -> Framing:
@@ -54,6 +57,8 @@ def result_headers(
     *,
     source: str,
     now: datetime,
+    answers: Place | None = None,
+    replay_id: str | None = None,
     duration_ms: int | None = None,
     passed: Mapping[str, str] | None = None,
 ) -> Framing:
@@ -61,6 +66,8 @@ def result_headers(
 
     Args:
         source: a URI reference that names the worker, such as `/sdxl-worker/gpu-1`.
+        answers: the request record that the event is about.
+        replay_id: of the replay that makes the event, where one does.
         duration_ms: from the request to this event, where it is known.
         passed: what `passed_through` kept of the request's headers.
     """
@@ -75,7 +82,7 @@ def result_headers(
     code = None if isinstance(event, GenerationCompleted) else event.error_code
     if code is not None:
         own["error-code"] = code.value
-    return _headers(_common(event, event_id(event), source, now) | own, passed)
+    return _headers(_common(event, event_id(event, answers, replay_id), source, now) | own, passed)
 
 
 def job_status(event: Result) -> JobStatus:
@@ -94,16 +101,24 @@ def event_type_name(event: Event) -> str:
     return f"{NAMESPACE}.{type(event).__name__}"
 
 
-def event_id(event: Event) -> str:
-    """`ce_id`: the same for the same job, type and attempt, so that a consumer can drop a duplicate.
+def event_id(event: Event, answers: Place | None = None, replay_id: str | None = None) -> str:
+    """`ce_id`: one for each event, and the same when that event is told again, so that a consumer can skip it.
 
-    A job's status changes within one attempt, so there the state and the step count too.
+    - completed: that picture of that job exists. A repeated request tells the same once more, in whichever attempt.
+    - failed: that request record was refused. Sent again, it is another record, with an outcome of its own.
+    - status: a state and a step within an attempt of a request record.
+    - request, cancellation: its content.
     """
-    parts: list[object] = [event_type_name(event), event.job_id, getattr(event, "attempt", 1)]
-    parts.append(getattr(event, "replay_id", None))
-    if isinstance(event, GenerationStatus):
-        parts += [event.status.value, event.step]
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, repr(parts)))
+    match event:
+        case GenerationCompleted():
+            own: tuple[object, ...] = (event.girl_id, event.sha256, event.replay_id)
+        case GenerationFailed():
+            own = (event.girl_id, answers, event.replay_id)
+        case GenerationStatus():
+            own = (event.girl_id, answers, replay_id, event.attempt, event.status.value, event.step)
+        case _:
+            own = (to_record(event),)
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, repr((event_type_name(event), event.job_id, *own))))
 
 
 def passed_through(headers: Headers) -> dict[str, str]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from io import BytesIO
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from fastavro import schemaless_reader, schemaless_writer
+from fastavro import schemaless_writer
 
 from worker.errors import UndecodableError
-from worker.events.schemas import Schema, current, parse, released
-from worker.events.types import BY_NAME, E, Event, from_record, to_record
+from worker.events.schemas import current, parse, released
+from worker.events.types import E, Event, to_record
+from worker.events.writers import Writer
 
 Headers: TypeAlias = Sequence[tuple[str, bytes | str | None]] | None
 Framing: TypeAlias = tuple[tuple[str, bytes], ...]
@@ -21,24 +23,6 @@ SCHEMA_ID_HEADER = "__value_schema_id"
 _PREFIX_BYTES = len(MARKER) + 8
 
 
-class Payload(BytesIO):
-    """A record's bytes; reading more than there are is an error, also where fastavro only skips."""
-
-    def __init__(self, data: bytes) -> None:
-        super().__init__(data)
-        self._size = len(data)
-
-    @property
-    def rest(self) -> int:
-        """Bytes not yet read."""
-        return self._size - self.tell()
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size is None or not 0 <= size <= self.rest:
-            raise EOFError(f"{size} bytes wanted, {self.rest} left")
-        return super().read(size)
-
-
 class SingleObjectCodec:
     """Writes the current schemas, reads those and every released one.
 
@@ -47,8 +31,8 @@ class SingleObjectCodec:
     """
 
     def __init__(self, extra_schemas: Iterable[str] = ()) -> None:
-        known = (*map(parse, extra_schemas), *released(), *current().values())
-        self._writers = {schema.fingerprint: schema for schema in known}
+        extra = {schema.fingerprint: Writer(schema.text) for schema in map(parse, extra_schemas)}
+        self._writers = extra | _own_writers()
 
     def encode(self, event: Event, *, topic: str) -> tuple[bytes, Framing]:  # noqa: ARG002 - the protocol's
         schema = current()[type(event)]
@@ -58,27 +42,31 @@ class SingleObjectCodec:
         return buffer.getvalue(), ()
 
     def decode(self, data: bytes | None, *, topic: str, headers: Headers, expected: type[E]) -> E:  # noqa: ARG002
-        writer, payload = self._open(data, headers)
-        return read_event(payload, writer, expected)
+        data = present(data)
+        return self._writer(data, headers).read(data, _PREFIX_BYTES, expected)
 
     def decode_any(self, data: bytes | None, *, topic: str | None, headers: Headers) -> Event:  # noqa: ARG002
-        writer, payload = self._open(data, headers)
-        return read_event(payload, writer, event_type(writer))
+        data = present(data)
+        return self._writer(data, headers).event(data, _PREFIX_BYTES)
 
     def close(self) -> None:
         """Nothing is open."""
 
-    def _open(self, data: bytes | None, headers: Headers) -> tuple[Schema, Payload]:
-        data = present(data)
+    def _writer(self, data: bytes, headers: Headers) -> Writer:
         if not data.startswith(MARKER):
             if data.startswith(CONFLUENT_MAGIC) or schema_id_header(headers):
                 raise UndecodableError("Confluent framing, but no schema registry: set SCHEMA_REGISTRY_URL")
             raise unknown_framing(data)
-        writer = self._writers.get(data[len(MARKER) : _PREFIX_BYTES])
+        fingerprint = data[len(MARKER) : _PREFIX_BYTES]
+        writer = self._writers.get(fingerprint)
         if writer is None:
-            digits = data[len(MARKER) : _PREFIX_BYTES].hex() or "none"
-            raise UndecodableError(f"unknown schema fingerprint {digits}: is the writer newer?")
-        return writer, Payload(data[_PREFIX_BYTES:])
+            raise UndecodableError(f"unknown schema fingerprint {fingerprint.hex() or 'none'}: is the writer newer?")
+        return writer
+
+
+@cache
+def _own_writers() -> dict[bytes, Writer]:
+    return {schema.fingerprint: Writer(schema.text) for schema in (*released(), *current().values())}
 
 
 def present(data: bytes | None) -> bytes:
@@ -99,41 +87,3 @@ def schema_id_header(headers: Headers) -> bytes | None:
 
 
 _ID_FORMS = {(17, b"\x01"), (5, b"\x00")}
-
-
-def event_type(writer: Schema) -> type[Event]:
-    try:
-        return BY_NAME[writer.name]
-    except KeyError:
-        raise UndecodableError(f"{writer.name} is none of this service's events") from None
-
-
-def require_type(writer: Schema, expected: type) -> None:
-    if writer.name != expected.__name__:
-        raise UndecodableError(f"a {writer.name}, where a {expected.__name__} was expected")
-
-
-def require_end(payload: Payload) -> None:
-    if payload.rest:
-        raise UndecodableError(f"{payload.rest} bytes follow the record")
-
-
-def read_event(payload: Payload, writer: Schema, expected: type[E]) -> E:
-    """Read all of `payload` by schema resolution.
-
-    Raises:
-        UndecodableError: it is not exactly one record of the expected type.
-    """
-    require_type(writer, expected)
-    try:
-        record: Any = schemaless_reader(payload, writer.parsed, current()[expected].parsed)
-        event = from_record(expected, record)
-    except Exception as error:
-        raise invalid(expected, error) from error
-    require_end(payload)
-    return event
-
-
-def invalid(expected: type, error: Exception) -> UndecodableError:
-    """Bad bytes make fastavro raise a dozen unrelated types: all of them mean this."""
-    return UndecodableError(f"not a valid {expected.__name__}: {type(error).__name__}: {str(error)[:200]}")

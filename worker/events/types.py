@@ -188,13 +188,23 @@ def to_record(event: Event | Lora) -> dict[str, Any]:
 def from_record(cls: type[_R], record: Mapping[str, Any]) -> _R:
     """The event of an Avro record; fields that `cls` lacks are ignored, absent ones take their default.
 
+    Every field of the event has exactly the type that `cls` declares, down to a list's items: no subclass of it,
+    and no naive time. Integers pass for floats; milliseconds since the epoch for times.
+
     Raises:
+        ValueError: a field is of another type, or a time that no datetime can hold; the message names the field.
         TypeError: a field without a default is absent.
-        ValueError, OverflowError: a time that no datetime can hold.
     """
     kind: type = cls
-    known = {name: convert(record[name]) for name, convert in _converters(kind) if name in record}
+    known = {name: _converted(name, convert, record[name]) for name, convert in _converters(kind) if name in record}
     return cls(**known)
+
+
+def _converted(name: str, convert: _Convert, value: Any) -> Any:
+    try:
+        return convert(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def _plain(value: object) -> object:
@@ -223,33 +233,52 @@ def _converter(hint: Any) -> _Convert:
     if NoneType in get_args(hint):
         return partial(_optional, _converter(members[0]))
     if get_origin(hint) is tuple:
-        return _loras
+        return partial(_tuple, members[0])
     if get_origin(hint) is Mapping:
-        return dict  # a copy: fastavro hands out the schema's own default object
-    if isinstance(hint, type) and issubclass(hint, Enum):
+        return partial(_mapping, *members)
+    if issubclass(hint, Enum):
         return partial(_symbol, hint)
-    return _from_millis_or_datetime if hint is datetime else _same
+    return {float: _float, datetime: _instant}.get(hint, partial(_exactly, hint))
 
 
-def _same(value: Any) -> Any:
+def _exactly(kind: type, value: Any) -> Any:
+    if type(value) is not kind:
+        raise ValueError(f"{type(value).__name__}, where {kind.__name__} is expected")
     return value
+
+
+def _float(value: Any) -> float:
+    return float(value) if type(value) is int else _exactly(float, value)
 
 
 def _optional(convert: _Convert, value: Any) -> Any:
     return None if value is None else convert(value)
 
 
-def _loras(value: list[Mapping[str, Any]]) -> tuple[Lora, ...]:
-    return tuple(from_record(Lora, item) for item in value)
+def _tuple(kind: type[Lora], value: Any) -> tuple[Lora, ...]:
+    return tuple(from_record(kind, _exactly(dict, item)) for item in _exactly(list, value))
 
 
-def _symbol(cls: type[Enum], value: str) -> Enum:
-    return next((member for member in cls if member.value == value), cls["UNKNOWN"])
+def _mapping(keys: type, values: type, value: Any) -> Mapping[Any, Any]:
+    return {_exactly(keys, key): _exactly(values, item) for key, item in _exactly(dict, value).items()}
 
 
-def _from_millis_or_datetime(value: int | datetime) -> datetime:
-    # fastavro converts by the writer's schema, so a plain long arrives as an int.
-    return value if isinstance(value, datetime) else _from_millis(value)
+def _symbol(cls: type[Enum], value: Any) -> Enum:
+    text = _exactly(str, value)
+    return next((member for member in cls if member.value == text), cls["UNKNOWN"])
+
+
+def _instant(value: Any) -> datetime:
+    if type(value) is int:
+        try:
+            return _from_millis(value)
+        except OverflowError:
+            raise ValueError(f"{value} ms since 1970 is in none of the years 1 to 9999") from None
+    moment: datetime = _exactly(datetime, value)
+    if moment.tzinfo is None:
+        raise ValueError("a time without a timezone")
+    moment = moment.astimezone(UTC)
+    return moment.replace(microsecond=moment.microsecond // 1_000 * 1_000)
 
 
 def _from_millis(millis: int) -> datetime:

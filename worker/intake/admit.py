@@ -11,7 +11,17 @@ from worker.content.rules import check_content
 from worker.errors import ErrorCode, RequestRejected
 from worker.events.types import GenerationRequest, OutputFormat
 from worker.intake.times import plausible
-from worker.job import MAX_NAME_CHARS, SAFE_NAME, SCHEDULERS, AppliedProfile, Job, Lane, Origin
+from worker.job import (
+    MAX_NAME_CHARS,
+    SAFE_NAME,
+    SCHEDULERS,
+    SEED_MODULUS,
+    AppliedProfile,
+    Job,
+    Lane,
+    Origin,
+    effective_seed,
+)
 from worker.profiles import Profiles
 from worker.settings import Settings
 
@@ -27,11 +37,11 @@ _DIGEST_DIGITS = 16
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """What is known of a record beside its value. Times are seconds since the epoch."""
+    """What is known of a record beside its value. Times are seconds since the epoch; None: not known."""
 
     origin: Origin
     lane: Lane
-    recorded_at: float
+    recorded_at: float | None
     headers: dict[str, str]
     attempt: int = 1
     replay_id: str | None = None
@@ -74,18 +84,20 @@ def admit(request: GenerationRequest, arrival: Arrival, rules: AdmissionRules, n
     if expires_at is not None and expires_at <= now:
         raise RequestRejected(ErrorCode.EXPIRED, "expires_at had passed when the request arrived")
     requested = None if request.requested_at is None else plausible(request.requested_at.timestamp(), now)
+    recorded_at = now if arrival.recorded_at is None else arrival.recorded_at
     return Job(
         request=request,
         lane=arrival.lane,
         origin=arrival.origin,
-        seed=derived_seed(request.job_id) if request.seed is None else request.seed,
+        seed=derived_seed(request.job_id) if request.seed is None else effective_seed(request.seed),
         loras=composed.loras,
         prompt=composed.prompt,
         negative_prompt=composed.negative_prompt,
         attempt=arrival.attempt,
-        requested_at=arrival.recorded_at if requested is None else requested,
+        requested_at=recorded_at if requested is None else requested,
         received_at=now,
         expires_at=expires_at,
+        recorded_at=arrival.recorded_at,
         headers=arrival.headers,
         replay_id=arrival.replay_id,
         profile=composed.profile,
@@ -108,8 +120,11 @@ def _bounded(text: str) -> str:
 
 
 def derived_seed(job_id: str) -> int:
-    """The seed of a request without one: 63 bits of SHA-256 over its id, so that it is the same every time."""
-    return int.from_bytes(hashlib.sha256(job_id.encode()).digest()[:8], "big") & _MAX_SEED
+    """The seed of a request without one: 32 bits of SHA-256 over its id, so that it is the same every time.
+
+    Of its first 8 bytes the low ones, which are all that ever counted of the 63 bits in older manifests.
+    """
+    return int.from_bytes(hashlib.sha256(job_id.encode()).digest()[:8], "big") % SEED_MODULUS
 
 
 def _reject(message: str) -> RequestRejected:

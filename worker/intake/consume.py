@@ -14,7 +14,7 @@ from typing import Protocol
 
 import stamina
 import structlog
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from worker.errors import ProtocolError, RegistryUnavailable, RequestRejected, UndecodableError
 from worker.events.codec import EventCodec
@@ -24,6 +24,7 @@ from worker.intake.admit import AdmissionRules, Arrival, admit, with_bounded_ids
 from worker.intake.consumer_proxy import ConsumerProxy
 from worker.intake.ledger import Ledger
 from worker.intake.ledger import TopicPartition as Key
+from worker.intake.membership import FirstAssignment
 from worker.intake.records import Record, read_record
 from worker.job import Failure, Job, Lane, Origin, Original
 from worker.settings import Settings
@@ -33,7 +34,8 @@ _log = structlog.get_logger()
 
 COMMITTED_TIMEOUT_S = 10.0
 _COMMITTED_TRIES = 12
-_REGISTRY_PAUSE_S = 1.0
+# A writer's schema is fetched within milliseconds where the registry answers.
+_REGISTRY_PAUSE_S = 0.1
 # A paused partition goes on at this share of its limit, so that it does not flap (librdkafka#2052).
 _RESUME_SHARE = 0.5
 
@@ -44,7 +46,7 @@ class IntakeHooks(Protocol):
     def on_undecodable(self, origin: Origin, original: Original, error: str) -> None: ...
     def on_already_finished(self, partition: Key) -> None: ...
     def on_admitted(self, job: Job, starts: int) -> None: ...
-    def on_failed(self, failure: Failure) -> None: ...
+    def on_rejected(self, failure: Failure) -> None: ...
     def release_unowned(self) -> None: ...
 
     def release_partitions(self, partitions: Sequence[Key]) -> None:
@@ -69,6 +71,8 @@ class Intake:
     Args:
         topics: the request topics, in the order of `Lane`.
         on_delivered: called for every new record with topic, partition, offset and the time it was written.
+        on_error: called with every error of the consumer that is not fatal.
+        on_rebalance: called after partitions have come or gone.
     """
 
     def __init__(
@@ -83,6 +87,8 @@ class Intake:
         topics: Sequence[str],
         now: Callable[[], float],
         on_delivered: Callable[[str, int, int, float], None],
+        on_error: Callable[[KafkaError], None] = lambda _error: None,
+        on_rebalance: Callable[[], None] = lambda: None,
     ) -> None:
         self._consumer = consumer
         self._proxy = proxy
@@ -94,9 +100,17 @@ class Intake:
         self._lanes = dict(zip(topics, Lane, strict=True))
         self._now = now
         self._on_delivered = on_delivered
+        self._on_error = on_error
+        self._on_rebalance = on_rebalance
+        self._first_assignment = FirstAssignment()
         self._paused: set[Key] = set()
         self._held: deque[_Held] = deque()
         self._stopping = False
+
+    @property
+    def is_assigned(self) -> bool:
+        """Whether the group has given this member its partitions, be it none. Any thread may ask."""
+        return self._first_assignment.arrived
 
     def subscribe(self) -> None:
         """Join the group."""
@@ -112,6 +126,7 @@ class Intake:
         """Poll once, then put the pauses right."""
         message = self._consumer.poll(timeout_s)
         self._proxy.serve()
+        self._first_assignment.observe(self._proxy.membership, self._now())
         if message is not None:
             self._take(message)
         self._retry_held()
@@ -123,6 +138,7 @@ class Intake:
             if error.fatal():
                 raise KafkaException(error)
             _log.warning("consume_error", error=error.str(), code=error.name())
+            self._on_error(error)
             return
         record = read_record(message, self._now())
         key = record.topic, record.partition
@@ -191,13 +207,13 @@ class Intake:
     def _admit(self, request: GenerationRequest, record: Record, origin: Origin) -> None:
         now = self._now()
         recorded_at = now if record.written_at is None else record.written_at
-        arrival = Arrival(origin, self._lanes[origin.topic], recorded_at, passed_through(record.headers))
+        arrival = Arrival(origin, self._lanes[origin.topic], record.written_at, passed_through(record.headers))
         with self._ledger.lock:
             starts = self._ledger.starts(origin)
         try:
             job = admit(request, arrival, self._rules, now)
         except RequestRejected as error:
-            self._hooks.on_failed(
+            self._hooks.on_rejected(
                 Failure(
                     request=with_bounded_ids(request),
                     lane=arrival.lane,
@@ -247,6 +263,8 @@ class Intake:
             for place in committed:
                 offset = place.offset if place.offset >= 0 else None
                 self._ledger.assign(place.topic, place.partition, offset, place.metadata)
+        self._first_assignment.on_assigned()
+        self._on_rebalance()
         _log.info("assigned", partitions=_names(partitions))
 
     def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -256,6 +274,7 @@ class Intake:
             self._ledger.revoke(keys)
         # The broker keeps our epoch where the next rebalance follows at once, and would let a late flush pass.
         self._hooks.wait_for_flush()
+        self._on_rebalance()
         _log.info("revoked", partitions=_names(partitions))
 
     def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -263,6 +282,7 @@ class Intake:
         with self._ledger.lock:
             self._ledger.revoke(keys)
         self._hooks.release_unowned()
+        self._first_assignment.on_lost()
         _log.warning("lost", partitions=_names(partitions))
 
     def _close_partitions(self, partitions: list[TopicPartition]) -> list[Key]:

@@ -12,7 +12,7 @@ from worker.delivery.encode import CONTENT_TYPES
 from worker.delivery.keys import legacy_manifest_key, object_keys
 from worker.delivery.manifest import ModelInfo, applied_profile, stored_request
 from worker.events.types import GenerationCompleted, GenerationRequest
-from worker.job import AppliedProfile, Job
+from worker.job import AppliedProfile, Job, effective_seed
 
 # Fields of the request that are copied to the recipe unchanged.
 _CHOSEN = ("num_inference_steps", "guidance_scale", "width", "height", "scheduler", "high_quality")
@@ -21,7 +21,7 @@ _DEFAULTS = {field.name: field.default for field in fields(GenerationRequest)}
 _COMPOSED = ("prompt", "negative_prompt")
 # Fields of the manifest that its completed event repeats and that are compared; times and costs are not.
 _PICTURE_IN_EVENT = ("sha256", "byte_count")
-_RECIPE_IN_EVENT = ("seed", "prompt", "negative_prompt")
+_RECIPE_IN_EVENT = ("prompt", "negative_prompt")
 
 
 def flaws(
@@ -58,7 +58,7 @@ def flaws(
     picture = manifest["picture"]
     if (picture["output_format"], picture["content_type"]) != (output_format, CONTENT_TYPES[output_format]):
         found.append("picture.output_format is not the request's")
-    if announced and not any(_agrees(manifest, event) for event in announced):
+    if announced and not any(agrees(manifest, event) for event in announced):
         found.append("the completed event describes another picture")
     return found
 
@@ -118,7 +118,7 @@ def _stored_digest(manifest: Mapping[str, Any]) -> str | None:
 
 def _changed(recipe: Mapping[str, Any], request: GenerationRequest, job: Job | None) -> list[str]:
     changed = [name for name in _CHOSEN if recipe.get(name, _DEFAULTS[name]) != getattr(request, name)]
-    if job is not None and recipe["seed"] != job.seed:
+    if job is not None and effective_seed(recipe["seed"]) != job.seed:
         changed.append("seed")
     profile = applied_profile(recipe)
     if job is not None and job.profile == profile:
@@ -144,11 +144,14 @@ def _loras_fit(
     return set(wanted) <= set(used)
 
 
-def _agrees(manifest: Mapping[str, Any], event: GenerationCompleted) -> bool:
+def agrees(manifest: Mapping[str, Any], event: GenerationCompleted) -> bool:
+    """Whether a completed event told of the picture that the manifest describes."""
     picture, model, recipe = manifest["picture"], manifest["model"], manifest["recipe"]
     return (
         all(picture[name] == getattr(event, name) for name in _PICTURE_IN_EVENT)
         and all(recipe[name] == getattr(event, name) for name in _RECIPE_IN_EVENT)
+        # Older events hold 63 bits, of which the low 32 have always been the ones that count.
+        and effective_seed(recipe["seed"]) == effective_seed(event.seed)
         and model["model_fingerprint"] == event.model_fingerprint
         and (not recipe["high_quality"] or model["refiner_fingerprint"] == event.refiner_fingerprint)
         and {lora["name"]: lora["fingerprint"] for lora in recipe["loras"]} == dict(event.lora_fingerprints)

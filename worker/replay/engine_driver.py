@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 from worker.delivery.manifest import applied_profile
-from worker.job import Engine, EngineHooks, Failure, Job, MakeEngine, Picture
+from worker.job import Engine, EngineHooks, Failure, Job, MakeEngine, Picture, effective_seed
 from worker.replay.plan import Item
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ def job_of_manifest(item: Item, now: float, replay_id: str | None = None) -> Job
         request=requested.request,
         lane=requested.lane,
         origin=requested.origin,
-        seed=recipe["seed"],
+        seed=effective_seed(recipe["seed"]),
         loras=tuple((lora["name"], lora["weight"]) for lora in recipe["loras"]),
         prompt=recipe["prompt"],
         negative_prompt=recipe["negative_prompt"],

@@ -6,7 +6,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -17,11 +19,12 @@ from worker.delivery.keys import object_keys
 from worker.delivery.manifest import load_manifest
 from worker.delivery.upload import PictureStore
 from worker.errors import ErrorCode, RequestRejected, UndecodableError
-from worker.events.headers import passed_through
+from worker.events.headers import header_text, passed_through
 from worker.events.types import GenerationCompleted, GenerationFailed, GenerationRequest
 from worker.intake.admit import AdmissionRules
+from worker.intake.times import plausible
 from worker.job import Job, Lane, Origin
-from worker.replay.compare import flaws
+from worker.replay.compare import agrees, flaws
 from worker.replay.pool import ahead, patiently
 from worker.replay.selection import History, Requested, Selection, admit_again, by_job
 
@@ -67,6 +70,7 @@ class Plan:
     history: History
     repeats: int = 0
     undecodable: int = 0
+    undated: int = 0
     counts: Counter[tuple[Lane, str]] = field(default_factory=Counter)
 
 
@@ -101,7 +105,8 @@ def _requests(connection: Connection, selection: Selection, plan: Plan) -> Itera
     lanes = {connection.topics.requests[lane]: lane for lane in selection.lanes}
     with Reader(connection, tuple(lanes)) as reader:
         for record in _records(reader, selection):
-            if not selection.covers(record.partition, record.offset, record.timestamp_ms):
+            recorded_ms = _plausible_ms(record.timestamp_ms)
+            if recorded_ms is not None and not selection.covers(record.partition, record.offset, recorded_ms):
                 continue
             try:
                 request = connection.codec.decode(
@@ -110,6 +115,11 @@ def _requests(connection: Connection, selection: Selection, plan: Plan) -> Itera
             except UndecodableError:
                 plan.undecodable += 1
                 continue
+            if recorded_ms is None:
+                requested_ms = _told_ms(record, request)
+                plan.undated += selection.has_window and requested_ms is None
+                if not selection.covers(record.partition, record.offset, requested_ms):
+                    continue
             if selection.takes(request.job_id, plan.history):
                 yield _requested(record, request, lanes[record.topic])
 
@@ -131,13 +141,29 @@ def _since(reader: Reader, since_ms: int | None) -> Iterator[Record]:
     if since_ms is None:
         reader.from_beginning()
     else:
-        reader.since(since_ms)
+        # A partition without a record of that time may still hold records whose time is wrong.
+        reader.since(since_ms, else_beginning=True)
     return reader.to_end()
+
+
+def _plausible_ms(moment_ms: int | None) -> int | None:
+    """A record's timestamp, or None where it cannot be true (-1, 1970, a clock far ahead)."""
+    return moment_ms if moment_ms is not None and plausible(moment_ms / 1000, time.time()) is not None else None
+
+
+def _told_ms(record: Record, request: GenerationRequest) -> int | None:
+    """When a request was made, by what it tells itself; None where it tells nothing that can be true."""
+    told = [] if request.requested_at is None else [request.requested_at]
+    with suppress(ValueError):  # there is no such header, or no time in it
+        told.append(datetime.fromisoformat(header_text(record.headers, "ce_time") or ""))
+    times = [_plausible_ms(int(moment.timestamp() * 1000)) for moment in told if moment.tzinfo is not None]
+    return next((moment for moment in times if moment is not None), None)
 
 
 def _requested(record: Record, request: GenerationRequest, lane: Lane) -> Requested:
     origin = Origin(record.topic, record.partition, record.offset, _NO_EPOCH)
-    recorded_at = time.time() if record.timestamp_ms is None else record.timestamp_ms / 1000
+    recorded_ms = _plausible_ms(record.timestamp_ms)
+    recorded_at = time.time() if recorded_ms is None else recorded_ms / 1000
     return Requested(request, lane, origin, recorded_at, passed_through(record.headers))
 
 
@@ -161,14 +187,16 @@ def _item(records: list[Requested], history: History, store: PictureStore, rules
         if candidate is requested:
             manifest, unreadable = found, problem
     code = history.failed.get(requested.job_id)
-    announced = history.completed.get(requested.job_id, [])
+    girl_id = requested.request.girl_id
+    announced = [event for event in history.completed.get(requested.job_id, []) if event.girl_id == girl_id]
     if unreadable:
         return Item(requested, Standing.TAMPERED, flaws=(unreadable,))
     if manifest is None:
         if announced:
             return Item(requested, Standing.MISSING)
         return Item(requested, Standing.OPEN if code is None else Standing.FAILED, code=code)
-    if code is not None and not announced and manifest["request_digest"] != request_digest(requested.request):
+    is_anothers = manifest["request_digest"] != request_digest(requested.request)
+    if code is not None and is_anothers and (not announced or any(agrees(manifest, event) for event in announced)):
         # The request failed because its id belongs to another request; the stored picture is that request's.
         return Item(requested, Standing.FAILED, code=code)
     found_flaws = flaws(manifest, requested.request, _admitted(requested, rules), announced)

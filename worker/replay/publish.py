@@ -17,7 +17,7 @@ from confluent_kafka import Producer
 
 from worker.client.connection import Connection
 from worker.client.errors import CommandError
-from worker.delivery.finish import Finisher, stored_event
+from worker.delivery.finish import Finisher, IdReused, stored_event
 from worker.delivery.messages import MessageWriter
 from worker.delivery.publish import encoded
 from worker.delivery.transport import (
@@ -190,17 +190,18 @@ class Remaker:
             assert item.manifest is not None
             job = job_of_manifest(item, now, self.replay_id)
             return self._republished(job, stored_event(item.manifest, job, self.store, self.rules.settings, now), now)
+        assert self.finisher is not None
+        finisher, request = self.finisher, item.requested.request
         try:
             job = admit_again(item.requested, self.rules, now, self.replay_id)
         except RequestRejected as error:
-            return self._failed(_refused(item, error, now, self.replay_id), now)
-        assert self.finisher is not None
-        finisher = self.finisher
+            picture = patiently(lambda: finisher.picture_of(request.girl_id, request.job_id, now))
+            return self._failed(_refused(item, error, now, self.replay_id), now, picture)
         try:
             # The picture may have been made since the plan was read.
             event = patiently(lambda: finisher.stored(job, now))
-        except RequestRejected as error:
-            return self._failed(Failure.of(job, error.code, error.message), now)
+        except IdReused as error:
+            return self._failed(Failure.of(job, error.code, error.message), now, error.picture)
         return job if event is None else self._republished(job, event, now)
 
     def _engine(self, hooks: EngineHooks) -> Engine:
@@ -222,8 +223,11 @@ class Remaker:
     def _republished(self, job: Job, event: GenerationCompleted, now: float) -> Ready:
         return Ready(Done(job.job_id, Sent.REPUBLISHED.value), self.announcer.completed(job, event, now))
 
-    def _failed(self, failure: Failure, now: float) -> Ready:
+    def _failed(self, failure: Failure, now: float, picture: GenerationCompleted | None = None) -> Ready:
+        """A failed event; `picture` is the one that has the job's id, and keeps the job's status."""
         done = Done(failure.request.job_id, Sent.FAILED.value, (f"{failure.code.value}: {failure.message}",))
+        if picture is not None:
+            return Ready(done, self.announcer.refused(failure, picture, now))
         return Ready(done, self.announcer.failed(failure, now))
 
 

@@ -37,16 +37,21 @@ class Selection:
     failed: bool = False
     error_codes: tuple[ErrorCode, ...] = ()
 
-    def covers(self, partition: int, offset: int, recorded_ms: int | None) -> bool:
+    @property
+    def has_window(self) -> bool:
+        """Whether the time of a request decides if it is selected."""
+        return not self.failed and (self.since_ms is not None or self.until_ms is not None)
+
+    def covers(self, partition: int, offset: int, requested_ms: int | None) -> bool:
         """Return whether a request record of a selected lane is in the selected partition, offsets and window."""
         if self.partition is not None and partition != self.partition:
             return False
         if self.offsets is not None and not self.offsets[0] <= offset <= self.offsets[1]:
             return False
-        return self.failed or self.in_window(recorded_ms)
+        return self.failed or self.in_window(requested_ms)
 
     def in_window(self, recorded_ms: int | None) -> bool:
-        """Return whether a time is in the window; a record without a timestamp is only in an unlimited one."""
+        """Return whether a time is in the window; a record whose time is not known is only in an unlimited one."""
         if recorded_ms is None:
             return self.since_ms is None and self.until_ms is None
         early = self.since_ms is not None and recorded_ms < self.since_ms

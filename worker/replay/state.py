@@ -13,6 +13,9 @@ from typing import IO, Any, Self
 from worker.client.errors import CommandError
 from worker.replay.selection import Selection
 
+# What the first line begins with.
+_HEAD = '{"replay_id": '
+
 
 @dataclass(frozen=True, slots=True)
 class Done:
@@ -64,13 +67,19 @@ class State:
         except OSError:
             raise CommandError(f"replay {self.replay_id} is running: {self.path} is locked") from None
         file.seek(0)
-        lines = file.read().split("\n")
-        if lines.pop():
-            # Remove an incomplete last line, left by a process that was killed while it wrote.
-            file.truncate(sum(len(line.encode()) + 1 for line in lines))
+        try:
+            *lines, cut_short = file.read().split("\n")
+        except UnicodeDecodeError:
+            raise CommandError(f"{self.path} is not the state file of a replay: it is not UTF-8 text") from None
         if lines:
             self._resume(lines)
-        else:
+        elif not _HEAD.startswith(cut_short[: len(_HEAD)]):
+            raise CommandError(f"{self.path} is not the state file of a replay")
+        if cut_short:
+            # Remove an incomplete last line, left by a process that was killed while it wrote. Only once the file is
+            # known to be a state file: the path may be mistyped.
+            file.truncate(sum(len(line.encode()) + 1 for line in lines))
+        if not lines:
             self._write({"replay_id": self.replay_id, "mode": self.mode, "selection": self.selection.to_json()})
 
     def _write(self, record: dict[str, Any]) -> None:

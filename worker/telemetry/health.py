@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from socketserver import ThreadingMixIn
+from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, Protocol
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
+import structlog
 from prometheus_client import REGISTRY, make_wsgi_app
+
+from worker.errors import SettingsError
+
+_log = structlog.get_logger()
 
 # A step of a large batch, a decode and the bounded wait of a rebalance all take much less.
 STALE_AFTER_S = 120.0
@@ -97,6 +104,24 @@ class Health:
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
+    def server_bind(self) -> None:
+        """Without the look-up of this machine's name, which waits for a name server that is away."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.setup_environ()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+        """A probe that goes away before its answer is nobody's error; the base class prints a traceback for it."""
+        _log.debug("probe_failed", exc_info=True)
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+    def server_bind(self) -> None:
+        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(self.server_address[0] != "::"))
+        super().server_bind()
+
 
 class _Quiet(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
@@ -135,9 +160,39 @@ def _answer(start_response: StartResponse, status: str, body: dict[str, Any]) ->
 def serve(health: Health, host: str, port: int) -> tuple[WSGIServer, int]:
     """Start a thread that answers probes; return the server and its port.
 
+    Args:
+        host: an address or a name of this machine, IPv4 or IPv6; `::` takes both.
+
     Raises:
-        OSError: the port is in use.
+        SettingsError: it cannot listen there: the port is in use, or the address is not this machine's.
     """
-    server = make_server(host, port, _app(health), server_class=_Server, handler_class=_Quiet)
+    server = _listen(host.strip("[]"), port)
+    server.set_app(_app(health))
     threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
     return server, server.server_port
+
+
+def _listen(host: str, port: int) -> WSGIServer:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no name can be so"
+        raise SettingsError(f"HTTP_HOST: {host!r} is no address and no known name: {reason}") from None
+    # A name that has both, such as localhost, is looked for under 127.0.0.1 first.
+    family, *_, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    make = _Server if family == socket.AF_INET else _Server6
+    try:
+        return make((str(address[0]), port), _Quiet)
+    except OSError as error:
+        raise SettingsError(_refusal(error, host, port)) from None
+
+
+def _refusal(error: OSError, host: str, port: int) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return f"HTTP_PORT: {port} on {host} is taken by another process; choose another, or 0 for any free one"
+        case errno.EACCES | errno.EPERM:
+            return f"HTTP_PORT: {port} on {host} is not allowed to this user; choose one above 1023"
+        case errno.EADDRNOTAVAIL:
+            return f"HTTP_HOST: {host} is no address of this machine"
+    return f"HTTP_HOST, HTTP_PORT: cannot listen on {host} port {port}: {error.strerror}"

@@ -6,42 +6,92 @@ works for, `within` adds these fields to every line that is logged inside the bl
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Mapping, MutableMapping
+from contextlib import AbstractContextManager, suppress
+from typing import Any, TextIO, cast
 
 import structlog
 
 from worker.events.headers import passed_through, trace_context
 from worker.events.single_object import Headers
 from worker.job import Failure, Job, Origin, Outcome
+from worker.telemetry import bounds
 
 About = Mapping[str, object]
 
 # The longest valid job id; untrusted text in its place can have any length and is cut.
 ID_CHARS = 128
+LINE_CHARS = 16_000
+MESSAGE_CHARS = 300
 
 
 def configure(level: str, fmt: str) -> None:
-    """Set up structlog for the process; logs go to stderr, because stdout is for results."""
-    renderer: structlog.types.Processor
-    if fmt == "json":
-        renderer = structlog.processors.JSONRenderer()
-    else:
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    """Set up structlog for the process; logs go to stderr, because stdout is for results.
+
+    Args:
+        fmt: `json`, `console`, or `auto`: console where stderr is a terminal.
+    """
+    is_terminal = sys.stderr is not None and sys.stderr.isatty()
+    readable = fmt == "console" or (fmt == "auto" and is_terminal)
+    render = _console(colors=is_terminal) if readable else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.dict_tracebacks if fmt == "json" else structlog.dev.set_exc_info,
-            renderer,
+            bounds.bound_values,
+            render,
+            cast("structlog.types.Processor", _bound_line),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Stderr())),
         cache_logger_on_first_use=True,
     )
+    threading.excepthook = _log_dead_thread
+
+
+def _log_dead_thread(dead: threading.ExceptHookArgs) -> None:
+    """Python's own hook prints a traceback over many lines, with whatever the exception quotes."""
+    name = None if dead.thread is None else dead.thread.name
+    structlog.get_logger().error("thread_died", thread=name, exc_info=dead.exc_value)
+
+
+def _console(*, colors: bool) -> structlog.types.Processor:
+    readable = structlog.dev.ConsoleRenderer(colors=colors)
+
+    def render(logger: Any, method: str, line: MutableMapping[str, Any]) -> str:
+        causes = line.pop("exception", None)
+        # A stranger's text must not steer the terminal; JSON escapes by itself.
+        line = {name: bounds.printable(value) for name, value in line.items()}
+        text = str(readable(logger, method, line))
+        return text if causes is None else f"{text}\n{bounds.chain_text(causes)}"
+
+    return render
+
+
+def _bound_line(_logger: object, _method: str, line: str) -> str:
+    """The last bound: a line's number of values has none of its own."""
+    if len(line) <= LINE_CHARS:
+        return line
+    return json.dumps({"event": "log_line_too_long", "characters": len(line), "begins": line[:MESSAGE_CHARS]})
+
+
+class _Stderr:
+    """Standard error as it is at the moment; a log that cannot be written must not end the loop that writes it."""
+
+    def write(self, text: str) -> None:
+        with suppress(OSError, ValueError):
+            if sys.stderr is not None:
+                sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            if sys.stderr is not None:
+                sys.stderr.flush()
 
 
 def about(job: Job | Failure) -> About:

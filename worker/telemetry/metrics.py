@@ -45,6 +45,12 @@ GPU_BUSY = Gauge(
 LORAS = Gauge("sdxl_worker_loras_loaded", "LoRAs in the cache")
 LORA_LOADS = Counter("sdxl_worker_lora_loads", "LoRA files read because the cache had no copy or an outdated one")
 
+READY = Gauge("sdxl_worker_ready", "1 while /ready says yes")
+KAFKA_UP = Gauge("sdxl_worker_kafka_up", "1 while Kafka has answered lately")
+KAFKA_ANSWER_AGE = Gauge("sdxl_worker_kafka_answer_age_seconds", "Time since a broker last answered the worker")
+CLUSTER_PROBLEMS = Gauge(
+    "sdxl_worker_cluster_problems", "Topics, rights or limits of the cluster that keep the worker from working"
+)
 UPLOADS = Counter("sdxl_worker_uploads", "Pictures stored, and attempts that failed, by result", ["result"])
 STORE_UP = Gauge("sdxl_worker_store_up", "1 while S3 answers")
 STORE_REQUEST = Histogram(
@@ -74,12 +80,21 @@ LAG_SECONDS = Gauge(
     ["consumergroup", "topic", "partition"],
 )
 ASSIGNED = Gauge("sdxl_worker_assigned_partitions", "Partitions that this worker owns", ["topic"])
+CANCELLATIONS = Counter("sdxl_worker_cancellations", "Cancellation records by result: read, unreadable", ["result"])
+CANCELLATIONS_EVICTED = Counter(
+    "sdxl_worker_cancellations_evicted", "Cancellations that are no longer known, because too many others came"
+)
+CANCELLATIONS_HELD = Gauge("sdxl_worker_cancellations_held", "Cancellations that wait for the schema registry")
+CANCELLATIONS_UP = Gauge("sdxl_worker_cancellations_up", "1 while the cancellations topic can be read")
 COST = Counter("sdxl_worker_cost_dollars", "Device time priced with GPU_HOURLY_USD")
 MODEL = Info("sdxl_worker_model", "The loaded model")
 
 
 def _begin_at_zero() -> None:
     """Create the series before the first event, because `rate` ignores the first value of a series."""
+    for result in ("read", "unreadable"):
+        CANCELLATIONS.labels(result)
+    CANCELLATIONS_UP.set(1)
     for lane in Lane:
         REQUESTS.labels(lane.label)
         DURATION.labels(lane.label)
@@ -94,8 +109,9 @@ def _begin_at_zero() -> None:
         FLUSHES.labels(result)
     for use in ("useful", "wasted"):
         GPU_SECONDS.labels(use)
-    # The default of 0 would report that S3 is down before it was ever checked.
+    # A gauge's default of 0 would mean that S3, or Kafka, is down before anybody has asked.
     STORE_UP.set(1)
+    KAFKA_UP.set(1)
 
 
 _begin_at_zero()

@@ -20,6 +20,8 @@ from devtools.models.shipped import DEMO, DEMO_BASE, DEMO_LORAS, DEMO_REFINER
 from worker.job import SCHEDULERS
 from worker.models.load import load_base
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parent / "golden.json"
 MAX_BYTES = 12_000_000
 # Rounding on another CPU moves a hash by a unit or two, another picture by dozens.

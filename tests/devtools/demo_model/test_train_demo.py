@@ -12,6 +12,8 @@ from devtools.demo_model import vae
 from devtools.demo_model.train import train_demo
 from worker.models.load import load_base, load_refiner
 
+pytestmark = pytest.mark.slow
+
 Stages = list[tuple[str, int, int]]
 STAGES = ("vae", "base", "refiner", "finish", "loosen", "polish")
 

@@ -14,6 +14,8 @@ import pytest
 
 from devtools.local.process import ChildProcess, ProcessError, free_ports, port_is_free
 
+pytestmark = pytest.mark.server
+
 SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
 STUBBORN = [
     sys.executable,

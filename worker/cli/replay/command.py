@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from worker.cli.flags import INT, between
 from worker.cli.replay.options import make_selection, parse_replay_id
 from worker.cli.submit import LaneName
 from worker.client.connection import connect
@@ -46,7 +47,12 @@ def replay(
     ] = None,
     partition: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Only this partition of the selected topics.", rich_help_panel=_RECORDS),
+        typer.Option(
+            metavar="N",
+            callback=between(0, INT),
+            help="Only this partition of the selected topics.",
+            rich_help_panel=_RECORDS,
+        ),
     ] = None,
     offsets: Annotated[
         str | None,

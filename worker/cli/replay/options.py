@@ -74,7 +74,7 @@ def parse_offsets(text: str) -> tuple[int, int]:
     Raises:
         ValueError: the text does not have that form.
     """
-    found = re.fullmatch(r"(\d+)(?:-(\d+))?", text.strip())
+    found = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", text.strip())
     first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
     if first > last:
         raise ValueError(f"{text!r} is not FIRST-LAST, such as 5-9")

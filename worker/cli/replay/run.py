@@ -197,7 +197,7 @@ def _guarded(found: Iterator[Item]) -> Iterator[Item]:
 
 
 def _left_out(plan: Plan) -> dict[str, int]:
-    return {"repeats": plan.repeats, "undecodable": plan.undecodable}
+    return {"repeats": plan.repeats, "undecodable": plan.undecodable, "undated": plan.undated}
 
 
 def _table(counts: Counter[tuple[Lane, str]]) -> Table:

@@ -1,0 +1,66 @@
+"""Brokers that refuse records: what is refused is one record's trouble, and the others' outcomes come all the same."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.sim.requests import TOPICS, Kind, Request, make
+from tests.sim.world import Scenario, World, quiet
+
+SEEDS = range(10)
+
+
+def mixed() -> list[Request]:
+    """Good ones in every lane, an invalid one, and two that are no request."""
+    good = [make(n, Kind.GOOD, n % 3, f"job-{n}") for n in range(1, 9)]
+    bad = [
+        make(9, Kind.INVALID, 1, "job-9"),
+        make(10, Kind.UNDECODABLE, 0, "bad-1"),
+        make(11, Kind.UNDECODABLE, 2, "bad-2"),
+    ]
+    return [*good, *bad]
+
+
+def world(seed: int, requests: list[Request], trouble_s: float = 6.0) -> World:
+    sent = [(0.05 * n, request) for n, request in enumerate(requests)]
+    return World(seed, Scenario(sent, workers=2, partitions=2, trouble_s=trouble_s))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_dead_letter_topic_that_is_missing_for_a_while_costs_nobody_else_anything(seed: int) -> None:
+    requests = mixed()
+    play = world(seed, requests, trouble_s=20.0)
+    play.broker.missing.add(TOPICS.dead_letter)
+    answered: list[int] = []
+    play.kernel.at(15.0, lambda: answered.extend(r.number for r in requests if r.outcomes))
+    play.kernel.at(15.0, lambda: play.broker.missing.discard(TOPICS.dead_letter))
+    with quiet():
+        play.run()
+    assert answered == [r.number for r in requests if r.kind is not Kind.UNDECODABLE]
+    assert all(r.outcomes == ["dead-letter"] for r in requests if r.kind is Kind.UNDECODABLE)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_failed_topic_that_is_missing_holds_back_failures_and_no_picture(seed: int) -> None:
+    requests = mixed()
+    play = world(seed, requests, trouble_s=20.0)
+    play.broker.missing.add(TOPICS.failed)
+    answered: list[int] = []
+    play.kernel.at(15.0, lambda: answered.extend(r.number for r in requests if r.outcomes))
+    play.kernel.at(15.0, lambda: play.broker.missing.discard(TOPICS.failed))
+    with quiet():
+        play.run()
+    assert answered == [r.number for r in requests if r.kind is not Kind.INVALID]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_completed_events_that_are_too_large_become_failed_ones(seed: int) -> None:
+    large = make(1, Kind.GOOD, 0, "large", "x" * 3_000)
+    others = [make(n, Kind.GOOD, n % 3, f"job-{n}") for n in range(2, 8)]
+    play = world(seed, [large, *others])
+    play.broker.max_bytes[TOPICS.completed] = 2_500
+    with quiet():
+        play.audit.expect(large, "failed internal")
+        play.run()
+    assert large.outcomes == ["failed internal"]
+    assert all(request.outcomes == ["completed"] for request in others)

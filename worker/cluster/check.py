@@ -1,0 +1,139 @@
+"""What is wrong with the cluster, from the facts about it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from worker.cluster.facts import ClusterFacts, Presence
+from worker.topics import DEAD_LETTER_MAX_BYTES, Topics
+
+# Ids of 128 characters, URLs, an error message, fingerprints and headers; the prompts come on top.
+RESULT_MAX_BYTES = 16 * 1024
+# The `dlq-*` headers beside the original bytes.
+DEAD_LETTER_HEADERS_MAX_BYTES = 4 * 1024
+_UTF8_MAX_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that keeps the worker from doing its work, in a sentence that says what to do.
+
+    `certain`: the cluster itself said so; else it may be something that passes.
+    """
+
+    text: str
+    certain: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a worker needs of its cluster.
+
+    Args:
+        max_prompt_chars: the longest prompt, of which the completed event holds two.
+        offset_metadata_bytes: the largest metadata of a committed offset.
+    """
+
+    topics: Topics
+    group: str
+    max_prompt_chars: int
+    offset_metadata_bytes: int
+
+    @property
+    def rights(self) -> dict[str, str]:
+        """The operation that the worker carries out, by topic."""
+        read = dict.fromkeys((*self.topics.requests, self.topics.cancellations), "READ")
+        return read | dict.fromkeys(
+            (self.topics.completed, self.topics.failed, self.topics.status, self.topics.dead_letter), "WRITE"
+        )
+
+
+def problems(facts: ClusterFacts, needs: Needs) -> list[Problem]:
+    """What is wrong for all that is known; what is unknown is taken to be right."""
+    return [
+        *_absent(facts, needs),
+        *_unequal(facts, needs),
+        *_forbidden(facts, needs),
+        *_too_small(facts, needs),
+    ]
+
+
+def _absent(facts: ClusterFacts, needs: Needs) -> Iterator[Problem]:
+    missing = [name for name in needs.topics.all if facts.topics[name].presence is Presence.MISSING]
+    unseen = [name for name in needs.topics.all if facts.topics[name].presence is Presence.UNSEEN]
+    cure = "create it with `sdxl-worker topics create`, or put KAFKA_TOPIC_PREFIX right"
+    if len(missing) == len(needs.topics.all):
+        prefix = repr(needs.topics.prefix) if needs.topics.prefix else "no prefix"
+        yield Problem(f"none of the topics exists with KAFKA_TOPIC_PREFIX {prefix}{_likely(facts, needs)}: {cure}")
+        missing = []
+    for name in missing:
+        yield Problem(f"topic {name} does not exist: {cure}")
+    for name in unseen:
+        yield Problem(f"topic {name} is not in the cluster's list of topics: {cure}", certain=False)
+
+
+def _likely(facts: ClusterFacts, needs: Needs) -> str:
+    """The prefixes under which a whole set of request topics does exist."""
+    prefixes = sorted(
+        prefix
+        for name in facts.others
+        if (prefix := name.removesuffix(Topics().urgent)) != name and set(Topics(prefix).requests) <= facts.others
+    )
+    known = [repr(prefix) if prefix else "none" for prefix in prefixes if prefix != needs.topics.prefix][:3]
+    return f" (the cluster has them with {', '.join(known)})" if known else ""
+
+
+def _unequal(facts: ClusterFacts, needs: Needs) -> Iterator[Problem]:
+    counts = {name: facts.topics[name].partitions for name in needs.topics.requests if facts.topics[name].partitions}
+    if len(set(counts.values())) > 1:
+        found = ", ".join(f"{name} has {count}" for name, count in counts.items())
+        yield Problem(
+            f"the request topics must have the same number of partitions, but {found}: "
+            f"raise the others to {max(counts.values())} with kafka-topics.sh --alter --partitions"
+        )
+
+
+def _forbidden(facts: ClusterFacts, needs: Needs) -> Iterator[Problem]:
+    for name, right in needs.rights.items():
+        topic = facts.topics[name]
+        if topic.presence is Presence.HIDDEN:
+            yield Problem(
+                f"topic {name} cannot be seen by this Kafka user: grant {right} and DESCRIBE on it, and create it "
+                f"if it does not exist"
+            )
+        elif topic.rights is not None and right not in topic.rights:
+            yield Problem(f"topic {name}: this Kafka user has no right to {right}: grant it")
+    if facts.group_rights is not None and "READ" not in facts.group_rights:
+        yield Problem(f"consumer group {needs.group}: this Kafka user has no right to READ: grant it on the group")
+
+
+def _too_small(facts: ClusterFacts, needs: Needs) -> Iterator[Problem]:
+    for name, needed in _written_bytes(facts, needs).items():
+        limit = facts.topics[name].max_message_bytes
+        if limit is not None and limit < needed:
+            yield Problem(
+                f"topic {name}: max.message.bytes is {limit}, but records of up to {needed} bytes are written to it: "
+                f"raise it to at least {needed}"
+            )
+    limit = facts.offset_metadata_max_bytes
+    if limit is not None and limit < needs.offset_metadata_bytes:
+        yield Problem(
+            f"offset.metadata.max.bytes of the brokers is {limit}, but commits carry up to "
+            f"{needs.offset_metadata_bytes} bytes: raise it to at least {needs.offset_metadata_bytes}"
+        )
+
+
+def _written_bytes(facts: ClusterFacts, needs: Needs) -> dict[str, int]:
+    """The largest record that is written to each topic."""
+    topics = needs.topics
+    prompts = 2 * _UTF8_MAX_BYTES * needs.max_prompt_chars
+    limits = [limit for name in topics.requests if (limit := facts.topics[name].max_message_bytes) is not None]
+    # The producer itself refuses what is larger.
+    original = min(max(limits, default=0) + DEAD_LETTER_HEADERS_MAX_BYTES, DEAD_LETTER_MAX_BYTES)
+    return {
+        topics.completed: RESULT_MAX_BYTES + prompts,
+        topics.failed: RESULT_MAX_BYTES,
+        topics.status: RESULT_MAX_BYTES,
+        topics.dead_letter: original,
+    }

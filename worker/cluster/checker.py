@@ -1,0 +1,71 @@
+"""The cluster that the settings name: the check at the start, and the one that the watch repeats."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import structlog
+from confluent_kafka.admin import AdminClient
+
+from worker import kafka_config
+from worker.cluster.check import Needs, Problem, problems
+from worker.cluster.contact import Contact
+from worker.cluster.facts import ClusterUnavailable, MakeAdmin, ask
+from worker.errors import ClusterError
+from worker.intake.offset_metadata import MAX_BYTES
+from worker.settings import Settings
+from worker.topics import Topics
+
+_log = structlog.get_logger()
+
+# A wrong address is told within seconds; a running worker waits for the end of an outage and is not ready.
+START_TIMEOUT_S = 5.0
+# A topic that has just been created is not known to every broker yet.
+CONFIRM_AFTER_S = 2.0
+
+
+class ClusterChecker:
+    """Asks with a client that is made for each check: checks are rare, and a client keeps threads and connections."""
+
+    def __init__(self, servers: str, make_admin: MakeAdmin, needs: Needs) -> None:
+        self.servers = servers
+        self._make_admin = make_admin
+        self._needs = needs
+        self.contact = Contact(time.monotonic)
+
+    def check(self, timeout_s: float) -> list[Problem]:
+        """What is wrong; waits `timeout_s` for a broker. Raises ClusterUnavailable."""
+        facts = ask(self._make_admin, self._needs.topics.all, self._needs.group, timeout_s)
+        return problems(facts, self._needs)
+
+
+def make_checker(settings: Settings) -> ClusterChecker:
+    """What asks the cluster that the settings name."""
+    config = kafka_config.admin_config(settings)
+    needs = Needs(Topics(settings.kafka_topic_prefix), settings.kafka_group_id, settings.max_prompt_chars, MAX_BYTES)
+    return ClusterChecker(
+        settings.kafka_bootstrap_servers, lambda on_error: AdminClient(config | {"error_cb": on_error}), needs
+    )
+
+
+def require(checker: ClusterChecker) -> None:
+    """Check the cluster before the models are loaded. One that does not answer is logged, and the start goes on.
+
+    Raises:
+        ClusterError: something is wrong for certain; a line for each.
+    """
+    try:
+        found = _certain(checker.check(START_TIMEOUT_S))
+        if found:
+            threading.Event().wait(CONFIRM_AFTER_S)
+            found = _certain(checker.check(START_TIMEOUT_S))
+    except ClusterUnavailable as error:
+        _log.warning("kafka_unavailable", servers=checker.servers, reason=str(error))
+        return
+    if found:
+        raise ClusterError("\n".join(found))
+
+
+def _certain(found: list[Problem]) -> list[str]:
+    return [problem.text for problem in found if problem.certain]
