@@ -37,8 +37,9 @@ class Store:
         self.objects: dict[str, bytes] = {}
         self.up = True
 
-    def put_picture(self, keys: Keys, _encoded: EncodedPicture, manifest: dict[str, Any]) -> None:
+    def put_picture(self, keys: Keys, _encoded: EncodedPicture, manifest: dict[str, Any]) -> dict[str, Any]:
         self.objects[keys.manifest] = dump_manifest(manifest)
+        return manifest
 
     def fetch_manifest(self, girl_id: str, job_id: str) -> dict[str, Any] | None:
         if not self.up:

@@ -40,12 +40,6 @@ def test_a_bucket_that_is_not_there(s3: S3Server) -> None:
         PictureStore.from_settings(settings_for(s3.endpoint_url, aws_s3_bucket="nowhere")).check()
 
 
-@pytest.mark.parametrize("name", ["no_!such", "a/b"])
-def test_a_name_that_is_none(s3: S3Server, name: str) -> None:
-    with pytest.raises(BucketError, match="AWS_S3_BUCKET"):
-        PictureStore.from_settings(settings_for(s3.endpoint_url, aws_s3_bucket=name)).check()
-
-
 def test_a_name_that_only_the_store_refuses(s3: S3Server, store: PictureStore) -> None:
     s3.refuse = lambda _: Answer(400, "InvalidBucketName")
     with pytest.raises(BucketError, match="AWS_S3_BUCKET"):
