@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from typing import Any
 
 from confluent_kafka.admin import AdminClient
@@ -52,19 +53,21 @@ def test_a_job_is_cancelled_in_mid_picture_and_before_its_start(apache_site: Sit
 
 def test_a_missing_topic_is_reported_and_read_once_it_is_there(apache_site: Site) -> None:
     client, topic = Client(apache_site), apache_site.topics.cancellations
+    # The store is the session's, and an id belongs to the request that had it first.
+    meanwhile, midway = (f"{name}-{uuid.uuid4().hex[:8]}" for name in ("meanwhile", "midway"))
     admin = AdminClient({"bootstrap.servers": apache_site.broker.bootstrap_servers})
     with apache_site.worker("one") as worker:
         wait_for_partitions(worker, 12)
         # Later than the start, which a missing topic would have ended.
         admin.delete_topics([topic])[topic].result(30)
         client.wait_for(lambda _: health(worker)["cancellations"] == f"the topic {topic} does not exist")
-        client.request("urgent", job_id="meanwhile")
-        client.one("meanwhile")
+        client.request("urgent", job_id=meanwhile)
+        client.one(meanwhile)
         admin.create_topics([NewTopic(topic, 1)])[topic].result(30)
         client.wait_for(lambda _: health(worker)["cancellations"] == "read")
-        client.request(job_id="midway", num_inference_steps=500, width=256, height=256)
-        cancel(apache_site, client, "midway")
-        assert failure(client, "midway").error_code is ErrorCode.CANCELLED
+        client.request(job_id=midway, num_inference_steps=500, width=256, height=256)
+        cancel(apache_site, client, midway)
+        assert failure(client, midway).error_code is ErrorCode.CANCELLED
         told = [line["event"] for line in log_lines(worker.log) if line["event"].startswith("cancellations_")]
         # Once for each change; a topic that was just created may be refused for another moment.
         assert told == ["cancellations_not_read", "cancellations_are_read"] * (len(told) // 2)

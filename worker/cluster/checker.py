@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import structlog
-from confluent_kafka.admin import AdminClient
 
 from worker import kafka_config
 from worker.cluster.check import Needs, Problem, problems
+from worker.cluster.child import ask_apart
 from worker.cluster.contact import Contact
-from worker.cluster.facts import ClusterUnavailable, MakeAdmin, ask
+from worker.cluster.facts import ClusterUnavailable
 from worker.errors import ClusterError
 from worker.intake.offset_metadata import MAX_BYTES
 from worker.settings import Settings
@@ -26,27 +28,28 @@ CONFIRM_AFTER_S = 2.0
 
 
 class ClusterChecker:
-    """Asks with a client that is made for each check: checks are rare, and a client keeps threads and connections."""
+    """Asks by a process of its own for each check: checks are rare, and the admin client may crash (`child`).
 
-    def __init__(self, servers: str, make_admin: MakeAdmin, needs: Needs) -> None:
-        self.servers = servers
-        self._make_admin = make_admin
+    Args:
+        config: of the admin client; plain values only.
+    """
+
+    def __init__(self, config: Mapping[str, Any], needs: Needs) -> None:
+        self.servers = str(config["bootstrap.servers"])
+        self._config = config
         self._needs = needs
         self.contact = Contact(time.monotonic)
 
     def check(self, timeout_s: float) -> list[Problem]:
         """What is wrong; waits `timeout_s` for a broker. Raises ClusterUnavailable."""
-        facts = ask(self._make_admin, self._needs.topics.all, self._needs.group, timeout_s)
+        facts = ask_apart(self._config, self._needs.topics.all, self._needs.group, timeout_s)
         return problems(facts, self._needs)
 
 
 def make_checker(settings: Settings) -> ClusterChecker:
     """What asks the cluster that the settings name."""
-    config = kafka_config.admin_config(settings)
     needs = Needs(Topics(settings.kafka_topic_prefix), settings.kafka_group_id, settings.max_prompt_chars, MAX_BYTES)
-    return ClusterChecker(
-        settings.kafka_bootstrap_servers, lambda on_error: AdminClient(config | {"error_cb": on_error}), needs
-    )
+    return ClusterChecker(kafka_config.admin_config(settings), needs)
 
 
 def require(checker: ClusterChecker) -> None:
