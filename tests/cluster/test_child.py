@@ -6,7 +6,6 @@ import subprocess
 
 import pytest
 
-from worker.cluster import child
 from worker.cluster.child import ask_apart
 from worker.cluster.facts import ClusterUnavailable
 
@@ -20,6 +19,6 @@ def test_a_child_that_aborts_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> No
     def aborted(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
         return subprocess.CompletedProcess(command, -6, b"", b"Assertion failed")
 
-    monkeypatch.setattr(child.subprocess, "run", aborted)
+    monkeypatch.setattr(subprocess, "run", aborted)
     with pytest.raises(ClusterUnavailable, match="exit code -6"):
         ask_apart({"bootstrap.servers": "127.0.0.1:1"}, ["t"], "g", 2.0)

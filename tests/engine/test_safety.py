@@ -181,7 +181,7 @@ def test_half_a_picture_of_skin_is_half() -> None:
         ({0: 0.5, 50: 0.4}, "must not allow less"),
         ({0: -0.1}, "from 0 to 1"),
         ({0: 1.1}, "from 0 to 1"),
-        ({0: float("nan")}, "from 0 to 1"),
+        ({0: float("nan")}, "finite number"),
     ],
 )
 def test_thresholds_that_contradict_each_other_stop_the_start(

@@ -179,10 +179,9 @@ def test_without_a_registry_the_factory_makes_a_single_object_codec() -> None:
     assert codec.encode(cancellation, topic="generation.cancellations")[0].startswith(MARKER)
 
 
-@pytest.mark.parametrize(("url", "user_info"), [("registry:8081", None), ("http://r", "only-a-name")])
-def test_an_unusable_registry_setting_stops_the_start_without_its_value(url: str, user_info: str | None) -> None:
-    secret = None if user_info is None else SecretStr(user_info)
-    settings = Settings(_env_file=None, schema_registry_url=url, schema_registry_user_info=secret)
+def test_an_unusable_registry_setting_stops_the_start_without_its_value() -> None:
+    secret = SecretStr("only-a-name")
+    settings = Settings(_env_file=None, schema_registry_url="http://r", schema_registry_user_info=secret)
     with pytest.raises(SettingsError, match="SCHEMA_REGISTRY_URL") as caught:
         make_codec(settings)
     assert "only-a-name" not in str(caught.value)
