@@ -21,13 +21,14 @@ $(READY): requirements/uv.txt requirements/dev.txt pyproject.toml
 demo: $(READY) ## the whole path on this machine: 14 requests, a gallery in out/demo
 	$(RUN)python -m worker demo
 
-# A file is one worker's, so that its fixtures are made once; tests/conftest.py orders the files, heavy ones first.
-PARALLEL := -n $(or $(WORKERS),2) --dist loadfile --no-loadscope-reorder
+# A file is one process's, so that its fixtures are made once; tests/conftest.py orders the files, heavy ones first. Four
+# processes on two cores, since the heavy tests mostly wait for servers.
+PARALLEL := -n $(or $(WORKERS),4) --dist loadfile --no-loadscope-reorder
 
-quick: $(READY) ## the tests that are fast and need no server: WORKERS=2 in parallel
+quick: $(READY) ## the tests that are fast and need no server: WORKERS=4 in parallel
 	$(RUN)python -m pytest $(PARALLEL) -m "not server and not slow" --timeout 60
 
-test: $(READY) ## every test, on real Kafka and S3: WORKERS=2 in parallel
+test: $(READY) ## every test, on real Kafka and S3: WORKERS=4 in parallel
 	$(RUN)python -m pytest $(PARALLEL)
 
 JOBS ?= 2000
