@@ -22,7 +22,7 @@ from worker.events.single_object import SingleObjectCodec
 from worker.events.types import Event, GenerationRequest, timestamp
 from worker.topics import Topics
 
-READY_TIMEOUT_S = 90.0
+READY_TIMEOUT_S = 180.0
 RESULT_TIMEOUT_S = 90.0
 
 
