@@ -107,7 +107,6 @@ def test_kcat_shows_key_and_headers_of_a_failed_event(apache_site: Site) -> None
     ("settings", "named"),
     [
         ({"AWS_S3_BUCKET": "no-such-bucket"}, "no-such-bucket"),
-        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "AWS_"),
         ({"SDXL_MODEL_ID": os.devnull + "/model"}, "model"),
         ({"SLOTS": "0"}, "SLOTS"),
         ({"DEVICE": "cuda:7"}, "cuda"),
@@ -122,6 +121,19 @@ def test_a_start_that_cannot_work_ends_with_one_message(
     assert named in last
     assert "Traceback" not in worker.log.read_text()
     assert "wrong" not in last.replace("wrong credentials", "")
+
+
+def test_credentials_that_s3_refuses_are_waited_out_as_they_may_be_rotated(apache_site: Site) -> None:
+    worker = apache_site.worker("refused", AWS_SECRET_ACCESS_KEY="wrong").start()
+    deadline = time.monotonic() + 90
+    while "waiting for S3" not in worker.get("/ready")[1]:
+        assert worker.running
+        assert time.monotonic() < deadline, worker.log.read_text()
+        time.sleep(0.1)
+    assert worker.get("/ready")[0] == 503
+    assert worker.get("/health")[0] == 200
+    assert worker.terminate() == 0
+    assert "Traceback" not in worker.log.read_text()
 
 
 def wait_for_partitions(worker: WorkerProcess, count: int) -> None:
