@@ -26,16 +26,22 @@ def world(seed: int, requests: list[Request], trouble_s: float = 6.0) -> World:
     return World(seed, Scenario(sent, workers=2, partitions=2, trouble_s=trouble_s))
 
 
+def answered_without(seed: int, topic: str, requests: list[Request]) -> list[int]:
+    """The requests that have their outcome while `topic` is missing; it is there again after 15 s."""
+    play = world(seed, requests, trouble_s=20.0)
+    play.broker.missing.add(topic)
+    answered: list[int] = []
+    play.kernel.at(15.0, lambda: answered.extend(r.number for r in requests if r.outcomes))
+    play.kernel.at(15.0, lambda: play.broker.missing.discard(topic))
+    with quiet():
+        play.run()
+    return answered
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_dead_letter_topic_that_is_missing_for_a_while_costs_nobody_else_anything(seed: int) -> None:
     requests = mixed()
-    play = world(seed, requests, trouble_s=20.0)
-    play.broker.missing.add(TOPICS.dead_letter)
-    answered: list[int] = []
-    play.kernel.at(15.0, lambda: answered.extend(r.number for r in requests if r.outcomes))
-    play.kernel.at(15.0, lambda: play.broker.missing.discard(TOPICS.dead_letter))
-    with quiet():
-        play.run()
+    answered = answered_without(seed, TOPICS.dead_letter, requests)
     assert answered == [r.number for r in requests if r.kind is not Kind.UNDECODABLE]
     assert all(r.outcomes == ["dead-letter"] for r in requests if r.kind is Kind.UNDECODABLE)
 
@@ -43,13 +49,7 @@ def test_a_dead_letter_topic_that_is_missing_for_a_while_costs_nobody_else_anyth
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_failed_topic_that_is_missing_holds_back_failures_and_no_picture(seed: int) -> None:
     requests = mixed()
-    play = world(seed, requests, trouble_s=20.0)
-    play.broker.missing.add(TOPICS.failed)
-    answered: list[int] = []
-    play.kernel.at(15.0, lambda: answered.extend(r.number for r in requests if r.outcomes))
-    play.kernel.at(15.0, lambda: play.broker.missing.discard(TOPICS.failed))
-    with quiet():
-        play.run()
+    answered = answered_without(seed, TOPICS.failed, requests)
     assert answered == [r.number for r in requests if r.kind is not Kind.INVALID]
 
 
