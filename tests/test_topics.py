@@ -58,6 +58,20 @@ def test_request_topics_with_another_partition_count_are_refused(kafka: KafkaClu
     assert [topic.name for topic in describe_topics(kafka.bootstrap_servers, topics)] == [topics.normal]
 
 
+def test_a_topic_that_the_metadata_does_not_show_yet_counts(
+    kafka: KafkaCluster, topics: Topics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+    before = admin.list_topics(timeout=10)
+    admin.create_topics([NewTopic(topics.normal, 4, 1)])[topics.normal].result(30)
+    answers = iter([before])
+    current = AdminClient.list_topics
+    monkeypatch.setattr(AdminClient, "list_topics", lambda self, **wait: next(answers, None) or current(self, **wait))
+    with pytest.raises(TopicMismatchError, match=rf"3 here, but {topics.normal} has 4"):
+        create_topics(kafka.bootstrap_servers, topics, partitions=3)
+    assert [topic.name for topic in describe_topics(kafka.bootstrap_servers, topics)] == [topics.normal]
+
+
 def test_a_replication_factor_beyond_the_brokers_is_refused(kafka: KafkaCluster, topics: Topics) -> None:
     with pytest.raises(TopicsError, match="could not be created"):
         create_topics(kafka.bootstrap_servers, topics, partitions=1, replication_factor=3)

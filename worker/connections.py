@@ -65,7 +65,8 @@ class RealConnections:
     def transport(self, group: Group) -> Transport:
         settings = self.settings
         if settings.delivery == "at-least-once":
-            return AtLeastOnce(Producer(kafka_config.producer_config(settings, IDEMPOTENT_CONFIG)), group)
+            idempotent = kafka_config.producer_config(settings, IDEMPOTENT_CONFIG)
+            return AtLeastOnce(lambda: Producer(idempotent), group)
         identity = {"transactional.id": kafka_config.transactional_id(settings)}
         config = kafka_config.producer_config(settings, TRANSACTION_CONFIG | identity)
         watch = FenceWatch(settings.worker_id)

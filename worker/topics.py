@@ -194,9 +194,13 @@ def create_topics(
         for name, layout in layouts(topics, partitions).items()
         if name not in metadata.topics
     ]
+    # The controller knows of a topic before the broker that gave the metadata does.
+    unseen = _existing(admin, new)
+    _refuse_mismatch(topics, partitions, _metadata(admin, unseen))
+    new = [topic for topic in new if topic.topic not in unseen]
     created = _create(admin, new) if new else ()
-    # Another process may have created some of them, with another partition count, since the metadata was read.
-    _refuse_mismatch(topics, partitions, _metadata(admin))
+    # Another process may have created some of them meanwhile, with another partition count.
+    _refuse_mismatch(topics, partitions, _metadata(admin, topics.requests))
     return created
 
 
@@ -209,6 +213,19 @@ def _refuse_mismatch(topics: Topics, partitions: int, metadata: ClusterMetadata)
             f"the three request topics must have the same partition count, {partitions} here, but {found}; "
             f"request the count that they have, or change the topics themselves"
         )
+
+
+def _existing(admin: AdminClient, new: Sequence[NewTopic]) -> list[str]:
+    """Which of the topics the controller would not create, because they exist."""
+    if not new:
+        return []
+    futures = admin.create_topics(list(new), validate_only=True, request_timeout=ADMIN_TIMEOUT_S)
+    errors = {name: future.exception() for name, future in futures.items()}
+    return [
+        name
+        for name, error in errors.items()
+        if isinstance(error, KafkaException) and error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS
+    ]
 
 
 def _create(admin: AdminClient, new: Sequence[NewTopic]) -> tuple[str, ...]:
@@ -292,8 +309,14 @@ def _has_controller(metadata: ClusterMetadata) -> bool:
     return metadata.controller_id in metadata.brokers
 
 
-def _metadata(admin: AdminClient) -> ClusterMetadata:
-    try:
-        return admin.list_topics(timeout=ADMIN_TIMEOUT_S)
-    except KafkaException as error:
-        raise TopicsError(f"the Kafka cluster did not answer: {error.args[0].str()}") from error
+def _metadata(admin: AdminClient, expected: Sequence[str] = ()) -> ClusterMetadata:
+    """Return the cluster's metadata, as soon as it names the topics that are `expected` in it."""
+    deadline = time.monotonic() + ADMIN_TIMEOUT_S
+    while True:
+        try:
+            metadata = admin.list_topics(timeout=ADMIN_TIMEOUT_S)
+        except KafkaException as error:
+            raise TopicsError(f"the Kafka cluster did not answer: {error.args[0].str()}") from error
+        if all(name in metadata.topics for name in expected) or time.monotonic() > deadline:
+            return metadata
+        time.sleep(RETRY_PAUSE_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -27,6 +28,10 @@ _OF_RECORD = {
     KafkaError.POLICY_VIOLATION,
     KafkaError.UNSUPPORTED_FOR_MESSAGE_FORMAT,
 }
+
+
+# A producer reports one fatal error, and others at most as its consequence.
+_FATAL_EVENTS = 5
 
 
 class Record(Protocol):
@@ -78,6 +83,18 @@ def cause_of(error: KafkaError, topic: str) -> Cause | None:
     if code not in _OF_TOPIC | _OF_SIZE | _OF_RECORD:
         return None
     return Cause(f"{topic}: {error.str()}", of_topic=code in _OF_TOPIC, size=code in _OF_SIZE)
+
+
+def collect_reports(producer: Producer) -> None:
+    """Serve the delivery reports that have arrived.
+
+    A fatal error of the producer is raised by whichever call serves its events, before the reports behind it; it also
+    fails every later call, which tells it to the caller.
+    """
+    for _ in range(_FATAL_EVENTS):
+        with contextlib.suppress(KafkaException):
+            producer.poll(0)
+            return
 
 
 def produce(producer: Producer, records: Sequence[Record], reports: DeliveryReports) -> None:

@@ -14,7 +14,7 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from worker.delivery.blocked import Cause
-from worker.delivery.reports import DeliveryReports, produce
+from worker.delivery.reports import DeliveryReports, collect_reports, produce
 from worker.errors import WorkerError
 from worker.telemetry import metrics
 
@@ -203,7 +203,7 @@ class ExactlyOnce:
             self._transact(self._producer, records, offsets, membership, reports)
         except KafkaException as error:
             # Before the abort, which reports every other record as purged.
-            self._producer.poll(0)
+            collect_reports(self._producer)
             refused, suspects = dict(reports.refused), dict(reports.unacknowledged)
             self._recover(error.args[0], refused=bool(refused))
             if refused or error.args[0].code() in _OFFSETS_REFUSED:
@@ -285,10 +285,16 @@ class ExactlyOnce:
 
 
 class AtLeastOnce:
-    """Records first, acknowledged by all replicas, then the offsets. A crash in between repeats records."""
+    """Records first, acknowledged by all replicas, then the offsets. A crash in between repeats records.
 
-    def __init__(self, producer: Producer, group: Group) -> None:
-        self._producer = producer
+    Args:
+        make_producer: a new idempotent producer; called again after a fatal error.
+        group: whose offsets are committed after the records.
+    """
+
+    def __init__(self, make_producer: Callable[[], Producer], group: Group) -> None:
+        self._make_producer = make_producer
+        self._producer = make_producer()
         self._group = group
 
     def open(self) -> None:
@@ -311,7 +317,12 @@ class AtLeastOnce:
             produce(self._producer, records, reports)
         except (KafkaException, BufferError) as error:
             problem = error
-        unanswered = self._producer.flush(CALL_TIMEOUT_S)
+        try:
+            unanswered = self._producer.flush(CALL_TIMEOUT_S)
+        except KafkaException as error:
+            problem, unanswered = error, 0
+        if problem is not None and _is_fatal(problem):
+            self._replace()
         if reports.refused:
             raise Refused("the brokers refused records", reports.refused)
         if problem is not None:
@@ -326,6 +337,12 @@ class AtLeastOnce:
     def close(self) -> None:
         """Nothing is left in the queue between two calls of `send`."""
 
+    def _replace(self) -> None:
+        """A producer that has failed for good (lost sequence numbers, for one) refuses whatever comes after."""
+        self._producer.purge()
+        collect_reports(self._producer)
+        self._producer = self._make_producer()
+
     def _commit(self, offsets: Sequence[Offset]) -> None:
         try:
             self._group.commit([offset.to_kafka() for offset in offsets])
@@ -334,6 +351,10 @@ class AtLeastOnce:
                 raise TryAgain(f"commit: {error}") from error
             # The partition has moved on; its next owner repeats what is not committed.
             _log.warning("commit_refused", error=str(error))
+
+
+def _is_fatal(error: Exception) -> bool:
+    return isinstance(error, KafkaException) and bool(error.args[0].fatal())
 
 
 def _patiently(call: Callable[[], object]) -> None:

@@ -85,7 +85,7 @@ class Results:
         own = self._connection.config()
         no_group: Any = None
         if settings.delivery == "at-least-once":
-            self._transport = AtLeastOnce(Producer(limits | IDEMPOTENT_CONFIG | own), no_group)
+            self._transport = AtLeastOnce(lambda: Producer(limits | IDEMPOTENT_CONFIG | own), no_group)
             return
         name = f"{settings.kafka_group_id}-{settings.kafka_topic_prefix}replay-{self._replay_id}"
         config = limits | TRANSACTION_CONFIG | own | {"transactional.id": name}
