@@ -28,8 +28,10 @@ from worker.intake.cancellations import CancellationReader
 from worker.intake.cancelled_jobs import CancelledJobs
 from worker.intake.consume import Intake
 from worker.intake.consumer_proxy import ConsumerProxy
+from worker.intake.end_watch import EndWatch
 from worker.intake.lag import LagGauge
 from worker.intake.ledger import Ledger
+from worker.intake.log_bounds import LogBounds
 from worker.job import MakeEngine
 from worker.lifecycle import Lifecycle
 from worker.rule_files import read_rules
@@ -110,11 +112,13 @@ def build(
         is_assigned=lambda: intake.is_assigned,
         is_failing=lambda: lifecycle.publisher.is_failing,
     )
-    lag = LagGauge(consumer, ledger, settings.kafka_group_id, topics.requests)
+    ends = EndWatch(LogBounds(connections.bounds_admin()))
+    lag = LagGauge(consumer, ledger, ends, settings.kafka_group_id, topics.requests)
     intake = Intake(
         consumer,
         proxy,
         ledger,
+        ends,
         codec,
         lifecycle,
         rules,

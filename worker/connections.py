@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from confluent_kafka import Consumer, Producer
+from confluent_kafka.admin import AdminClient
 
 from worker import kafka_config
 from worker.cluster.checker import ClusterChecker
@@ -37,6 +38,9 @@ class Connections(Protocol):
     def cancellations_reader(self) -> Consumer:
         """A client of the cancellations topic, outside the group, which reports the ends of partitions."""
 
+    def bounds_admin(self) -> AdminClient:
+        """A client that asks where partitions begin and end."""
+
     def transport(self, group: Group) -> Transport:
         """How results and the group's offsets become durable."""
 
@@ -61,6 +65,9 @@ class RealConnections:
 
     def cancellations_reader(self) -> Consumer:
         return Consumer(kafka_config.reader_config(self.settings) | {"enable.partition.eof": True})
+
+    def bounds_admin(self) -> AdminClient:
+        return AdminClient(kafka_config.bounds_config(self.settings))
 
     def transport(self, group: Group) -> Transport:
         settings = self.settings

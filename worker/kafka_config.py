@@ -61,7 +61,10 @@ def consumer_config(settings: Settings) -> dict[str, Any]:
         "group.id": settings.kafka_group_id,
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
-        "auto.offset.reset": "earliest",
+        # Where to go on from an offset that is not there is found out and decided in `intake.resets`.
+        "auto.offset.reset": "error",
+        # The end of a partition may lie above its last record: transaction markers, records that have expired.
+        "enable.partition.eof": True,
         "isolation.level": "read_committed",
         "queued.min.messages": _PREFETCHED_MESSAGES,
         "fetch.queue.backoff.ms": _FETCH_BACKOFF_MS,
@@ -93,6 +96,12 @@ def offsets_reader_config(settings: Settings) -> dict[str, Any]:
 def admin_config(settings: Settings) -> dict[str, Any]:
     """A client that asks about the cluster; who makes it adds an `error_cb`. It shares no transactional id."""
     return {name: value for name, value in _common(settings).items() if name not in ("error_cb", "transactional.id")}
+
+
+def bounds_config(settings: Settings) -> dict[str, Any]:
+    """A client that asks where partitions begin and end. What it knows of leaders is soon forgotten: it does not learn
+    by itself that one has moved, and would be refused for its old epoch for ever (tried, librdkafka 2.16)."""
+    return admin_config(settings) | {"metadata.max.age.ms": 2_000}
 
 
 def producer_config(settings: Settings, extra: dict[str, Any]) -> dict[str, Any]:

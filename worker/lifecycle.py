@@ -100,8 +100,8 @@ class Lifecycle:
         _log.warning("dead_letter", **logs.about_record(origin, original.key, original.headers), error=error)
         self._enqueue(self._messages.dead_letter(origin, original, error))
 
-    def on_already_finished(self, partition: Key) -> None:
-        """Records that an earlier owner finished were read, and no outcome is to come that would commit them."""
+    def commit_soon(self, partition: Key) -> None:
+        """The offset to commit has moved, and perhaps no outcome is to come that would commit it."""
         self.publisher.enqueue(Touch((partition,), at_once=False), self._threads.monotonic())
 
     def on_admitted(self, job: Job, starts: int) -> None:
@@ -132,9 +132,11 @@ class Lifecycle:
         if not self._is_wanted(job.origin):
             self._release_origin(job.origin)
             return False
+        began = self._threads.monotonic()
         try:
             event = self._finisher.stored(job, self._threads.now())
             picture = None if event is not None else self._picture_of_another_girl(job.request)
+            metrics.PHASE.labels("look_up").observe(self._threads.monotonic() - began)
             if picture is not None:
                 raise IdReused(picture)
         except IdReused as error:

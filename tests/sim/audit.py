@@ -13,6 +13,8 @@ from worker.events.types import GenerationCompleted, GenerationFailed, Generatio
 from worker.intake.offset_metadata import CompletionMap, decode, encode
 from worker.job import Job
 
+# Above every offset.
+_NO_OFFSET = 1 << 62
 OUTCOME_TOPICS = (TOPICS.completed, TOPICS.failed, TOPICS.dead_letter)
 
 
@@ -25,6 +27,8 @@ class Audit:
 
     def __init__(self, bucket: Bucket, crash_loop_limit: int) -> None:
         self.requests: dict[int, Request] = {}
+        # Requests whose records are gone from the log; they may have an outcome or none.
+        self.gone: dict[int, Request] = {}
         self.broker: Broker
         self._bucket = bucket
         self._crash_loop_limit = crash_loop_limit
@@ -35,6 +39,13 @@ class Audit:
     def at(self, key: Key) -> list[Request]:
         return [request for request in self.requests.values() if (request.topic, request.partition) == key]
 
+    def lose(self, key: Key, gone: range) -> list[Request]:
+        """The records of these offsets are not in the log any more; returns the requests that had no outcome."""
+        lost = [request for request in self.at(key) if request.offset in gone]
+        for request in lost:
+            self.gone[request.number] = self.requests.pop(request.number)
+        return [request for request in lost if not request.outcomes]
+
     def on_positions(self, transaction: Transaction, member: Member) -> None:
         """Offsets and results of a transaction are of partitions that its sender owns at that moment."""
         for key in [*transaction.positions, *map(self._origin, _outcomes(transaction))]:
@@ -44,19 +55,27 @@ class Audit:
         """Exactly the records that this transaction finishes get their outcome in it."""
         finished: set[int] = set()
         for key, (offset, metadata) in transaction.positions.items():
-            finished |= self._newly_finished(key, offset, metadata)
+            finished |= self._newly_finished(key, offset, metadata, transaction.leader_epochs.get(key))
         answered = [number_of(entry.headers) for entry in _outcomes(transaction)]
+        for number in set(answered) & set(self.gone):
+            _check(not self.gone[number].outcomes, f"request {number} is answered again")
+            self.gone[number].outcomes.append("gone")
+            answered.remove(number)
         for number in answered:
             _check(answered.count(number) == 1, f"request {number} is answered twice in one transaction")
             _check(not self.requests[number].outcomes, f"request {number} is answered again")
         _check(set(answered) == finished, f"answers {sorted(answered)}, but the offsets finish {sorted(finished)}")
         for entry in _outcomes(transaction):
-            self.requests[number_of(entry.headers)].outcomes.append(self._outcome(entry))
+            if number_of(entry.headers) in self.requests:
+                self.requests[number_of(entry.headers)].outcomes.append(self._outcome(entry))
 
     def on_run(self, job: Job, owner: Member | None) -> None:
         """A job touches the GPU only with its start durable, and not when it is finished."""
-        request = self.requests[number_of([("traceparent", job.headers["traceparent"].encode())])]
+        number = number_of([("traceparent", job.headers["traceparent"].encode())])
+        request = self.requests.get(number) or self.gone[number]
         request.runs += 1
+        if number in self.gone:
+            return
         if owner is None or (request.topic, request.partition) not in owner.owned:
             return  # out of its session, it cannot know
         _check(not request.outcomes, f"request {request.number} runs again though it is finished")
@@ -73,9 +92,11 @@ class Audit:
             _check(len(request.outcomes) == 1, f"{request} has not exactly one outcome")
             self._check_kind(request)
         seen = [number_of(entry.headers) for topic in OUTCOME_TOPICS for entry in self.broker.topic(topic)]
-        _check(sorted(seen) == sorted(self.requests), f"read_committed sees outcomes of {sorted(seen)}")
+        answered = sorted([*self.requests, *(number for number, request in self.gone.items() if request.outcomes)])
+        _check(sorted(seen) == answered, f"read_committed sees outcomes of {sorted(seen)}")
         for key in {(request.topic, request.partition) for request in self.requests.values()}:
             offset, _ = self.broker.positions[key]
+            _check(offset == self.broker.log(key).end, f"{key} is committed to {offset}, its end is higher")
             for request in self.at(key):
                 done = request.offset < offset or request.offset in self._books(key)
                 _check(done, f"{key} stands at {offset}, request {request.number} is not finished there")
@@ -96,12 +117,16 @@ class Audit:
     def unanswered(self) -> list[Request]:
         return [request for request in self.requests.values() if not request.outcomes]
 
-    def _newly_finished(self, key: Key, offset: int, metadata: str) -> set[int]:
-        old, before = self.broker.positions.get(key, (0, ""))[0], self._books(key)
-        _check(offset >= old, f"{key} goes back from {old} to {offset}")
-        _check(offset <= self.broker.log(key).end, f"{key} is committed beyond its end")
+    def _newly_finished(self, key: Key, offset: int, metadata: str, leader_epoch: int | None) -> set[int]:
+        log, old = self.broker.log(key), self.broker.positions.get(key, (0, ""))[0]
+        # What was committed of an earlier log says nothing of the records that are there now.
+        known_to, sent_to = self._end_known(key, self.broker.leader_epochs.get(key)), self._end_known(key, leader_epoch)
+        old, before = min(old, known_to), self._books(key).below(known_to)
         after = decode(offset, metadata)
         _check(not metadata or after != CompletionMap(), f"{key} has unreadable metadata")
+        offset, after = min(offset, sent_to), after.below(sent_to)
+        _check(offset >= min(old, sent_to), f"{key} goes back from {old} to {offset}")
+        _check(offset <= log.end, f"{key} is committed beyond its end")
         newly = set()
         for request in self.at(key):
             was = request.offset < old or request.offset in before
@@ -114,6 +139,11 @@ class Audit:
             self._note_starts(request, after.starts.get(request.offset, 0))
         return newly
 
+    def _end_known(self, key: Key, leader_epoch: int | None) -> int:
+        """Up to where a log that was read to this epoch is the same as the log now."""
+        later = [start for epoch, start in self.broker.log(key).epochs.items() if epoch > (leader_epoch or 0)]
+        return _NO_OFFSET if leader_epoch is None else min(later, default=_NO_OFFSET)
+
     def _note_starts(self, request: Request, starts: int) -> None:
         self.most_starts[request.number] = max(starts, self.most_starts.get(request.number, 0))
 
@@ -121,7 +151,8 @@ class Audit:
         return decode(*self.broker.positions.get(key, (0, "")))
 
     def _origin(self, entry: Entry) -> Key:
-        request = self.requests[number_of(entry.headers)]
+        number = number_of(entry.headers)
+        request = self.requests.get(number) or self.gone[number]
         return request.topic, request.partition
 
     def _outcome(self, entry: Entry) -> str:

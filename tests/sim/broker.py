@@ -32,6 +32,7 @@ class Transaction:
     state: State = State.OPEN
     entries: list[Entry] = field(default_factory=list)
     positions: dict[Key, tuple[int, str]] = field(default_factory=dict)
+    leader_epochs: dict[Key, int | None] = field(default_factory=dict)
     member: Member | None = None
 
 
@@ -47,6 +48,7 @@ class Entry:
     headers: Headers
     at: float
     transaction: Transaction | None = None
+    leader_epoch: int = 0
 
     @property
     def state(self) -> State:
@@ -55,10 +57,30 @@ class Entry:
 
 @dataclass(slots=True)
 class Log:
-    """One partition; offsets that hold no record are transaction markers."""
+    """One partition; offsets that hold no record are transaction markers.
+
+    Args:
+        start: what lies below has expired.
+        epochs: where each leader epoch begins.
+    """
 
     entries: list[Entry] = field(default_factory=list)
     end: int = 0
+    start: int = 0
+    epochs: dict[int, int] = field(default_factory=lambda: {0: 0})
+
+    @property
+    def leader_epoch(self) -> int:
+        return max(self.epochs)
+
+    @property
+    def stable_end(self) -> int:
+        """What a read_committed consumer takes for the end."""
+        return next((entry.offset for entry in self.entries if entry.state is State.OPEN), self.end)
+
+    def end_of(self, leader_epoch: int) -> int:
+        """OffsetForLeaderEpoch: where the records of this epoch and of those before end."""
+        return min((start for epoch, start in self.epochs.items() if epoch > leader_epoch), default=self.end)
 
     def committed(self, position: int = 0) -> Iterator[Entry]:
         """What a read_committed consumer sees from here: nothing behind the first open transaction."""
@@ -95,6 +117,7 @@ class Broker:
         self.partitions = partitions
         self.logs: dict[Key, Log] = {}
         self.positions: dict[Key, tuple[int, str]] = {}
+        self.leader_epochs: dict[Key, int | None] = {}
         self._sessions: dict[str, Session] = {}
         self.missing: set[str] = set()
         self.max_bytes: dict[str, int] = {}
@@ -125,12 +148,25 @@ class Broker:
         """Put a record behind the others of its key's partition."""
         partition = zlib.crc32(key or b"") % self.partitions
         log = self.log((topic, partition))
-        entry = Entry(topic, partition, log.end, key, value, headers, self._kernel.now, transaction)
+        entry = Entry(topic, partition, log.end, key, value, headers, self._kernel.now, transaction, log.leader_epoch)
         log.entries.append(entry)
         log.end += 1
         if transaction is not None:
             transaction.entries.append(entry)
         return entry
+
+    def lose_end(self, key: Key, end: int) -> None:
+        """An unclean leader election: the new leader has nothing from this offset on."""
+        log = self.log(key)
+        log.entries = [entry for entry in log.entries if entry.offset < end]
+        log.end = end
+        log.epochs[log.leader_epoch + 1] = end
+
+    def expire(self, key: Key, start: int) -> None:
+        """Retention: what lies below this offset is gone."""
+        log = self.log(key)
+        log.entries = [entry for entry in log.entries if entry.offset >= start]
+        log.start = start
 
     # Transactions.
 
@@ -157,7 +193,13 @@ class Broker:
         self.append(topic, key, value, headers, self.begin(session, timeout_s))
 
     def send_positions(
-        self, session: Session, timeout_s: float, positions: dict[Key, tuple[int, str]], member_id: str, epoch: int
+        self,
+        session: Session,
+        timeout_s: float,
+        positions: dict[Key, tuple[int, str]],
+        member_id: str,
+        epoch: int,
+        leader_epochs: dict[Key, int | None] | None = None,
     ) -> None:
         """TxnOffsetCommit: the generation is checked here, ownership nowhere (KAFKA-19779)."""
         transaction = self.begin(session, timeout_s)
@@ -165,6 +207,7 @@ class Broker:
         if any(len(metadata.encode()) > METADATA_MAX_BYTES for _, metadata in positions.values()):
             raise abortable(KafkaError.OFFSET_METADATA_TOO_LARGE)
         transaction.positions |= positions
+        transaction.leader_epochs |= leader_epochs or {}
         transaction.member = member
         self._auditor.on_positions(transaction, member)
 
@@ -186,6 +229,7 @@ class Broker:
         if state is State.COMMITTED:
             self._auditor.on_commit(transaction)
             self.positions |= transaction.positions
+            self.leader_epochs |= transaction.leader_epochs
 
     def _time_out(self, session: Session, transaction: Transaction) -> None:
         if session.transaction is transaction and self._sessions[session.tid] is session:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]  # its stubs do not mark re-exports
 
 from tests.sim.broker import Broker, Entry, Headers, Session, abortable, fatal, retriable
 from tests.sim.faults import Fault, Port
@@ -28,10 +31,17 @@ class Membership:
 
 
 class Record:
-    """A message as confluent-kafka hands it out; with an error it is an event."""
+    """A message as confluent-kafka hands it out; with an error it is an event, perhaps of a partition."""
 
     def __init__(self, entry: Entry | None, error: KafkaError | None = None) -> None:
         self._entry, self._error = entry, error
+
+    @staticmethod
+    def event(key: Key, offset: int, code: int, text: str = "simulated") -> Record:
+        return Record(Entry(*key, offset, None, None, [], 0.0), KafkaError(code, text))
+
+    def leader_epoch(self) -> int | None:
+        return None if self._entry is None else self._entry.leader_epoch
 
     def error(self) -> KafkaError | None:
         return self._error
@@ -70,7 +80,12 @@ class FakeConsumer:
         self._wait = wait
         self.member: Member | None = None
         self._known = Membership("", -1)
+        # The next offsets, and the leader epochs of what was read last.
         self._assigned: dict[Key, int] = {}
+        self._leader_epochs: dict[Key, int | None] = {}
+        # Partitions whose next offset is not there, and the ends that were told.
+        self._stuck: set[Key] = set()
+        self._told_ends: dict[Key, int] = {}
         self._paused: set[Key] = set()
         self._callbacks: dict[str, Callback] = {}
 
@@ -85,16 +100,54 @@ class FakeConsumer:
 
     def _poll(self) -> Record | None:
         self._meet()
-        choices = [key for key in sorted(self._assigned) if key not in self._paused]
+        choices = [key for key in sorted(self._assigned) if key not in self._paused | self._stuck]
         self._kernel.rng.shuffle(choices)
         for key in choices:
+            lost = self._lost(key)
+            if lost is not None:
+                return lost
             entry = next(self._broker.log(key).committed(self._assigned[key]), None)
             if entry is not None:
                 self._assigned[key] = entry.offset + 1
+                self._leader_epochs[key] = entry.leader_epoch
                 return Record(entry)
+            end = self._broker.log(key).stable_end
+            if self._told_ends.get(key) != end:
+                self._told_ends[key] = self._assigned[key] = end
+                return Record.event(key, end, KafkaError._PARTITION_EOF)
         if self._port.faults.active and self._kernel.rng.random() < 0.01:
             return Record(None, KafkaError(KafkaError._TRANSPORT, "simulated", False, True, False))
         return None
+
+    def _lost(self, key: Key) -> Record | None:
+        """With `auto.offset.reset=error`: the event of a next offset that is not there."""
+        log, at, epoch = self._broker.log(key), self._assigned[key], self._leader_epochs.get(key)
+        text, told = None, at
+        if epoch is not None and log.end_of(epoch) < at:
+            text, told = (
+                f"Partition log truncation detected: broker end offset is {log.end_of(epoch)} (simulated)",
+                -1001,
+            )
+        elif not log.start <= at <= log.end:
+            text = "Broker: Offset out of range"
+        if text is None:
+            return None
+        self._stuck.add(key)
+        return Record.event(key, told, KafkaError._AUTO_OFFSET_RESET, text)
+
+    def incremental_assign(self, places: list[TopicPartition]) -> None:
+        for place in places:
+            key = place.topic, place.partition
+            assert key not in self._assigned, f"{key} is assigned already"
+            at = self._broker.log(key).start if place.offset == OFFSET_BEGINNING else place.offset
+            assert at >= 0, "no offset to start at"
+            self._assigned[key], self._leader_epochs[key] = at, place.leader_epoch
+            self._told_ends.pop(key, None)
+            self._stuck.discard(key)
+
+    def incremental_unassign(self, places: list[TopicPartition]) -> None:
+        for key in _keys(places):
+            del self._assigned[key]
 
     def _meet(self) -> None:
         """Hear what the group has decided, and do it."""
@@ -112,8 +165,7 @@ class FakeConsumer:
         self._known = Membership(member.id, member.epoch)
         if new:
             self._callbacks["assign"](self, _places(new))
-            for key in new:
-                self._assigned[key] = self._broker.positions.get(key, (0, ""))[0]
+            assert new <= set(self._assigned), "assigned partitions that nobody reads"
 
     def _let_go(self, how: str, keys: set[Key]) -> None:
         if keys:
@@ -138,14 +190,19 @@ class FakeConsumer:
                 if self._kernel.now >= deadline:
                     raise retriable(KafkaError._TIMED_OUT)
                 self._kernel.wait(self._port.process, _UNSTABLE_RETRY_S)
-            found = [(p.topic, p.partition, self._broker.positions.get((p.topic, p.partition))) for p in places]
-            return [TopicPartition(topic, n, *(at or (-1001, ""))) for topic, n, at in found]
+            return [self._committed((p.topic, p.partition)) for p in places]
 
         return self._port.call("committed", ask, _client_error)
 
+    def _committed(self, key: Key) -> TopicPartition:
+        offset, metadata = self._broker.positions.get(key, (-1001, ""))
+        epoch = self._broker.leader_epochs.get(key)
+        return TopicPartition(*key, offset, metadata, *(() if epoch is None else (epoch,)))
+
     def get_watermark_offsets(self, place: TopicPartition, *, cached: bool) -> tuple[int, int]:
         assert cached, "a look-up would wait for the broker"
-        return 0, self._broker.log((place.topic, place.partition)).end
+        log = self._broker.log((place.topic, place.partition))
+        return log.start, log.end
 
     def consumer_group_metadata(self) -> Membership:
         # Heartbeats bring a new epoch in the background, a little late.
@@ -163,6 +220,44 @@ class FakeConsumer:
         self._let_go("revoke" if known else "lost", set(self._assigned))
         self._port.call("close", lambda: self._broker.group.leave(member), lambda _fault: None)
         self.member = None
+
+
+class FakeAdmin:
+    """An admin client that is asked about logs and topics; answers come later, or not at all."""
+
+    def __init__(self, kernel: Kernel, broker: Broker, port: Port) -> None:
+        self._kernel, self._broker, self._port = kernel, broker, port
+
+    def poll(self, _timeout_s: float) -> int:
+        return 0
+
+    def list_offsets(self, places: Mapping[TopicPartition, OffsetSpec], **_: object) -> Mapping[TopicPartition, Any]:
+        return {place: self._answer(partial(self._bound, place, spec)) for place, spec in places.items()}
+
+    def describe_topics(self, topics: TopicCollection, **_: object) -> Mapping[str, Any]:
+        return {
+            topic: self._answer(lambda: SimpleNamespace(topic_id="the only one"))
+            for topic in cast("Any", topics).topic_names
+        }
+
+    def _bound(self, place: TopicPartition, spec: OffsetSpec) -> SimpleNamespace:
+        log = self._broker.log((place.topic, place.partition))
+        is_first = isinstance(spec, type(OffsetSpec.earliest()))
+        return SimpleNamespace(offset=log.start if is_first else log.stable_end, leader_epoch=log.leader_epoch)
+
+    def _answer(self, ask: Callable[[], Any]) -> Future[Any]:
+        future: Future[Any] = Future()
+        rng = self._kernel.rng
+        is_lost = self._port.faults.active and rng.random() < 0.1
+
+        def answer() -> None:
+            if is_lost:
+                future.set_exception(retriable(KafkaError.FENCED_LEADER_EPOCH))
+            else:
+                future.set_result(ask())
+
+        self._kernel.at(rng.uniform(0.0, 0.5), answer)
+        return future
 
 
 class NoCancellations:
@@ -230,9 +325,12 @@ class FakeProducer:
         assert self._begun
         assert group is not None, "no group metadata"
         positions = {(p.topic, p.partition): (p.offset, p.metadata or "") for p in places}
+        leader_epochs = {(p.topic, p.partition): p.leader_epoch for p in places}
         self._call(
             "send_offsets",
-            lambda: self._broker.send_positions(self._open(), self._timeout_s, positions, group.member_id, group.epoch),
+            lambda: self._broker.send_positions(
+                self._open(), self._timeout_s, positions, group.member_id, group.epoch, leader_epochs
+            ),
         )
 
     def commit_transaction(self, _timeout_s: float) -> None:

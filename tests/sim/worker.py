@@ -9,7 +9,7 @@ from threading import get_ident
 from typing import Any, TypeVar, cast
 
 from tests.sim.broker import Broker
-from tests.sim.clients import FakeConsumer, FakeProducer, NoCancellations
+from tests.sim.clients import FakeAdmin, FakeConsumer, FakeProducer, NoCancellations
 from tests.sim.engine import FakeEngine
 from tests.sim.faults import Faults, Port
 from tests.sim.kernel import Kernel, Process
@@ -149,6 +149,9 @@ class SimConnections:
 
     def cancellations_reader(self) -> Any:
         return NoCancellations()
+
+    def bounds_admin(self) -> Any:
+        return FakeAdmin(self._kernel, self._broker, self._port)
 
     def transport(self, group: Group) -> Transport:
         settings = SETTINGS.model_copy(update={"worker_id": self._worker_id})

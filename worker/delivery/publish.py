@@ -273,7 +273,10 @@ class Publisher:
             commits = self._books.commits(finishing, also=batch.touched | noticed)
         self._parts = [part for part in parts_of(batch.outcomes, notices) if not self._is_left_out(part, now)]
         ending = {place(origin) for origin in finishing}
-        return [Offset(c.topic, c.partition, c.offset, c.metadata, (c.topic, c.partition) in ending) for c in commits]
+        return [
+            Offset(c.topic, c.partition, c.offset, c.metadata, (c.topic, c.partition) in ending, c.leader_epoch)
+            for c in commits
+        ]
 
     def _is_left_out(self, part: Part, now: float) -> bool:
         """Whether a notice or a status is for a topic that refuses everything now."""

@@ -95,20 +95,28 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Offset:
-    """An offset to commit, with its metadata. `finishing`: the flush holds an outcome of this partition."""
+    """An offset to commit, with its metadata.
+
+    Args:
+        finishing: the flush holds an outcome of this partition.
+        leader_epoch: of the last record that was read; None where it is not known.
+    """
 
     topic: str
     partition: int
     offset: int
     metadata: str
     finishing: bool = False
+    leader_epoch: int | None = None
 
     @property
     def place(self) -> tuple[str, int]:
         return self.topic, self.partition
 
     def to_kafka(self) -> TopicPartition:
-        return TopicPartition(self.topic, self.partition, self.offset, self.metadata)
+        # confluent-kafka takes no None for an unknown epoch.
+        epoch = () if self.leader_epoch is None else (self.leader_epoch,)
+        return TopicPartition(self.topic, self.partition, self.offset, self.metadata, *epoch)
 
 
 class Group(Protocol):

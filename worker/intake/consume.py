@@ -22,10 +22,13 @@ from worker.events.headers import passed_through
 from worker.events.types import GenerationRequest
 from worker.intake.admit import AdmissionRules, Arrival, admit, with_bounded_ids
 from worker.intake.consumer_proxy import ConsumerProxy
+from worker.intake.end_watch import EndWatch, Found, Reached
 from worker.intake.ledger import Ledger
 from worker.intake.ledger import TopicPartition as Key
 from worker.intake.membership import FirstAssignment
+from worker.intake.positions import Positions
 from worker.intake.records import Record, read_record
+from worker.intake.resets import Cause, GoOn, Lost, divergence
 from worker.job import Failure, Job, Lane, Origin, Original
 from worker.settings import Settings
 from worker.telemetry import logs, metrics
@@ -44,7 +47,7 @@ class IntakeHooks(Protocol):
     """What intake calls (`lifecycle.Lifecycle`); all but the two that wait return at once."""
 
     def on_undecodable(self, origin: Origin, original: Original, error: str) -> None: ...
-    def on_already_finished(self, partition: Key) -> None: ...
+    def commit_soon(self, partition: Key) -> None: ...
     def on_admitted(self, job: Job, starts: int) -> None: ...
     def on_rejected(self, failure: Failure) -> None: ...
     def release_unowned(self) -> None: ...
@@ -80,6 +83,7 @@ class Intake:
         consumer: Consumer,
         proxy: ConsumerProxy,
         ledger: Ledger,
+        ends: EndWatch,
         codec: EventCodec,
         hooks: IntakeHooks,
         rules: AdmissionRules,
@@ -93,6 +97,12 @@ class Intake:
         self._consumer = consumer
         self._proxy = proxy
         self._ledger = ledger
+        self._ends = ends
+        self._positions = Positions(
+            consumer, cooperative=settings.kafka_group_protocol == "consumer", next_offsets=self._next_offsets
+        )
+        # Partitions without a committed offset.
+        self._uncommitted: set[Key] = set()
         self._codec = codec
         self._hooks = hooks
         self._rules = rules
@@ -129,31 +139,117 @@ class Intake:
         self._first_assignment.observe(self._proxy.membership, self._now())
         if message is not None:
             self._take(message)
+        self._look_at_ends()
         self._retry_held()
         self._balance()
 
     def _take(self, message: Message) -> None:
         error = message.error()
         if error is not None:
-            if error.fatal():
-                raise KafkaException(error)
-            _log.warning("consume_error", error=error.str(), code=error.name())
-            self._on_error(error)
+            self._on_event(message, error)
             return
         record = read_record(message, self._now())
         key = record.topic, record.partition
         if self._is_cut_short(key, record.offset):
             self._start_over(key, record.offset)
         with self._ledger.lock:
-            origin = self._ledger.deliver(*key, record.offset)
+            origin = self._ledger.deliver(*key, record.offset, record.leader_epoch)
             is_through = self._ledger.is_through(key)
-        if origin is None:
-            if is_through:
-                self._hooks.on_already_finished(key)
-        else:
+        if (origin is None and is_through) or key in self._uncommitted:
+            self._uncommitted.discard(key)
+            self._hooks.commit_soon(key)
+        if origin is not None:
             metrics.REQUESTS.labels(self._lanes[record.topic].label).inc()
             self._on_delivered(*key, record.offset, self._now() if record.written_at is None else record.written_at)
             self._handle(record, origin)
+
+    def _on_event(self, message: Message, error: KafkaError) -> None:
+        """What librdkafka has to say beside records."""
+        if error.fatal():
+            raise KafkaException(error)
+        key = str(message.topic()), message.partition() or 0
+        with self._ledger.lock:
+            is_ours = key in self._ledger.partitions()
+            next_offset = self._ledger.next_offset(key) if is_ours else None
+            leader_epoch = self._ledger.leader_epoch(key) if is_ours else None
+        offset = message.offset()
+        match error.code():
+            case KafkaError._PARTITION_EOF:
+                if is_ours and offset is not None and (next_offset is None or offset > next_offset):
+                    self._ends.on_end(key, offset)
+            case KafkaError._AUTO_OFFSET_RESET:
+                _log.warning("offset_not_there", topic=key[0], partition=key[1], error=error.str())
+                if is_ours:
+                    at = offset if offset is not None and offset >= 0 else next_offset or 0
+                    self._ends.on_lost(key, Lost(at, leader_epoch, divergence(error.str())))
+            case _:
+                _log.warning("consume_error", error=error.str(), code=error.name())
+                self._on_error(error)
+
+    def _look_at_ends(self) -> None:
+        for event in self._ends.look(self._paused, self._now()):
+            with self._ledger.lock:
+                is_ours = event.key in self._ledger.partitions()
+            if not is_ours:
+                continue
+            match event:
+                case Reached(key, offset, leader_epoch):
+                    self._pass(key, offset, leader_epoch)
+                case Found(key, lost, found):
+                    self._go_on(key, lost, found)
+
+    def _pass(self, key: Key, offset: int, leader_epoch: int | None) -> None:
+        """No record is left below this offset."""
+        with self._ledger.lock:
+            has_moved = self._ledger.reach(key, offset, leader_epoch)
+        if has_moved:
+            self._uncommitted.discard(key)
+            self._hooks.commit_soon(key)
+
+    def _go_on(self, key: Key, lost: Lost, found: GoOn) -> None:
+        """Read on where `resets` says, and say what is lost."""
+        offset: int | None = found.offset
+        with self._ledger.lock:
+            unread = self._ledger.unread(key, found.offset)
+        match found.cause:
+            case Cause.RECREATED:
+                self._start_over(key, found.offset)
+            case Cause.RETENTION:
+                metrics.LOST_OFFSETS.labels("retention").inc(unread)
+                _log.error("records_expired_unread", topic=key[0], partition=key[1], offsets=unread, goes_on_at=offset)
+                self._pass(key, found.offset, None)
+            case Cause.LOST_END:
+                gone = lost.offset - found.offset
+                metrics.LOST_OFFSETS.labels("lost_end").inc(gone)
+                _log.error("log_end_lost", topic=key[0], partition=key[1], offsets=gone, goes_on_at=offset)
+                offset = self._cut_back(key, found.offset)
+            case Cause.NOTHING:
+                pass
+        if key in self._paused:
+            self._consumer.resume([TopicPartition(*key)])
+            self._paused.discard(key)
+        self._positions.move(key, offset)
+
+    def _cut_back(self, key: Key, end: int) -> int | None:
+        """The log has lost what was above this offset; returns where to read on, None for the beginning.
+
+        What is above is another record from now on, so nothing that is known of it holds, and nothing that was begun.
+        """
+        with self._ledger.lock:
+            self._ledger.revoke([key])
+        self._hooks.wait_for_flush()
+        [place] = _committed(self._proxy, [TopicPartition(*key)])
+        with self._ledger.lock:
+            offset = place.offset if place.offset >= 0 else None
+            self._ledger.assign(*key, offset, place.metadata, place.leader_epoch, end=end)
+            offset = self._ledger.next_offset(key)
+        self._hooks.release_unowned()
+        self._hooks.commit_soon(key)
+        return offset
+
+    def _next_offsets(self) -> dict[Key, int | None]:
+        with self._ledger.lock:
+            return {key: self._ledger.next_offset(key) for key in self._ledger.partitions()}
 
     def _is_cut_short(self, key: Key, offset: int) -> bool:
         """Whether the topic was recreated, or has lost its end: a record below what was read, and not of it."""
@@ -176,6 +272,7 @@ class Intake:
         with self._ledger.lock:
             self._ledger.assign(*key, offset, None)
         self._hooks.release_unowned()
+        self._hooks.commit_soon(key)
 
     def _handle(self, record: Record, origin: Origin) -> None:
         """Decode and admit; whatever is wrong with the record is its own trouble."""
@@ -262,7 +359,11 @@ class Intake:
         with self._ledger.lock:
             for place in committed:
                 offset = place.offset if place.offset >= 0 else None
-                self._ledger.assign(place.topic, place.partition, offset, place.metadata)
+                self._ledger.assign(place.topic, place.partition, offset, place.metadata, place.leader_epoch)
+        self._uncommitted |= {(place.topic, place.partition) for place in committed if place.offset < 0}
+        if committed:
+            self._positions.assign(committed)
+        self._ends.on_assigned([(place.topic, place.partition) for place in committed], self._now())
         self._first_assignment.on_assigned()
         self._on_rebalance()
         _log.info("assigned", partitions=_names(partitions))
@@ -291,6 +392,8 @@ class Intake:
         with self._ledger.lock:
             keys = [key for key in keys if key in set(self._ledger.partitions())]
             self._ledger.close(keys)
+            self._ends.on_gone(keys)
+            self._uncommitted -= set(keys)
             for held in [held for held in self._held if (held.origin.topic, held.origin.partition) in keys]:
                 self._held.remove(held)
                 self._ledger.release(held.origin)

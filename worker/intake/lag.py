@@ -2,7 +2,7 @@
 
 librdkafka's own `consumer_lag` counts from offsets that the consumer committed or fetched itself, so it freezes under
 transactional commits. Here lag is what lies between a partition's lowest unfinished record and its
-end, and its age is that record's. Transaction markers of a transactional upstream count as records.
+end, and its age is that record's. Intake moves the offset past transaction markers and expired records at the end.
 """
 
 from __future__ import annotations
@@ -55,6 +55,12 @@ class LagMeter:
         return Lag(end - position, max(0.0, now - since))
 
 
+class Ends(Protocol):
+    """Where partitions end of which fetches tell nothing (`intake.end_watch.EndWatch`)."""
+
+    def end(self, key: Key) -> int | None: ...
+
+
 class Books(Protocol):
     """What the gauge needs of the ledger."""
 
@@ -65,9 +71,10 @@ class Books(Protocol):
 class LagGauge:
     """Sets the lag metrics; the poll thread's, as every call to the consumer is (`consumer_proxy`)."""
 
-    def __init__(self, consumer: Consumer, books: Books, group: str, topics: Iterable[str]) -> None:
+    def __init__(self, consumer: Consumer, books: Books, ends: Ends, group: str, topics: Iterable[str]) -> None:
         self._consumer = consumer
         self._books = books
+        self._ends = ends
         self._group = group
         self._meters: dict[Key, LagMeter] = {}
         self._due = 0.0
@@ -78,7 +85,7 @@ class LagGauge:
         self._meters.setdefault((topic, partition), LagMeter()).note(offset, written_at)
 
     def sample(self, now: float) -> None:
-        """Measure every owned partition, at most once in `INTERVAL_S`, from watermarks that came with fetches."""
+        """Measure every owned partition, at most once in `INTERVAL_S`."""
         if now < self._due:
             return
         self._due = now + INTERVAL_S
@@ -96,6 +103,10 @@ class LagGauge:
             metrics.ASSIGNED.labels(topic).set(sum(key[0] == topic for key in owned))
 
     def _end(self, key: Key) -> int | None:
+        """From the watermarks that come with fetches; a paused partition's was asked for."""
+        asked = self._ends.end(key)
+        if asked is not None:
+            return asked
         answer = self._consumer.get_watermark_offsets(TopicPartition(*key), cached=True)
         return None if answer is None or answer[1] < 0 else answer[1]
 

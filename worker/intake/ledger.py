@@ -21,12 +21,17 @@ TopicPartition = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What to commit for one partition."""
+    """What to commit for one partition.
+
+    `leader_epoch`: the highest leader epoch of the records that were read, so that whoever goes on from here can tell
+    a log that has lost its end. None where it is not known.
+    """
 
     topic: str
     partition: int
     offset: int
     metadata: str
+    leader_epoch: int | None = None
 
 
 @dataclass(slots=True)
@@ -35,6 +40,9 @@ class _Partition:
     restored: CompletionMap
     opened_at: int | None
     position: int | None
+    # Of what the committed map knows, and the highest of all that was read.
+    restored_epoch: int | None = None
+    leader_epoch: int | None = None
     closing: bool = False
     # Delivered offsets from the lowest unfinished one on, ascending, and whether each is finished.
     # Ordered, since a plain dict gets slower with every entry that is deleted at its front.
@@ -53,11 +61,28 @@ class Ledger:
     _partitions: dict[TopicPartition, _Partition] = field(default_factory=dict)
     _epoch: int = 0
 
-    def assign(self, topic: str, partition: int, committed: int | None, metadata: str | None) -> int:
-        """Open a partition at its committed offset; returns the epoch of this assignment."""
+    def assign(
+        self,
+        topic: str,
+        partition: int,
+        committed: int | None,
+        metadata: str | None,
+        leader_epoch: int | None = None,
+        *,
+        end: int | None = None,
+    ) -> int:
+        """Open a partition at its committed offset; returns the epoch of this assignment.
+
+        Args:
+            leader_epoch: that was committed with the offset.
+            end: where the log has lost its end: it goes on from here, and what was above is not known any more.
+        """
         self._epoch += 1
         restored = CompletionMap() if committed is None else offset_metadata.decode(committed, metadata)
+        if committed is not None and end is not None:
+            committed, restored = min(committed, end), restored.below(end)
         book = _Partition(self._epoch, restored, committed, committed, starts=dict(restored.starts))
+        book.restored_epoch = book.leader_epoch = leader_epoch
         self._partitions[topic, partition] = book
         return self._epoch
 
@@ -72,11 +97,20 @@ class Ledger:
             if key in self._partitions:
                 self._partitions[key].closing = True
 
-    def deliver(self, topic: str, partition: int, offset: int) -> Origin | None:
-        """Note a record that came from Kafka; None where it is finished already, or delivered twice."""
+    def deliver(self, topic: str, partition: int, offset: int, leader_epoch: int | None = None) -> Origin | None:
+        """Note a record that came from Kafka; None where it is finished already, or delivered twice.
+
+        Args:
+            leader_epoch: of the record.
+        """
         book = self._partitions[topic, partition]
         if offset in book.delivered or (book.position is not None and offset < book.position):
             return None
+        if leader_epoch is not None:
+            if offset in book.restored and book.restored_epoch is not None and leader_epoch > book.restored_epoch:
+                # Written after the map: the log had lost its end, and this is another record than the finished one.
+                book.restored = book.restored.below(offset)
+            book.leader_epoch = max(leader_epoch, -1 if book.leader_epoch is None else book.leader_epoch)
         finished = offset in book.restored
         book.delivered[offset] = finished
         book.opened_at = offset if book.opened_at is None else book.opened_at
@@ -86,6 +120,34 @@ class Ledger:
             return None
         book.unfinished += 1
         return Origin(topic, partition, offset, book.epoch)
+
+    def reach(self, key: TopicPartition, offset: int, leader_epoch: int | None) -> bool:
+        """Nothing below this offset is still to come: what was not delivered is no record, or is gone.
+
+        Args:
+            leader_epoch: of the log's end, at or above `offset`.
+
+        Returns:
+            whether that moves the offset to commit of a partition of which nothing is unfinished.
+        """
+        book = self._partitions[key]
+        if book.position is not None and offset <= book.position:
+            return False
+        book.opened_at = offset if book.opened_at is None else book.opened_at
+        book.position = offset
+        # Without one, what is below might belong to a later epoch than the last record's: better none than a wrong one.
+        book.leader_epoch = leader_epoch
+        return not book.delivered
+
+    def leader_epoch(self, key: TopicPartition) -> int | None:
+        """The highest leader epoch of what was read."""
+        return self._partitions[key].leader_epoch
+
+    def unread(self, key: TopicPartition, end: int) -> int:
+        """How many offsets between the position and `end` are not known to be finished."""
+        book = self._partitions[key]
+        first = end if book.position is None else book.position
+        return max(0, end - first) - book.restored.count(first, end)
 
     def was_read(self, key: TopicPartition) -> range:
         """The offsets from where the partition was opened to the highest delivered one; empty before the first."""
@@ -167,6 +229,10 @@ class Ledger:
         """The open partitions."""
         return list(self._partitions)
 
+    def next_offset(self, key: TopicPartition) -> int | None:
+        """The offset to be delivered next; None before the first."""
+        return self._partitions[key].position
+
     def position(self, key: TopicPartition) -> int | None:
         """The lowest unfinished offset, or the next to be delivered; None before the first."""
         book = self._partitions[key]
@@ -194,7 +260,7 @@ class Ledger:
         starts = {o: n for o, n in book.starts.items() if o >= base and o not in ending}
         metadata = offset_metadata.encode(base, runs, starts)
         book.metadata_bytes = len(metadata)
-        return Commit(*key, base, metadata)
+        return Commit(*key, base, metadata, book.leader_epoch)
 
     @staticmethod
     def _trim(book: _Partition) -> None:

@@ -40,6 +40,15 @@ class CompletionMap:
         """The first offset from this one on that is not known to be finished."""
         return next((end for first, end in self.finished if first <= offset < end), offset)
 
+    def below(self, end: int) -> CompletionMap:
+        """What is known of the offsets below `end`."""
+        runs = tuple((first, min(stop, end)) for first, stop in self.finished if first < end)
+        return CompletionMap(runs, {offset: count for offset, count in self.starts.items() if offset < end})
+
+    def count(self, first: int, end: int) -> int:
+        """How many of these offsets are known to be finished."""
+        return sum(max(0, min(stop, end) - max(start, first)) for start, stop in self.finished)
+
 
 def encode(base: int, finished: Sequence[Run], starts: Mapping[int, int]) -> str:
     """The metadata of a commit at `base`; empty where there is nothing to say.

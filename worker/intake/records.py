@@ -18,6 +18,7 @@ class Record:
     Args:
         headers: None where there are none, or where they cannot be read.
         written_at: its timestamp in epoch seconds; None where it has none, or one that cannot be true.
+        leader_epoch: of the leader that wrote it to the log; None where the broker does not tell.
     """
 
     topic: str
@@ -27,6 +28,7 @@ class Record:
     value: bytes | None
     headers: Headers
     written_at: float | None
+    leader_epoch: int | None = None
 
 
 def read_record(message: Message, now: float) -> Record:
@@ -43,6 +45,7 @@ def read_record(message: Message, now: float) -> Record:
         _bytes(message.value()),
         read_headers(message),
         written_at(message, now),
+        _known_epoch(message.leader_epoch()),
     )
 
 
@@ -50,6 +53,10 @@ def written_at(message: Message, now: float) -> float | None:
     """When the record was written, in epoch seconds; None where that is not known."""
     kind, millis = message.timestamp()
     return plausible(millis / 1000, now) if kind else None
+
+
+def _known_epoch(epoch: int | None) -> int | None:
+    return None if epoch is None or epoch < 0 else epoch
 
 
 def _bytes(value: str | bytes | None) -> bytes | None:

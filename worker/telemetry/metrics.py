@@ -21,7 +21,7 @@ ERRORS = Counter("image_generation_errors", "Generation requests that failed", [
 WAIT = Histogram("sdxl_worker_wait_seconds", "From the request to its first step", ["priority"], buckets=_SECONDS)
 PHASE = Histogram(
     "sdxl_worker_phase_seconds",
-    "Time per phase: encode_text, step, decode, encode, upload, publish",
+    "Time per phase: look_up (of a stored result), encode_text, step, decode, encode, upload, publish",
     ["phase"],
     buckets=_SHORT,
 )
@@ -79,6 +79,11 @@ LAG_SECONDS = Gauge(
     "Age of the oldest unfinished record of the partition",
     ["consumergroup", "topic", "partition"],
 )
+LOST_OFFSETS = Counter(
+    "sdxl_worker_lost_offsets",
+    "Offsets that were gone before they were finished, by cause: retention, lost_end (an unclean leader election)",
+    ["cause"],
+)
 ASSIGNED = Gauge("sdxl_worker_assigned_partitions", "Partitions that this worker owns", ["topic"])
 CANCELLATIONS = Counter("sdxl_worker_cancellations", "Cancellation records by result: read, unreadable", ["result"])
 CANCELLATIONS_EVICTED = Counter(
@@ -105,6 +110,8 @@ def _begin_at_zero() -> None:
         UPLOADS.labels(result)
     for operation in ("get", "head", "put"):
         STORE_REQUEST.labels(operation)
+    for cause in ("retention", "lost_end"):
+        LOST_OFFSETS.labels(cause)
     for result in ("committed", "aborted"):
         FLUSHES.labels(result)
     for use in ("useful", "wasted"):
