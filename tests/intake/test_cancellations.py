@@ -81,6 +81,9 @@ class Message:
     def value(self) -> bytes | None:
         return self._value
 
+    def leader_epoch(self) -> int | None:
+        return None
+
     def timestamp(self) -> tuple[int, int]:
         return self._timestamp
 

@@ -25,6 +25,16 @@ class Consumer:
         return (0, self.ends.get(place.partition, -1001))
 
 
+class Ends:
+    """Ends of paused partitions."""
+
+    def __init__(self) -> None:
+        self.asked: dict[tuple[str, int], int] = {}
+
+    def end(self, key: tuple[str, int]) -> int | None:
+        return self.asked.get(key)
+
+
 def gauge(name: str, partition: int) -> float | None:
     return REGISTRY.get_sample_value(name, {"consumergroup": "g", "topic": TOPIC, "partition": str(partition)})
 
@@ -64,7 +74,7 @@ class TestMeter:
 class TestGauge:
     def test_lag_is_from_the_lowest_unfinished_record_to_the_end(self) -> None:
         ledger, consumer = Ledger(), Consumer()
-        lag = LagGauge(consumer, ledger, "g", [TOPIC])  # type: ignore[arg-type]
+        lag = LagGauge(consumer, ledger, Ends(), "g", [TOPIC])  # type: ignore[arg-type]
         ledger.assign(TOPIC, 0, 10, None)
         consumer.ends[0] = 20
         first = ledger.deliver(TOPIC, 0, 10)
@@ -82,14 +92,14 @@ class TestGauge:
 
     def test_a_partition_without_watermarks_says_nothing(self) -> None:
         ledger, consumer = Ledger(), Consumer()
-        lag = LagGauge(consumer, ledger, "g", [TOPIC])  # type: ignore[arg-type]
+        lag = LagGauge(consumer, ledger, Ends(), "g", [TOPIC])  # type: ignore[arg-type]
         ledger.assign(TOPIC, 1, None, None)
         lag.sample(1000.0)
         assert gauge("kafka_consumergroup_lag", 1) is None
 
     def test_a_revoked_partition_disappears_and_the_owned_ones_are_counted(self) -> None:
         ledger, consumer = Ledger(), Consumer()
-        lag = LagGauge(consumer, ledger, "g", [TOPIC, "other"])  # type: ignore[arg-type]
+        lag = LagGauge(consumer, ledger, Ends(), "g", [TOPIC, "other"])  # type: ignore[arg-type]
         for partition in (2, 3):
             ledger.assign(TOPIC, partition, 0, None)
             consumer.ends[partition] = 5
@@ -104,8 +114,18 @@ class TestGauge:
 
     def test_it_asks_librdkafka_once_in_an_interval(self) -> None:
         ledger, consumer = Ledger(), Consumer()
-        lag = LagGauge(consumer, ledger, "g", [TOPIC])  # type: ignore[arg-type]
+        lag = LagGauge(consumer, ledger, Ends(), "g", [TOPIC])  # type: ignore[arg-type]
         ledger.assign(TOPIC, 4, 0, None)
         for at in (1000.0, 1000.1, 1000.9, 1001.0):
             lag.sample(at)
         assert consumer.calls == 2
+
+    def test_a_paused_partition_has_the_end_that_was_asked_for(self) -> None:
+        """Its fetches have stopped, so librdkafka knows of no new records."""
+        ledger, consumer, ends = Ledger(), Consumer(), Ends()
+        lag = LagGauge(consumer, ledger, ends, "g", [TOPIC])  # type: ignore[arg-type]
+        ledger.assign(TOPIC, 5, 0, None)
+        consumer.ends[5] = 3
+        ends.asked[TOPIC, 5] = 90
+        lag.sample(1000.0)
+        assert gauge("kafka_consumergroup_lag", 5) == 90

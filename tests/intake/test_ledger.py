@@ -410,3 +410,67 @@ def test_ten_thousand_records_finished_in_order_are_cheap() -> None:
     for origin in origins:
         books.finish([origin])
     assert time.perf_counter() - before < 2
+
+
+def test_a_commit_carries_the_highest_leader_epoch_that_was_read() -> None:
+    books = Ledger()
+    books.assign("t", 0, 5, None, 3)
+    assert finish(books).leader_epoch == 3
+    for offset, epoch in ((5, 4), (6, 7), (7, None)):
+        books.deliver("t", 0, offset, epoch)
+        assert finish(books).leader_epoch == (epoch or 7)
+
+
+def test_what_was_written_after_the_map_is_another_record() -> None:
+    """The log lost its end, and grew again past the records that were finished."""
+    books = Ledger()
+    books.assign("t", 0, 5, encode(5, [(6, 9), (10, 12)], {13: 2}), 3)
+    assert books.deliver("t", 0, 6, 3) is None
+    assert books.deliver("t", 0, 7, 4) is not None
+    assert books.deliver("t", 0, 8, 4) is not None
+    again = books.deliver("t", 0, 11, 4)
+    assert again is not None
+    assert books.starts(again) == 0
+
+
+def test_without_epochs_the_map_holds() -> None:
+    for committed, read in ((None, 4), (3, None)):
+        books = Ledger()
+        books.assign("t", 0, 5, encode(5, [(6, 9)], {}), committed)
+        assert books.deliver("t", 0, 7, read) is None
+
+
+def test_a_partition_is_opened_at_the_end_that_is_left() -> None:
+    metadata = encode(5, [(6, 9), (10, 12)], {13: 2})
+    books = Ledger()
+    books.assign("t", 0, 5, metadata, 3, end=8)
+    assert [books.deliver("t", 0, offset) is None for offset in (5, 6, 7, 8, 10)] == [False, True, True, False, False]
+    books.assign("t", 0, 5, metadata, 3, end=2)
+    assert books.next_offset(("t", 0)) == 2
+    assert finish(books) == Commit("t", 0, 2, "", 3)
+
+
+def test_an_end_that_was_reached_is_committed_behind_what_is_unfinished() -> None:
+    key = "t", 0
+    books = ledger(5)
+    [origin] = deliver(books, 5)
+    assert not books.reach(key, 9, 2)
+    assert finish(books) == Commit("t", 0, 5, "", 2)
+    assert finish(books, origin) == Commit("t", 0, 9, "", 2)
+    assert books.reach(key, 12, None)
+    assert finish(books) == Commit("t", 0, 12, "")
+    assert not books.reach(key, 12, 3)
+    assert not books.reach(key, 7, 3)
+
+
+def test_an_empty_partition_begins_at_its_end() -> None:
+    books = ledger(None)
+    assert books.reach(("t", 0), 0, 0)
+    assert finish(books) == Commit("t", 0, 0, "", 0)
+    assert books.was_read(("t", 0)) == range(0)
+
+
+def test_what_is_not_read_leaves_out_what_the_map_knows() -> None:
+    books = ledger(5, encode(5, [(6, 9), (12, 14)], {}))
+    assert books.unread(("t", 0), 13) == 4
+    assert books.unread(("t", 0), 4) == 0

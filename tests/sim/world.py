@@ -161,7 +161,7 @@ class World:
         self.broker.abort(session)
 
     def _all_sent(self) -> bool:
-        return len(self.audit.requests) == len(self.scenario.requests)
+        return len(self.audit.requests) + len(self.audit.gone) == len(self.scenario.requests)
 
     def _running(self) -> list[SimWorker]:
         return [w for w in self.workers if w.alive and not w.leaving and w.stopped_until <= self.kernel.now]
