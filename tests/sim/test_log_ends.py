@@ -92,7 +92,7 @@ def test_a_partition_whose_records_have_all_expired_is_committed_to_its_end(seed
     key = (TOPICS.requests[0], 0)
 
     def expire() -> None:
-        for number in range(4):
+        for _ in range(4):
             world.broker.append(key[0], b"k", b"", [])
         world.broker.expire(key, world.broker.log(key).end)
 

@@ -20,7 +20,7 @@ POLL_S = 0.1
 def result_reader(connection: Connection) -> Reader:
     """Return a reader of the completed, failed and status topics, positioned at their current end."""
     topics = connection.topics
-    reader = Reader(connection, (topics.completed, topics.failed, topics.status))
+    reader = Reader(connection, (topics.completed, topics.failed, topics.status), follows=True)
     reader.from_end()
     return reader
 

@@ -45,7 +45,7 @@ def watch(
     with connect() as connection:
         topics = connection.topics
         wanted = (topics.completed, topics.failed, *((topics.status,) if with_status else ()))
-        with Reader(connection, wanted) as reader:
+        with Reader(connection, wanted, follows=True) as reader:
             if since == "beginning":
                 reader.from_beginning()
             elif start_ms is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
@@ -24,15 +25,21 @@ from worker.events.record_headers import read_headers
 
 REQUEST_TIMEOUT_S = 15.0
 FETCH_WAIT_MS = 50  # librdkafka's embedded broker makes every fetch wait this long
+# How often one that follows its topics looks for partitions that were added.
+LIST_AGAIN_S = 10.0
+_LIST_TIMEOUT_S = 1.0
 
 
 class Reader:
     """A consumer of whole topics that is assigned directly and never commits.
 
     Records of aborted transactions are not returned, because librdkafka's default is read_committed.
+
+    Args:
+        follows: partitions that are added to the topics later are read too, from their beginning.
     """
 
-    def __init__(self, connection: Connection, topics: Sequence[str]) -> None:
+    def __init__(self, connection: Connection, topics: Sequence[str], *, follows: bool = False) -> None:
         own = {"fetch.wait.max.ms": FETCH_WAIT_MS}
         fixed = {
             "group.id": "sdxl-worker-cli",
@@ -45,6 +52,8 @@ class Reader:
         self._trouble = connection.trouble()
         self._consumer = Consumer(own | connection.config() | fixed | {"error_cb": self._trouble})
         self._ended: set[tuple[str, int]] = set()
+        self._topics = tuple(topics)
+        self._list_at = time.monotonic() + LIST_AGAIN_S if follows else math.inf
         try:
             self._places = self._partitions(topics, connection.settings.kafka_bootstrap_servers)
         except BaseException:
@@ -96,6 +105,8 @@ class Reader:
         Raises:
             KafkaException: reading cannot continue.
         """
+        if time.monotonic() >= self._list_at:
+            self._add_partitions()
         message = self._consumer.poll(timeout_s)
         if message is None:
             return None
@@ -146,6 +157,19 @@ class Reader:
         if missing:
             raise CommandError(f"no topic {missing[0]} on {servers}: `sdxl-worker topics create` creates it")
         return [(topic, partition) for topic in topics for partition in sorted(known[topic].partitions)]
+
+    def _add_partitions(self) -> None:
+        """Read partitions that are new; a broker that does not answer now is asked again later."""
+        self._list_at = time.monotonic() + LIST_AGAIN_S
+        try:
+            known = self._consumer.list_topics(timeout=_LIST_TIMEOUT_S).topics
+        except KafkaException:
+            return
+        found = [(topic, n) for topic in self._topics if topic in known for n in sorted(known[topic].partitions)]
+        added = [place for place in found if place not in self._places]
+        if added:
+            self._places += added
+            self._consumer.incremental_assign([TopicPartition(*place, OFFSET_BEGINNING) for place in added])
 
     def _offsets(self, timestamp_ms: int) -> dict[tuple[str, int], int]:
         asked = [TopicPartition(topic, partition, timestamp_ms) for topic, partition in self._places]

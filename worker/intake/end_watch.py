@@ -5,6 +5,7 @@ What is asked of the brokers is answered later (`log_bounds`), and then comes ba
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
@@ -45,7 +46,7 @@ class EndWatch:
         # As they were when partitions were assigned, and those of topics that are known to be gone.
         self._topic_ids: dict[Key, str] = {}
         self._old_ids: set[str] = set()
-        self._compare_at = 0.0
+        self._compare_at = math.inf
         self._ends: dict[Key, int] = {}
         self._lost: dict[Key, Lost] = {}
         self._paused_ends: dict[Key, int] = {}

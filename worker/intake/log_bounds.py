@@ -77,12 +77,12 @@ class LogBounds:
         self._due = 0.0
 
     def want(self, keys: Iterable[Key]) -> None:
-        """Ask for the bounds of these partitions with the next question."""
-        self._wanted.update(keys)
+        """Ask for the bounds of these partitions with the next question, if they are not being asked for."""
+        self._wanted.update(key for key in keys if self._asked is None or key not in self._asked.ends)
 
     def want_ids(self, topics: Iterable[str]) -> None:
-        """Ask for the ids of these topics with the next question."""
-        self._topics.update(topics)
+        """Ask for the ids of these topics with the next question, if they are not being asked for."""
+        self._topics.update(topic for topic in topics if self._asked is None or topic not in self._asked.ids)
 
     def poll(self, now: float) -> Answers:
         """What has been answered since the last call; asks the next question when it is time."""

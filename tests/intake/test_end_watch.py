@@ -1,0 +1,181 @@
+"""What is asked about the ends of partitions, and what comes of the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Future
+from types import SimpleNamespace
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]  # its stubs do not mark re-exports
+
+from worker.intake.end_watch import COMPARE_IDS_S, LEARN_ID_AFTER_S, EndWatch, Found, Reached
+from worker.intake.log_bounds import INTERVAL_S, LogBounds
+from worker.intake.resets import Cause, GoOn, Lost
+
+KEY = ("t", 0)
+OTHER = ("t", 1)
+
+
+class Admin:
+    """Answers at once by what it is told of the logs; `None` is an error."""
+
+    def __init__(self) -> None:
+        self.firsts = {KEY: 0, OTHER: 0}
+        self.ends: dict[tuple[str, int], int | None] = {KEY: 10, OTHER: 10}
+        self.epoch = 3
+        self.topic_id: str | None = "A"
+        self.asked: list[str] = []
+        self.silent = False
+
+    def poll(self, _timeout_s: float) -> int:
+        return 0
+
+    def list_offsets(self, places: Mapping[TopicPartition, Any], **_: Any) -> dict[TopicPartition, Any]:
+        self.asked += [f"{place.topic}/{place.partition}" for place in places]
+        return {place: self._answer(self._bound(place, spec)) for place, spec in places.items()}
+
+    def describe_topics(self, topics: TopicCollection, **_: Any) -> dict[str, Any]:
+        names: list[str] = topics.topic_names  # type: ignore[attr-defined]
+        self.asked += names
+        found = None if self.topic_id is None else SimpleNamespace(topic_id=self.topic_id)
+        return {name: self._answer(found) for name in names}
+
+    def _bound(self, place: TopicPartition, spec: Any) -> SimpleNamespace | None:
+        key = place.topic, place.partition
+        offset = self.firsts[key] if isinstance(spec, type(OffsetSpec.earliest())) else self.ends[key]
+        return None if offset is None else SimpleNamespace(offset=offset, leader_epoch=self.epoch)
+
+    def _answer(self, value: SimpleNamespace | None) -> Future[Any]:
+        future: Future[Any] = Future()
+        if self.silent:
+            return future
+        if value is None:
+            future.set_exception(KafkaException(KafkaError(KafkaError.FENCED_LEADER_EPOCH)))
+        else:
+            future.set_result(value)
+        return future
+
+
+class Watched:
+    """An `EndWatch` with its clock."""
+
+    def __init__(self) -> None:
+        self.admin, self.now = Admin(), 1000.0
+        self.watch = EndWatch(LogBounds(self.admin))  # type: ignore[arg-type]
+
+    def look(self, *paused: tuple[str, int], rounds: int = 3) -> list[Reached | Found]:
+        events = []
+        for _ in range(rounds):
+            events += self.watch.look(set(paused), self.now)
+            self.now += INTERVAL_S
+        return events
+
+    def learn_id(self) -> None:
+        self.watch.on_assigned([KEY], self.now)
+        self.now += LEARN_ID_AFTER_S
+        self.look()
+
+
+def test_an_end_that_was_reached_comes_back_with_its_epoch() -> None:
+    watched = Watched()
+    watched.watch.on_end(KEY, 10)
+    assert watched.look() == [Reached(KEY, 10, 3)]
+    assert watched.look() == []
+    assert watched.admin.asked == ["t/0", "t/0"]
+
+
+def test_the_epoch_of_a_shorter_log_is_not_taken() -> None:
+    watched = Watched()
+    watched.admin.ends[KEY] = 9
+    watched.watch.on_end(KEY, 10)
+    assert watched.look() == [Reached(KEY, 10, None)]
+
+
+def test_an_end_that_nobody_can_be_asked_about_was_reached_all_the_same() -> None:
+    watched = Watched()
+    watched.admin.ends[KEY] = None
+    watched.watch.on_end(KEY, 10)
+    assert watched.look() == [Reached(KEY, 10, None)]
+
+
+def test_where_to_go_on_is_asked_until_it_is_answered() -> None:
+    watched = Watched()
+    watched.admin.ends[KEY] = None
+    lost = Lost(20)
+    watched.watch.on_lost(KEY, lost)
+    assert watched.look() == []
+    watched.admin.ends[KEY] = 8
+    assert watched.look() == [Found(KEY, lost, GoOn(8, Cause.LOST_END))]
+    assert watched.look() == []
+
+
+def test_partitions_that_have_gone_are_not_asked_about() -> None:
+    watched = Watched()
+    watched.watch.on_lost(KEY, Lost(20))
+    watched.watch.on_end(OTHER, 10)
+    watched.look(rounds=1)
+    watched.watch.on_gone([KEY, OTHER])
+    assert watched.look() == []
+
+
+def test_one_question_is_under_way_at_a_time() -> None:
+    watched = Watched()
+    watched.admin.silent = True
+    watched.watch.on_end(KEY, 10)
+    watched.look(rounds=20)
+    assert watched.admin.asked == ["t/0", "t/0"]
+
+
+def test_the_ends_of_paused_partitions_are_known_as_long_as_they_are() -> None:
+    watched = Watched()
+    watched.look(KEY)
+    assert (watched.watch.end(KEY), watched.watch.end(OTHER)) == (10, None)
+    watched.admin.ends[KEY] = 70
+    watched.look(KEY)
+    assert watched.watch.end(KEY) == 70
+    watched.look()
+    assert watched.watch.end(KEY) is None
+
+
+def test_a_topic_with_another_id_is_read_from_its_beginning() -> None:
+    watched = Watched()
+    watched.learn_id()
+    watched.admin.topic_id = "B"
+    watched.watch.on_lost(KEY, Lost(20, 3, 5))
+    [found] = watched.look()
+    assert isinstance(found, Found)
+    assert found.go_on == GoOn(0, Cause.RECREATED)
+
+
+def test_a_topic_that_has_kept_its_id_has_lost_its_end() -> None:
+    watched = Watched()
+    watched.learn_id()
+    watched.watch.on_lost(KEY, Lost(20, 3))
+    [found] = watched.look()
+    assert isinstance(found, Found)
+    assert found.go_on == GoOn(10, Cause.LOST_END)
+
+
+def test_another_id_is_noticed_without_an_error_and_once() -> None:
+    """The new topic has as many records as the old one had, so every offset is there."""
+    watched = Watched()
+    watched.learn_id()
+    watched.admin.topic_id = "B"
+    watched.now += COMPARE_IDS_S
+    [found] = watched.look(rounds=5)
+    assert isinstance(found, Found)
+    assert found.go_on == GoOn(0, Cause.RECREATED)
+    # A broker that lags behind still names the old one.
+    for topic_id in ("A", "B", "A"):
+        watched.admin.topic_id = topic_id
+        watched.now += COMPARE_IDS_S
+        assert watched.look(rounds=5) == []
+
+
+def test_an_id_is_not_learnt_at_once() -> None:
+    watched = Watched()
+    watched.watch.on_assigned([KEY], watched.now)
+    watched.look(rounds=2)
+    assert watched.admin.asked == []
