@@ -112,7 +112,7 @@ def build(
         is_assigned=lambda: intake.is_assigned,
         is_failing=lambda: lifecycle.publisher.is_failing,
     )
-    ends = EndWatch(LogBounds(connections.bounds_admin()))
+    ends = EndWatch(LogBounds(connections.bounds_admin(), threads))
     lag = LagGauge(consumer, ledger, ends, settings.kafka_group_id, topics.requests)
     intake = Intake(
         consumer,

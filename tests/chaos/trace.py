@@ -24,8 +24,10 @@ def install(path: Path) -> None:
 
     assign, send = Ledger.assign, ExactlyOnce.send
 
-    def traced_assign(self: Ledger, topic: str, partition: int, committed: int | None, metadata: str | None) -> int:
-        epoch = assign(self, topic, partition, committed, metadata)
+    def traced_assign(
+        self: Ledger, topic: str, partition: int, committed: int | None, metadata: str | None, *rest: Any, **more: Any
+    ) -> int:
+        epoch = assign(self, topic, partition, committed, metadata, *rest, **more)
         write("assigned", place=f"{topic}/{partition}", offset=committed, metadata=metadata, epoch=epoch)
         return epoch
 

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]  # its stubs do not mark re-exports
 
-from worker.intake.end_watch import COMPARE_IDS_S, LEARN_ID_AFTER_S, EndWatch, Found, Reached
-from worker.intake.log_bounds import INTERVAL_S, LogBounds
+from worker.intake.end_watch import COMPARE_IDS_S, LEARN_ID_AFTER_S, EndWatch, Event, Found, Learnt, Reached
+from worker.intake.log_bounds import EARLIEST, INTERVAL_S, LogBounds
 from worker.intake.resets import Cause, GoOn, Lost
+from worker.threads import SystemThreads
 
 KEY = ("t", 0)
 OTHER = ("t", 1)
@@ -37,14 +37,14 @@ class Admin:
         return {place: self._answer(self._bound(place, spec)) for place, spec in places.items()}
 
     def describe_topics(self, topics: TopicCollection, **_: Any) -> dict[str, Any]:
-        names: list[str] = topics.topic_names  # type: ignore[attr-defined]
+        names: list[str] = topics.topic_names
         self.asked += names
         found = None if self.topic_id is None else SimpleNamespace(topic_id=self.topic_id)
         return {name: self._answer(found) for name in names}
 
     def _bound(self, place: TopicPartition, spec: Any) -> SimpleNamespace | None:
         key = place.topic, place.partition
-        offset = self.firsts[key] if isinstance(spec, type(OffsetSpec.earliest())) else self.ends[key]
+        offset = self.firsts[key] if spec is EARLIEST else self.ends[key]
         return None if offset is None else SimpleNamespace(offset=offset, leader_epoch=self.epoch)
 
     def _answer(self, value: SimpleNamespace | None) -> Future[Any]:
@@ -63,19 +63,19 @@ class Watched:
 
     def __init__(self) -> None:
         self.admin, self.now = Admin(), 1000.0
-        self.watch = EndWatch(LogBounds(self.admin))  # type: ignore[arg-type]
+        self.watch = EndWatch(LogBounds(self.admin, SystemThreads()))  # type: ignore[arg-type]
 
-    def look(self, *paused: tuple[str, int], rounds: int = 3) -> list[Reached | Found]:
-        events = []
+    def look(self, *paused: tuple[str, int], rounds: int = 3) -> list[Event]:
+        events: list[Event] = []
         for _ in range(rounds):
             events += self.watch.look(set(paused), self.now)
             self.now += INTERVAL_S
         return events
 
-    def learn_id(self) -> None:
-        self.watch.on_assigned([KEY], self.now)
-        self.now += LEARN_ID_AFTER_S
-        self.look()
+    def assigned_with(self, topic_id: str | None) -> None:
+        """The id was committed with the offset, and is that of the topic."""
+        self.watch.on_assigned({KEY: topic_id}, self.now)
+        assert self.look() == []
 
 
 def test_an_end_that_was_reached_comes_back_with_its_epoch() -> None:
@@ -107,7 +107,7 @@ def test_where_to_go_on_is_asked_until_it_is_answered() -> None:
     watched.watch.on_lost(KEY, lost)
     assert watched.look() == []
     watched.admin.ends[KEY] = 8
-    assert watched.look() == [Found(KEY, lost, GoOn(8, Cause.LOST_END))]
+    assert watched.look() == [Found(KEY, lost, GoOn(8, Cause.LOST_END), "A")]
     assert watched.look() == []
 
 
@@ -141,7 +141,7 @@ def test_the_ends_of_paused_partitions_are_known_as_long_as_they_are() -> None:
 
 def test_a_topic_with_another_id_is_read_from_its_beginning() -> None:
     watched = Watched()
-    watched.learn_id()
+    watched.assigned_with("A")
     watched.admin.topic_id = "B"
     watched.watch.on_lost(KEY, Lost(20, 3, 5))
     [found] = watched.look()
@@ -151,7 +151,7 @@ def test_a_topic_with_another_id_is_read_from_its_beginning() -> None:
 
 def test_a_topic_that_has_kept_its_id_has_lost_its_end() -> None:
     watched = Watched()
-    watched.learn_id()
+    watched.assigned_with("A")
     watched.watch.on_lost(KEY, Lost(20, 3))
     [found] = watched.look()
     assert isinstance(found, Found)
@@ -161,7 +161,7 @@ def test_a_topic_that_has_kept_its_id_has_lost_its_end() -> None:
 def test_another_id_is_noticed_without_an_error_and_once() -> None:
     """The new topic has as many records as the old one had, so every offset is there."""
     watched = Watched()
-    watched.learn_id()
+    watched.assigned_with("A")
     watched.admin.topic_id = "B"
     watched.now += COMPARE_IDS_S
     [found] = watched.look(rounds=5)
@@ -176,6 +176,26 @@ def test_another_id_is_noticed_without_an_error_and_once() -> None:
 
 def test_an_id_is_not_learnt_at_once() -> None:
     watched = Watched()
-    watched.watch.on_assigned([KEY], watched.now)
-    watched.look(rounds=2)
+    """A broker that lags behind would name the topic that was deleted."""
+    watched.watch.on_assigned({KEY: None}, watched.now)
+    assert watched.look(rounds=2) == []
+    assert watched.admin.asked == []
+    watched.now += LEARN_ID_AFTER_S
+    assert watched.look() == [Learnt(KEY, "A")]
+    watched.now += COMPARE_IDS_S
+    assert watched.look() == []
+
+
+def test_offsets_of_another_topic_are_known_before_anything_is_read() -> None:
+    watched = Watched()
+    assert watched.watch.recreated({KEY: "A", OTHER: None}) == {}
+    watched.admin.topic_id = "B"
+    assert watched.watch.recreated({KEY: "A", OTHER: None}) == {KEY: "B"}
+    watched.admin.topic_id = None
+    assert watched.watch.recreated({KEY: "A"}) == {}
+
+
+def test_where_no_topic_was_committed_nobody_is_asked() -> None:
+    watched = Watched()
+    assert watched.watch.recreated({KEY: None}) == {}
     assert watched.admin.asked == []

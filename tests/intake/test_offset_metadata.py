@@ -168,3 +168,13 @@ def test_runs_hold_the_finished_offsets_and_no_unfinished_one(steps: list[tuple[
 def test_the_limit_is_the_brokers() -> None:
     assert offset_metadata.MAX_BYTES == 4096
     assert offset_metadata.PAUSE_BYTES == 3072
+
+
+def test_the_topic_that_the_offset_is_of_stands_behind_the_map() -> None:
+    for runs, starts in (([], {}), ([(6, 8)], {9: 1})):
+        metadata = encode(5, runs, starts, "t+2i65aYTRG1ylppFkAlhg")
+        found = decode(5, metadata)
+        assert found == CompletionMap(tuple(runs), starts, "t+2i65aYTRG1ylppFkAlhg")
+        assert found.below(6).topic_id == found.topic_id
+    assert decode(5, encode(5, [], {})).topic_id is None
+    assert decode(4, encode(5, [(6, 8)], {}, "A")) == CompletionMap()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
@@ -65,10 +64,9 @@ def send_in_transaction(client: Client, count: int) -> list[str]:
     return [request.job_id for request in requests]
 
 
-@pytest.mark.parametrize("protocol", ["consumer", "classic"])
-def test_offsets_are_committed_to_the_end_and_what_expired_unread_is_counted(apache_site: Site, protocol: str) -> None:
+def test_offsets_are_committed_to_the_end_and_what_expired_unread_is_counted(apache_site: Site) -> None:
     client, log = Client(apache_site), Log(apache_site)
-    with apache_site.worker("one", KAFKA_GROUP_PROTOCOL=protocol) as worker:
+    with apache_site.worker("one") as worker:
         until(lambda: log.committed() == [0] * len(log.ends()), "a partition without records has no offset")
         jobs = send_in_transaction(client, 2 * PARTITIONS)
         all_completed_once(client, jobs)
@@ -79,7 +77,7 @@ def test_offsets_are_committed_to_the_end_and_what_expired_unread_is_counted(apa
         client.request("normal")
     unread = log.expire()
     assert unread == PARTITIONS
-    with apache_site.worker("one", KAFKA_GROUP_PROTOCOL=protocol) as worker:
+    with apache_site.worker("one") as worker:
         until(lambda: log.committed() == log.ends(), "the expired records are not passed")
         until(lambda: metric(worker, "kafka_consumergroup_lag") == 0, "all has expired, and there is lag")
         assert metric(worker, 'sdxl_worker_lost_offsets_total{cause="retention"}') == unread

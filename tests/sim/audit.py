@@ -120,9 +120,10 @@ class Audit:
     def _newly_finished(self, key: Key, offset: int, metadata: str, leader_epoch: int | None) -> set[int]:
         log, old = self.broker.log(key), self.broker.positions.get(key, (0, ""))[0]
         # What was committed of an earlier log says nothing of the records that are there now.
-        known_to, sent_to = self._end_known(key, self.broker.leader_epochs.get(key)), self._end_known(key, leader_epoch)
-        old, before = min(old, known_to), self._books(key).below(known_to)
-        after = decode(offset, metadata)
+        before, after = self._books(key), decode(offset, metadata)
+        known_to = self._end_known(key, self.broker.leader_epochs.get(key), before)
+        sent_to = self._end_known(key, leader_epoch, after)
+        old, before = min(old, known_to), before.below(known_to)
         _check(not metadata or after != CompletionMap(), f"{key} has unreadable metadata")
         offset, after = min(offset, sent_to), after.below(sent_to)
         _check(offset >= min(old, sent_to), f"{key} goes back from {old} to {offset}")
@@ -139,8 +140,10 @@ class Audit:
             self._note_starts(request, after.starts.get(request.offset, 0))
         return newly
 
-    def _end_known(self, key: Key, leader_epoch: int | None) -> int:
+    def _end_known(self, key: Key, leader_epoch: int | None, books: CompletionMap) -> int:
         """Up to where a log that was read to this epoch is the same as the log now."""
+        if books.topic_id not in (None, self.broker.topic_id(key[0])):
+            return 0
         later = [start for epoch, start in self.broker.log(key).epochs.items() if epoch > (leader_epoch or 0)]
         return _NO_OFFSET if leader_epoch is None else min(later, default=_NO_OFFSET)
 

@@ -118,6 +118,8 @@ class Broker:
         self.logs: dict[Key, Log] = {}
         self.positions: dict[Key, tuple[int, str]] = {}
         self.leader_epochs: dict[Key, int | None] = {}
+        # How often each topic was created again.
+        self._lives: dict[str, int] = {}
         self._sessions: dict[str, Session] = {}
         self.missing: set[str] = set()
         self.max_bytes: dict[str, int] = {}
@@ -167,6 +169,15 @@ class Broker:
         log = self.log(key)
         log.entries = [entry for entry in log.entries if entry.offset >= start]
         log.start = start
+
+    def topic_id(self, topic: str) -> str:
+        return f"{topic}#{self._lives.get(topic, 0)}"
+
+    def recreate(self, topic: str) -> None:
+        """The topic is deleted and created again; the group's offsets survive (tried with Kafka 4.3.1)."""
+        self._lives[topic] = self._lives.get(topic, 0) + 1
+        for partition in range(self.partitions):
+            self.logs[topic, partition] = Log()
 
     # Transactions.
 

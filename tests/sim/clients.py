@@ -10,12 +10,12 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]  # its stubs do not mark re-exports
 
 from tests.sim.broker import Broker, Entry, Headers, Session, abortable, fatal, retriable
 from tests.sim.faults import Fault, Port
 from tests.sim.group import Key, Member
 from tests.sim.kernel import Kernel
+from worker.intake.log_bounds import EARLIEST
 
 Callback = Callable[[Any, list[TopicPartition]], None]
 
@@ -231,18 +231,18 @@ class FakeAdmin:
     def poll(self, _timeout_s: float) -> int:
         return 0
 
-    def list_offsets(self, places: Mapping[TopicPartition, OffsetSpec], **_: object) -> Mapping[TopicPartition, Any]:
+    def list_offsets(self, places: Mapping[TopicPartition, object], **_: object) -> Mapping[TopicPartition, Any]:
         return {place: self._answer(partial(self._bound, place, spec)) for place, spec in places.items()}
 
     def describe_topics(self, topics: TopicCollection, **_: object) -> Mapping[str, Any]:
-        return {
-            topic: self._answer(lambda: SimpleNamespace(topic_id="the only one"))
-            for topic in cast("Any", topics).topic_names
-        }
+        return {topic: self._answer(partial(self._describe, topic)) for topic in cast("Any", topics).topic_names}
 
-    def _bound(self, place: TopicPartition, spec: OffsetSpec) -> SimpleNamespace:
+    def _describe(self, topic: str) -> SimpleNamespace:
+        return SimpleNamespace(topic_id=self._broker.topic_id(topic))
+
+    def _bound(self, place: TopicPartition, spec: object) -> SimpleNamespace:
         log = self._broker.log((place.topic, place.partition))
-        is_first = isinstance(spec, type(OffsetSpec.earliest()))
+        is_first = spec is EARLIEST
         return SimpleNamespace(offset=log.start if is_first else log.stable_end, leader_epoch=log.leader_epoch)
 
     def _answer(self, ask: Callable[[], Any]) -> Future[Any]:
@@ -325,7 +325,7 @@ class FakeProducer:
         assert self._begun
         assert group is not None, "no group metadata"
         positions = {(p.topic, p.partition): (p.offset, p.metadata or "") for p in places}
-        leader_epochs = {(p.topic, p.partition): p.leader_epoch for p in places}
+        leader_epochs: dict[Key, int | None] = {(p.topic, p.partition): p.leader_epoch for p in places}
         self._call(
             "send_offsets",
             lambda: self._broker.send_positions(

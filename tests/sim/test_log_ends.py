@@ -108,3 +108,24 @@ def test_every_assigned_partition_has_a_committed_offset(seed: int) -> None:
     with quiet():
         world.run()
     assert set(world.broker.positions) == {(topic, n) for topic in TOPICS.requests for n in range(2)}
+
+
+@pytest.mark.parametrize("drains", [[], [11.0]])
+@pytest.mark.parametrize("regrown", [2, 20])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_topic_that_was_created_again_is_read_from_its_beginning(
+    seed: int, regrown: int, drains: list[float]
+) -> None:
+    """Under the worker, or while none runs; and whether or not it has as many records as the old one had."""
+    before, after = normal(1, 8), normal(9, regrown)
+    requests = [*sent(before, 0.0), *sent(after, 12.1, 0.0)]
+    world = World(seed, Scenario(requests, workers=1, partitions=1, drains=drains, trouble_s=25.0))
+
+    def recreate() -> None:
+        world.audit.lose(KEY, range(world.broker.log(KEY).end))
+        world.broker.recreate(KEY[0])
+
+    world.kernel.at(12.0, recreate)
+    with quiet():
+        world.run()
+    assert all(r.outcomes == ["completed"] for r in after)

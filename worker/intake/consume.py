@@ -22,10 +22,11 @@ from worker.events.headers import passed_through
 from worker.events.types import GenerationRequest
 from worker.intake.admit import AdmissionRules, Arrival, admit, with_bounded_ids
 from worker.intake.consumer_proxy import ConsumerProxy
-from worker.intake.end_watch import EndWatch, Found, Reached
+from worker.intake.end_watch import EndWatch, Found, Learnt, Reached
 from worker.intake.ledger import Ledger
 from worker.intake.ledger import TopicPartition as Key
 from worker.intake.membership import FirstAssignment
+from worker.intake.offset_metadata import decode
 from worker.intake.positions import Positions
 from worker.intake.records import Record, read_record
 from worker.intake.resets import Cause, GoOn, Lost, divergence
@@ -151,7 +152,8 @@ class Intake:
         record = read_record(message, self._now())
         key = record.topic, record.partition
         if self._is_cut_short(key, record.offset):
-            self._start_over(key, record.offset)
+            self._start_over(key, record.offset, None)
+            self._ends.on_assigned({key: None}, self._now())
         with self._ledger.lock:
             origin = self._ledger.deliver(*key, record.offset, record.leader_epoch)
             is_through = self._ledger.is_through(key)
@@ -195,8 +197,12 @@ class Intake:
             match event:
                 case Reached(key, offset, leader_epoch):
                     self._pass(key, offset, leader_epoch)
-                case Found(key, lost, found):
-                    self._go_on(key, lost, found)
+                case Found(key, lost, found, topic_id):
+                    self._go_on(key, lost, found, topic_id)
+                case Learnt(key, topic_id):
+                    with self._ledger.lock:
+                        self._ledger.learn_topic_id(key, topic_id)
+                    self._hooks.commit_soon(key)
 
     def _pass(self, key: Key, offset: int, leader_epoch: int | None) -> None:
         """No record is left below this offset."""
@@ -206,14 +212,14 @@ class Intake:
             self._uncommitted.discard(key)
             self._hooks.commit_soon(key)
 
-    def _go_on(self, key: Key, lost: Lost, found: GoOn) -> None:
+    def _go_on(self, key: Key, lost: Lost, found: GoOn, topic_id: str | None) -> None:
         """Read on where `resets` says, and say what is lost."""
         offset: int | None = found.offset
         with self._ledger.lock:
             unread = self._ledger.unread(key, found.offset)
         match found.cause:
             case Cause.RECREATED:
-                self._start_over(key, found.offset)
+                self._start_over(key, found.offset, topic_id)
             case Cause.RETENTION:
                 metrics.LOST_OFFSETS.labels("retention").inc(unread)
                 _log.error("records_expired_unread", topic=key[0], partition=key[1], offsets=unread, goes_on_at=offset)
@@ -263,7 +269,7 @@ class Intake:
         _log.warning("delivered_again", topic=key[0], partition=key[1], offset=offset)
         return False
 
-    def _start_over(self, key: Key, offset: int) -> None:
+    def _start_over(self, key: Key, offset: int, topic_id: str | None) -> None:
         """What a topic that was cut short holds is new, and what is known of it is of no use."""
         _log.warning("partition_started_over", topic=key[0], partition=key[1], offset=offset)
         with self._ledger.lock:
@@ -271,6 +277,8 @@ class Intake:
         self._hooks.wait_for_flush()
         with self._ledger.lock:
             self._ledger.assign(*key, offset, None)
+            if topic_id is not None:
+                self._ledger.learn_topic_id(key, topic_id)
         self._hooks.release_unowned()
         self._hooks.commit_soon(key)
 
@@ -356,14 +364,27 @@ class Intake:
         if partitions:
             self._hooks.wait_for_flush()
         committed = _committed(self._proxy, partitions)
+        recreated = self._ends.recreated(
+            {(p.topic, p.partition): decode(p.offset, p.metadata).topic_id for p in committed}
+        )
+        for key in recreated:
+            _log.warning("topic_recreated", topic=key[0], partition=key[1])
+        committed = [
+            TopicPartition(p.topic, p.partition) if (p.topic, p.partition) in recreated else p for p in committed
+        ]
         with self._ledger.lock:
             for place in committed:
                 offset = place.offset if place.offset >= 0 else None
                 self._ledger.assign(place.topic, place.partition, offset, place.metadata, place.leader_epoch)
+            for key, topic_id in recreated.items():
+                self._ledger.learn_topic_id(key, topic_id)
         self._uncommitted |= {(place.topic, place.partition) for place in committed if place.offset < 0}
         if committed:
             self._positions.assign(committed)
-        self._ends.on_assigned([(place.topic, place.partition) for place in committed], self._now())
+        with self._ledger.lock:
+            keys = [(place.topic, place.partition) for place in committed]
+            topic_ids = {key: self._ledger.topic_id(key) for key in keys}
+        self._ends.on_assigned(topic_ids, self._now())
         self._first_assignment.on_assigned()
         self._on_rebalance()
         _log.info("assigned", partitions=_names(partitions))

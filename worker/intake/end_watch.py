@@ -6,8 +6,9 @@ What is asked of the brokers is answered later (`log_bounds`), and then comes ba
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from worker.intake.ledger import TopicPartition as Key
 from worker.intake.log_bounds import Answers, LogBounds
@@ -30,11 +31,23 @@ class Reached:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The next offset was not there, and this is where to go on."""
+    """The next offset was not there, or is another topic's, and this is where to go on."""
 
     key: Key
     lost: Lost
     go_on: GoOn
+    topic_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """The id of the topic is known; nothing was committed with it yet."""
+
+    key: Key
+    topic_id: str
+
+
+Event = Reached | Found | Learnt
 
 
 class EndWatch:
@@ -42,27 +55,37 @@ class EndWatch:
 
     def __init__(self, bounds: LogBounds) -> None:
         self._bounds = bounds
-        self._owned: set[Key] = set()
-        # As they were when partitions were assigned, and those of topics that are known to be gone.
-        self._topic_ids: dict[Key, str] = {}
+        # The ids of the topics that the offsets are of, None where it is not known; and of topics that are gone.
+        self._topic_ids: dict[Key, str | None] = {}
         self._old_ids: set[str] = set()
-        self._compare_at = math.inf
+        self._compare_at = self._learn_at = math.inf
         self._ends: dict[Key, int] = {}
         self._lost: dict[Key, Lost] = {}
         self._paused_ends: dict[Key, int] = {}
 
-    def on_assigned(self, keys: Iterable[Key], now: float) -> None:
-        """Partitions have come; the ids of their topics are learnt soon."""
-        self._owned.update(keys)
+    def recreated(self, committed: Mapping[Key, str | None]) -> dict[Key, str]:
+        """The partitions among these that are of another topic than was committed, with its id. Waits, within bounds.
+
+        A rebalance waits for committed offsets anyhow, and nothing may be read before it is known what they mean.
+        """
+        known = {key: topic_id for key, topic_id in committed.items() if topic_id is not None}
+        now = self._bounds.ids_now({topic for topic, _ in known}) if known else {}
+        return {key: now[key[0]] for key, topic_id in known.items() if now.get(key[0], topic_id) != topic_id}
+
+    def on_assigned(self, committed: Mapping[Key, str | None], now: float) -> None:
+        """Partitions have come, with the topic ids that were committed with their offsets."""
+        self._topic_ids |= committed
         # Not at once: a broker that lags behind would name the id of a topic that was deleted.
-        self._compare_at = min(self._compare_at, now + LEARN_ID_AFTER_S)
+        learn_at = now + LEARN_ID_AFTER_S if None in committed.values() else math.inf
+        self._compare_at = min(self._compare_at, now if any(committed.values()) else learn_at)
+        self._learn_at = learn_at
 
     def on_gone(self, keys: Iterable[Key]) -> None:
         """Partitions have gone, and what was asked for them is of no use."""
         for key in keys:
-            self._owned.discard(key)
+            known: dict[Key, Any]
             for known in (self._topic_ids, self._ends, self._lost, self._paused_ends):
-                known.pop(key, None)  # type: ignore[attr-defined]
+                known.pop(key, None)
 
     def on_end(self, key: Key, offset: int) -> None:
         """A consumer has read to the end of a partition, beyond its last record."""
@@ -76,13 +99,12 @@ class EndWatch:
         """The end of a paused partition, of which fetches tell nothing; None where it is not known."""
         return self._paused_ends.get(key)
 
-    def look(self, paused: Collection[Key], now: float) -> list[Reached | Found]:
+    def look(self, paused: Collection[Key], now: float) -> list[Event]:
         """What has been found out; asks for what is still to be known."""
         answers = self._bounds.poll(now)
         self._paused_ends = {key: end for key, end in self._paused_ends.items() if key in paused}
         self._paused_ends |= {key: bounds.end for key, bounds in answers.bounds.items() if key in paused}
-        events = [*self._reached(answers), *self._found(answers)]
-        self._compare_ids(answers, now)
+        events: list[Event] = [*self._reached(answers), *self._found(answers), *self._compare_ids(answers, now)]
         self._bounds.want([*self._ends, *self._lost, *paused])
         self._bounds.want_ids(topic for topic, _ in self._lost)
         return events
@@ -103,24 +125,26 @@ class EndWatch:
             known = self._topic_ids.get(key)
             same = None if known is None or topic_id is None else topic_id == known
             found = go_on(lost, answers.bounds[key], same_topic=same)
-            if found.cause is Cause.RECREATED and topic_id is not None:
-                self._learn(key, topic_id)
-            events.append(Found(key, lost, found))
+            if found.cause is Cause.RECREATED:
+                if known is not None and topic_id is not None:
+                    self._old_ids.add(known)
+                self._topic_ids[key] = topic_id
+            events.append(Found(key, lost, found, topic_id))
         return events
 
-    def _compare_ids(self, answers: Answers, now: float) -> None:
-        for key in self._owned:
+    def _compare_ids(self, answers: Answers, now: float) -> list[Learnt]:
+        learnt = []
+        for key, known in list(self._topic_ids.items()):
             topic_id = answers.topic_ids.get(key[0])
             if topic_id is None or topic_id in self._old_ids:
                 continue
-            if self._topic_ids.setdefault(key, topic_id) != topic_id and key not in self._lost:
+            if known is None and now >= self._learn_at:
+                self._topic_ids[key] = topic_id
+                learnt.append(Learnt(key, topic_id))
+            elif known is not None and known != topic_id and key not in self._lost:
                 self._lost[key] = Lost(0)
-        if now >= self._compare_at and self._owned:
-            self._compare_at = now + COMPARE_IDS_S
-            self._bounds.want_ids(topic for topic, _ in self._owned)
-
-    def _learn(self, key: Key, topic_id: str) -> None:
-        old = self._topic_ids.get(key)
-        if old is not None and old != topic_id:
-            self._old_ids.add(old)
-        self._topic_ids[key] = topic_id
+        if now >= self._compare_at and self._topic_ids:
+            is_learning = None in self._topic_ids.values()
+            self._compare_at = max(now, self._learn_at) if is_learning else now + COMPARE_IDS_S
+            self._bounds.want_ids(topic for topic, _ in self._topic_ids)
+        return learnt

@@ -42,6 +42,7 @@ class _Partition:
     position: int | None
     # Of what the committed map knows, and the highest of all that was read.
     restored_epoch: int | None = None
+    topic_id: str | None = None
     leader_epoch: int | None = None
     closing: bool = False
     # Delivered offsets from the lowest unfinished one on, ascending, and whether each is finished.
@@ -83,6 +84,7 @@ class Ledger:
             committed, restored = min(committed, end), restored.below(end)
         book = _Partition(self._epoch, restored, committed, committed, starts=dict(restored.starts))
         book.restored_epoch = book.leader_epoch = leader_epoch
+        book.topic_id = restored.topic_id
         self._partitions[topic, partition] = book
         return self._epoch
 
@@ -138,6 +140,14 @@ class Ledger:
         # Without one, what is below might belong to a later epoch than the last record's: better none than a wrong one.
         book.leader_epoch = leader_epoch
         return not book.delivered
+
+    def topic_id(self, key: TopicPartition) -> str | None:
+        """The id of the topic that the offsets are of; None where it is not known."""
+        return self._partitions[key].topic_id
+
+    def learn_topic_id(self, key: TopicPartition, topic_id: str) -> None:
+        """The next commits say of which topic they are."""
+        self._partitions[key].topic_id = topic_id
 
     def leader_epoch(self, key: TopicPartition) -> int | None:
         """The highest leader epoch of what was read."""
@@ -258,7 +268,7 @@ class Ledger:
         runs = offset_metadata.runs_of((offset, done) for offset, done in walk if offset > base)
         runs += [(max(a, book.position), b) for a, b in book.restored.finished if b > max(base, book.position)]
         starts = {o: n for o, n in book.starts.items() if o >= base and o not in ending}
-        metadata = offset_metadata.encode(base, runs, starts)
+        metadata = offset_metadata.encode(base, runs, starts, book.topic_id)
         book.metadata_bytes = len(metadata)
         return Commit(*key, base, metadata, book.leader_epoch)
 

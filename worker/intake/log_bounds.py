@@ -1,4 +1,4 @@
-"""Where partitions begin and end, asked of the brokers without waiting: the poll thread must not block.
+"""Where partitions begin and end, asked of the brokers without waiting, since the poll thread must not block.
 
 librdkafka knows the watermarks of what it fetches, and nothing of a partition that is paused or whose fetch was
 refused.
@@ -6,6 +6,7 @@ refused.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -19,12 +20,16 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its stubs d
 )
 
 from worker.intake.ledger import TopicPartition as Key
+from worker.threads import Threads
 
 _log = structlog.get_logger()
 
 REQUEST_TIMEOUT_S = 5.0
+ID_TIMEOUT_S = 3.0
 # Between two questions; each is about all partitions that anybody wants to know of.
 INTERVAL_S = 1.0
+
+EARLIEST, LATEST = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +72,11 @@ class Answers:
 
 
 class LogBounds:
-    """One question at a time; nothing here waits. The poll thread's."""
+    """One question at a time. The poll thread's."""
 
-    def __init__(self, admin: AdminClient) -> None:
+    def __init__(self, admin: AdminClient, threads: Threads) -> None:
         self._admin = admin
+        self._threads = threads
         self._wanted: set[Key] = set()
         self._topics: set[str] = set()
         self._asked: _Question | None = None
@@ -99,14 +105,23 @@ class LogBounds:
             self._wanted, self._topics = set(), set()
         return answers
 
+    def ids_now(self, topics: Iterable[str]) -> dict[str, str]:
+        """The ids of these topics, as far as they are answered within `ID_TIMEOUT_S`. The only call that waits."""
+        try:
+            futures = self._ids(set(topics))
+        except KafkaException as error:
+            _log.warning("topic_ids_not_asked", error=str(error))
+            return {}
+        ids = {}
+        for topic, future in futures.items():
+            with contextlib.suppress(KafkaException, TimeoutError):
+                ids[topic] = str(self._threads.answer(future, ID_TIMEOUT_S).topic_id)
+        return ids
+
     def _ask(self, keys: set[Key], topics: set[str]) -> _Question | None:
         places = {key: TopicPartition(*key) for key in keys}
         try:
-            return _Question(
-                self._offsets(places, OffsetSpec.earliest()),
-                self._offsets(places, OffsetSpec.latest()),
-                self._ids(topics),
-            )
+            return _Question(self._offsets(places, EARLIEST), self._offsets(places, LATEST), self._ids(topics))
         except KafkaException as error:
             _log.warning("log_bounds_not_asked", error=str(error))
             return None
