@@ -169,7 +169,7 @@ def without_data(prometheus: Prometheus, expressions: list[Expression]) -> list[
 
 
 # What operators asked for (issue 7): the name on the scrape, and the label's values that must be there.
-PHASES = ("encode_text", "step", "decode", "encode", "upload", "publish")
+PHASES = ("look_up", "encode_text", "step", "decode", "encode", "upload", "publish")
 WANTED: dict[str, tuple[str, tuple[str, ...]]] = {
     # the service guide's three
     "image_generation_requests_total": ("priority", LANES),

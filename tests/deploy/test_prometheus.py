@@ -23,7 +23,7 @@ ALERTS = PROMETHEUS / "alerts.yml"
 TESTS = sorted((PROMETHEUS / "tests").glob("*.yml"))
 REQUIRED = (
     "FailureBudgetFastBurn", "FailureBudgetSlowBurn", "WaitsBeyondBound", "LagGrowing", "UrgentPartitionsUnowned",
-    "DeadLetters", "CrashLoop", "OutOfMemoryRung", "StoreFailing", "NoProgress",
+    "DeadLetters", "RequestsLost", "CrashLoop", "OutOfMemoryRung", "StoreFailing", "NoProgress",
 )  # fmt: skip
 
 
