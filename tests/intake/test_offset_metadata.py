@@ -177,4 +177,5 @@ def test_the_topic_that_the_offset_is_of_stands_behind_the_map() -> None:
         assert found == CompletionMap(tuple(runs), starts, "t+2i65aYTRG1ylppFkAlhg")
         assert found.below(6).topic_id == found.topic_id
     assert decode(5, encode(5, [], {})).topic_id is None
-    assert decode(4, encode(5, [(6, 8)], {}, "A")) == CompletionMap()
+    assert decode(4, encode(5, [(6, 8)], {}, "t+2i65aYTRG1ylppFkAlhg")) == CompletionMap()
+    assert encode(5, [], {}, "no id") == ""

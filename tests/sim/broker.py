@@ -171,7 +171,7 @@ class Broker:
         log.start = start
 
     def topic_id(self, topic: str) -> str:
-        return f"{topic}#{self._lives.get(topic, 0)}"
+        return f"{zlib.crc32(topic.encode()):016d}{self._lives.get(topic, 0):06d}"
 
     def recreate(self, topic: str) -> None:
         """The topic is deleted and created again; the group's offsets survive (tried with Kafka 4.3.1)."""

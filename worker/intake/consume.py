@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import stamina
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -22,22 +21,19 @@ from worker.events.headers import passed_through
 from worker.events.types import GenerationRequest
 from worker.intake.admit import AdmissionRules, Arrival, admit, with_bounded_ids
 from worker.intake.consumer_proxy import ConsumerProxy
-from worker.intake.end_watch import EndWatch, Found, Learnt, Reached
+from worker.intake.end_watch import EndWatch
 from worker.intake.ledger import Ledger
 from worker.intake.ledger import TopicPartition as Key
+from worker.intake.log_follower import LogFollower
 from worker.intake.membership import FirstAssignment
-from worker.intake.offset_metadata import decode
 from worker.intake.positions import Positions
 from worker.intake.records import Record, read_record
-from worker.intake.resets import Cause, GoOn, Lost, divergence
 from worker.job import Failure, Job, Lane, Origin, Original
 from worker.settings import Settings
 from worker.telemetry import logs, metrics
 
 _log = structlog.get_logger()
 
-COMMITTED_TIMEOUT_S = 10.0
-_COMMITTED_TRIES = 12
 # A writer's schema is fetched within milliseconds where the registry answers.
 _REGISTRY_PAUSE_S = 0.1
 # A paused partition goes on at this share of its limit, so that it does not flap (librdkafka#2052).
@@ -98,12 +94,10 @@ class Intake:
         self._consumer = consumer
         self._proxy = proxy
         self._ledger = ledger
-        self._ends = ends
-        self._positions = Positions(
+        positions = Positions(
             consumer, cooperative=settings.kafka_group_protocol == "consumer", next_offsets=self._next_offsets
         )
-        # Partitions without a committed offset.
-        self._uncommitted: set[Key] = set()
+        self._log = LogFollower(consumer, proxy, ledger, ends, positions, hooks, self._unpause)
         self._codec = codec
         self._hooks = hooks
         self._rules = rules
@@ -140,147 +134,32 @@ class Intake:
         self._first_assignment.observe(self._proxy.membership, self._now())
         if message is not None:
             self._take(message)
-        self._look_at_ends()
+        self._log.look(self._paused, self._now())
         self._retry_held()
         self._balance()
 
     def _take(self, message: Message) -> None:
         error = message.error()
         if error is not None:
-            self._on_event(message, error)
+            if error.fatal():
+                raise KafkaException(error)
+            if not self._log.on_event(message, error):
+                _log.warning("consume_error", error=error.str(), code=error.name())
+                self._on_error(error)
             return
         record = read_record(message, self._now())
         key = record.topic, record.partition
-        if self._is_cut_short(key, record.offset):
-            self._start_over(key, record.offset, None)
-            self._ends.on_assigned({key: None}, self._now())
+        self._log.on_record(key, record.offset, self._now())
         with self._ledger.lock:
             origin = self._ledger.deliver(*key, record.offset, record.leader_epoch)
             is_through = self._ledger.is_through(key)
-        if (origin is None and is_through) or key in self._uncommitted:
-            self._uncommitted.discard(key)
+        if origin is None and is_through:
             self._hooks.commit_soon(key)
+        self._log.on_position(key)
         if origin is not None:
             metrics.REQUESTS.labels(self._lanes[record.topic].label).inc()
             self._on_delivered(*key, record.offset, self._now() if record.written_at is None else record.written_at)
             self._handle(record, origin)
-
-    def _on_event(self, message: Message, error: KafkaError) -> None:
-        """What librdkafka has to say beside records."""
-        if error.fatal():
-            raise KafkaException(error)
-        key = str(message.topic()), message.partition() or 0
-        with self._ledger.lock:
-            is_ours = key in self._ledger.partitions()
-            next_offset = self._ledger.next_offset(key) if is_ours else None
-            leader_epoch = self._ledger.leader_epoch(key) if is_ours else None
-        offset = message.offset()
-        match error.code():
-            case KafkaError._PARTITION_EOF:
-                if is_ours and offset is not None and (next_offset is None or offset > next_offset):
-                    self._ends.on_end(key, offset)
-            case KafkaError._AUTO_OFFSET_RESET:
-                _log.warning("offset_not_there", topic=key[0], partition=key[1], error=error.str())
-                if is_ours:
-                    at = offset if offset is not None and offset >= 0 else next_offset or 0
-                    self._ends.on_lost(key, Lost(at, leader_epoch, divergence(error.str())))
-            case _:
-                _log.warning("consume_error", error=error.str(), code=error.name())
-                self._on_error(error)
-
-    def _look_at_ends(self) -> None:
-        for event in self._ends.look(self._paused, self._now()):
-            with self._ledger.lock:
-                is_ours = event.key in self._ledger.partitions()
-            if not is_ours:
-                continue
-            match event:
-                case Reached(key, offset, leader_epoch):
-                    self._pass(key, offset, leader_epoch)
-                case Found(key, lost, found, topic_id):
-                    self._go_on(key, lost, found, topic_id)
-                case Learnt(key, topic_id):
-                    with self._ledger.lock:
-                        self._ledger.learn_topic_id(key, topic_id)
-                    self._hooks.commit_soon(key)
-
-    def _pass(self, key: Key, offset: int, leader_epoch: int | None) -> None:
-        """No record is left below this offset."""
-        with self._ledger.lock:
-            has_moved = self._ledger.reach(key, offset, leader_epoch)
-        if has_moved:
-            self._uncommitted.discard(key)
-            self._hooks.commit_soon(key)
-
-    def _go_on(self, key: Key, lost: Lost, found: GoOn, topic_id: str | None) -> None:
-        """Read on where `resets` says, and say what is lost."""
-        offset: int | None = found.offset
-        with self._ledger.lock:
-            unread = self._ledger.unread(key, found.offset)
-        match found.cause:
-            case Cause.RECREATED:
-                self._start_over(key, found.offset, topic_id)
-            case Cause.RETENTION:
-                metrics.LOST_OFFSETS.labels("retention").inc(unread)
-                _log.error("records_expired_unread", topic=key[0], partition=key[1], offsets=unread, goes_on_at=offset)
-                self._pass(key, found.offset, None)
-            case Cause.LOST_END:
-                gone = lost.offset - found.offset
-                metrics.LOST_OFFSETS.labels("lost_end").inc(gone)
-                _log.error("log_end_lost", topic=key[0], partition=key[1], offsets=gone, goes_on_at=offset)
-                offset = self._cut_back(key, found.offset)
-            case Cause.NOTHING:
-                pass
-        if key in self._paused:
-            self._consumer.resume([TopicPartition(*key)])
-            self._paused.discard(key)
-        self._positions.move(key, offset)
-
-    def _cut_back(self, key: Key, end: int) -> int | None:
-        """The log has lost what was above this offset; returns where to read on, None for the beginning.
-
-        What is above is another record from now on, so nothing that is known of it holds, and nothing that was begun.
-        """
-        with self._ledger.lock:
-            self._ledger.revoke([key])
-        self._hooks.wait_for_flush()
-        [place] = _committed(self._proxy, [TopicPartition(*key)])
-        with self._ledger.lock:
-            offset = place.offset if place.offset >= 0 else None
-            self._ledger.assign(*key, offset, place.metadata, place.leader_epoch, end=end)
-            offset = self._ledger.next_offset(key)
-        self._hooks.release_unowned()
-        self._hooks.commit_soon(key)
-        return offset
-
-    def _next_offsets(self) -> dict[Key, int | None]:
-        with self._ledger.lock:
-            return {key: self._ledger.next_offset(key) for key in self._ledger.partitions()}
-
-    def _is_cut_short(self, key: Key, offset: int) -> bool:
-        """Whether the topic was recreated, or has lost its end: a record below what was read, and not of it."""
-        with self._ledger.lock:
-            read = self._ledger.was_read(key)
-        if offset >= read.stop:
-            return False
-        watermarks = self._consumer.get_watermark_offsets(TopicPartition(*key), cached=True)
-        if offset < read.start or (watermarks is not None and 0 <= watermarks[1] < read.stop):
-            return True
-        _log.warning("delivered_again", topic=key[0], partition=key[1], offset=offset)
-        return False
-
-    def _start_over(self, key: Key, offset: int, topic_id: str | None) -> None:
-        """What a topic that was cut short holds is new, and what is known of it is of no use."""
-        _log.warning("partition_started_over", topic=key[0], partition=key[1], offset=offset)
-        with self._ledger.lock:
-            self._ledger.revoke([key])
-        self._hooks.wait_for_flush()
-        with self._ledger.lock:
-            self._ledger.assign(*key, offset, None)
-            if topic_id is not None:
-                self._ledger.learn_topic_id(key, topic_id)
-        self._hooks.release_unowned()
-        self._hooks.commit_soon(key)
 
     def _handle(self, record: Record, origin: Origin) -> None:
         """Decode and admit; whatever is wrong with the record is its own trouble."""
@@ -360,31 +239,20 @@ class Intake:
         metrics.PAUSED.set(len(self._paused))
         metrics.UNFINISHED.set(sum(jobs for jobs, _ in load.values()))
 
+    def _unpause(self, key: Key) -> None:
+        if key in self._paused:
+            self._consumer.resume([TopicPartition(*key)])
+            self._paused.discard(key)
+
+    def _next_offsets(self) -> dict[Key, int | None]:
+        with self._ledger.lock:
+            return {key: self._ledger.next_offset(key) for key in self._ledger.partitions()}
+
     def _on_assign(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if partitions:
             self._hooks.wait_for_flush()
-        committed = _committed(self._proxy, partitions)
-        recreated = self._ends.recreated(
-            {(p.topic, p.partition): decode(p.offset, p.metadata).topic_id for p in committed}
-        )
-        for key in recreated:
-            _log.warning("topic_recreated", topic=key[0], partition=key[1])
-        committed = [
-            TopicPartition(p.topic, p.partition) if (p.topic, p.partition) in recreated else p for p in committed
-        ]
-        with self._ledger.lock:
-            for place in committed:
-                offset = place.offset if place.offset >= 0 else None
-                self._ledger.assign(place.topic, place.partition, offset, place.metadata, place.leader_epoch)
-            for key, topic_id in recreated.items():
-                self._ledger.learn_topic_id(key, topic_id)
-        self._uncommitted |= {(place.topic, place.partition) for place in committed if place.offset < 0}
-        if committed:
-            self._positions.assign(committed)
-        with self._ledger.lock:
-            keys = [(place.topic, place.partition) for place in committed]
-            topic_ids = {key: self._ledger.topic_id(key) for key in keys}
-        self._ends.on_assigned(topic_ids, self._now())
+        if partitions:
+            self._log.open(partitions, self._now())
         self._first_assignment.on_assigned()
         self._on_rebalance()
         _log.info("assigned", partitions=_names(partitions))
@@ -413,8 +281,7 @@ class Intake:
         with self._ledger.lock:
             keys = [key for key in keys if key in set(self._ledger.partitions())]
             self._ledger.close(keys)
-            self._ends.on_gone(keys)
-            self._uncommitted -= set(keys)
+            self._log.on_gone(keys)
             for held in [held for held in self._held if (held.origin.topic, held.origin.partition) in keys]:
                 self._held.remove(held)
                 self._ledger.release(held.origin)
@@ -423,19 +290,6 @@ class Intake:
             self._consumer.resume([TopicPartition(*key) for key in paused])
         self._paused -= paused
         return keys
-
-
-def _committed(group: ConsumerProxy, partitions: list[TopicPartition]) -> list[TopicPartition]:
-    """Committed offsets with their metadata; waits out a predecessor's open transaction (librdkafka#3265)."""
-    if not partitions:
-        return []
-    for attempt in stamina.retry_context(on=KafkaException, attempts=_COMMITTED_TRIES, timeout=None):
-        with attempt:
-            answers = group.committed(partitions, COMMITTED_TIMEOUT_S)
-            failed = next((answer.error for answer in answers if answer.error is not None), None)
-            if failed is not None:
-                raise KafkaException(failed)
-    return answers
 
 
 def _names(partitions: Sequence[TopicPartition]) -> list[str]:

@@ -61,6 +61,8 @@ class EndWatch:
         self._compare_at = self._learn_at = math.inf
         self._ends: dict[Key, int] = {}
         self._lost: dict[Key, Lost] = {}
+        # Partitions of topics that have another id now, and that id.
+        self._recreated: dict[Key, str] = {}
         self._paused_ends: dict[Key, int] = {}
 
     def recreated(self, committed: Mapping[Key, str | None]) -> dict[Key, str]:
@@ -84,7 +86,7 @@ class EndWatch:
         """Partitions have gone, and what was asked for them is of no use."""
         for key in keys:
             known: dict[Key, Any]
-            for known in (self._topic_ids, self._ends, self._lost, self._paused_ends):
+            for known in (self._topic_ids, self._ends, self._lost, self._recreated, self._paused_ends):
                 known.pop(key, None)
 
     def on_end(self, key: Key, offset: int) -> None:
@@ -105,7 +107,7 @@ class EndWatch:
         self._paused_ends = {key: end for key, end in self._paused_ends.items() if key in paused}
         self._paused_ends |= {key: bounds.end for key, bounds in answers.bounds.items() if key in paused}
         events: list[Event] = [*self._reached(answers), *self._found(answers), *self._compare_ids(answers, now)]
-        self._bounds.want([*self._ends, *self._lost, *paused])
+        self._bounds.want([*self._ends, *self._lost, *self._recreated, *paused])
         self._bounds.want_ids(topic for topic, _ in self._lost)
         return events
 
@@ -118,17 +120,27 @@ class EndWatch:
             events.append(Reached(key, offset, epoch))
         return events
 
+    def _forget_id(self, key: Key, topic_id: str | None) -> None:
+        """The partition's old topic is gone; `topic_id` is that of the new one."""
+        old = self._topic_ids.get(key)
+        if old is not None and old != topic_id:
+            self._old_ids.add(old)
+        self._topic_ids[key] = topic_id
+
     def _found(self, answers: Answers) -> list[Found]:
         events = []
+        for key in [key for key in self._recreated if key in answers.bounds]:
+            topic_id = self._recreated.pop(key)
+            lost = self._lost.pop(key, Lost(0))
+            self._forget_id(key, topic_id)
+            events.append(Found(key, lost, GoOn(answers.bounds[key].first, Cause.RECREATED), topic_id))
         for key in [key for key in self._lost if key in answers.bounds]:
             lost, topic_id = self._lost.pop(key), answers.topic_ids.get(key[0])
             known = self._topic_ids.get(key)
             same = None if known is None or topic_id is None else topic_id == known
             found = go_on(lost, answers.bounds[key], same_topic=same)
             if found.cause is Cause.RECREATED:
-                if known is not None and topic_id is not None:
-                    self._old_ids.add(known)
-                self._topic_ids[key] = topic_id
+                self._forget_id(key, topic_id)
             events.append(Found(key, lost, found, topic_id))
         return events
 
@@ -141,8 +153,8 @@ class EndWatch:
             if known is None and now >= self._learn_at:
                 self._topic_ids[key] = topic_id
                 learnt.append(Learnt(key, topic_id))
-            elif known is not None and known != topic_id and key not in self._lost:
-                self._lost[key] = Lost(0)
+            elif known is not None and known != topic_id:
+                self._recreated[key] = topic_id
         if now >= self._compare_at and self._topic_ids:
             is_learning = None in self._topic_ids.values()
             self._compare_at = max(now, self._learn_at) if is_learning else now + COMPARE_IDS_S

@@ -113,9 +113,11 @@ class LogBounds:
             _log.warning("topic_ids_not_asked", error=str(error))
             return {}
         ids = {}
+        deadline = self._threads.monotonic() + ID_TIMEOUT_S
         for topic, future in futures.items():
             with contextlib.suppress(KafkaException, TimeoutError):
-                ids[topic] = str(self._threads.answer(future, ID_TIMEOUT_S).topic_id)
+                found = self._threads.answer(future, max(0.0, deadline - self._threads.monotonic()))
+                ids[topic] = str(found.topic_id)
         return ids
 
     def _ask(self, keys: set[Key], topics: set[str]) -> _Question | None:

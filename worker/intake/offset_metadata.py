@@ -14,12 +14,15 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 _PREFIX = "v1:"
 _TOPIC = ";"
+# 16 bytes in base64, as Kafka's tools write them.
+_TOPIC_ID = re.compile(r"[A-Za-z0-9+/_-]{22}")
 _CRC_BYTES = 4
 _OFFSET_BITS = 63
 
@@ -64,9 +67,9 @@ def encode(base: int, finished: Sequence[Run], starts: Mapping[int, int], topic_
         starts: starts by offset, all at or above `base`.
         topic_id: of the topic, where it is known.
     """
-    tail = _TOPIC + topic_id if topic_id else ""
+    tail = _TOPIC + topic_id if topic_id is not None and _TOPIC_ID.fullmatch(topic_id) else ""
     if not finished and not starts:
-        return tail
+        return _PREFIX + tail if tail else ""
     numbers = [len(finished)]
     last = base
     for first, end in finished:
@@ -83,12 +86,12 @@ def encode(base: int, finished: Sequence[Run], starts: Mapping[int, int], topic_
 
 def decode(base: int, metadata: str | None) -> CompletionMap:
     """Read what `encode` wrote; anything else gives an empty map."""
-    text, _, tail = (metadata or "").partition(_TOPIC)
-    topic_id = tail or None
-    if not text:
-        return CompletionMap(topic_id=topic_id)
-    if not text.startswith(_PREFIX):
+    if not metadata or not metadata.startswith(_PREFIX):
         return CompletionMap()
+    text, _, tail = metadata.partition(_TOPIC)
+    topic_id = tail if _TOPIC_ID.fullmatch(tail) else None
+    if text == _PREFIX and topic_id is not None:
+        return CompletionMap(topic_id=topic_id)
     try:
         data = base64.b64decode(text.removeprefix(_PREFIX), validate=True)
         numbers = _varints(data[:-_CRC_BYTES])
