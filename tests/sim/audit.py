@@ -147,9 +147,12 @@ class Audit:
             starts = self.most_starts.get(request.number, 0)
             _check(starts >= self._crash_loop_limit, f"{request} is given up after {starts} starts")
             return
-        if request.kind is not Kind.UNDECODABLE and self._is_id_of_another(request):
-            _check(outcome == "failed invalid_request", f"{request} has the id of another picture, and ends otherwise")
-            return
+        if self._is_id_of_another(request) and request.kind is not Kind.UNDECODABLE:
+            # One that makes no picture may have ended by itself before.
+            reused = outcome == "failed invalid_request"
+            _check(reused or request.kind is not Kind.GOOD, f"{request} has the id of another picture, ends otherwise")
+            if reused:
+                return
         expected = {
             Kind.GOOD: "completed",
             Kind.NAN: "failed model_error",
