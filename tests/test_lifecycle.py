@@ -86,7 +86,9 @@ class Site:
             serve_poll_thread=lambda: None,
             crash_loop_limit=3,
             revoke_timeout_s=1.0,
+            wait_bounds_s=(1.0, 2.0, 5.0),
         )
+        self.lifecycle.on_room((9, 9, 9))
 
     def now(self) -> float:
         return NOW

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
 import numpy as np
 
 from worker.errors import ErrorCode
-from worker.job import EngineHooks, Failure, Job, Origin, Picture, Timing
+from worker.job import EngineHooks, Failure, Job, Lane, Origin, Picture, Room, Timing
 
 SIDE = 8
+# As `worker.engine.schedule.START_AHEAD_S`.
+_AHEAD_S = 0.5
 
 
 @dataclass(slots=True)
@@ -63,6 +65,7 @@ class FakeEngine:
             self._rows[job.origin] = _Row(job, now, now + self._rng.uniform(0.05, longest_s))
             self._on_run(job)
             self._hooks.on_progress(job, 1, job.request.num_inference_steps)
+        self._hooks.on_room(self._room())
         for row in list(self._rows.values()):
             self._step(row)
         return bool(inbox or self._rows)
@@ -70,8 +73,13 @@ class FakeEngine:
     def wait(self, timeout_s: float) -> None:
         """The kernel lets a loop sleep that had nothing to do."""
 
-    def report(self) -> None:
+    def report(self, queued: Sequence[Job]) -> None:
         """There are no gauges."""
+
+    def _room(self) -> Room:
+        ending = [row.job.lane for row in self._rows.values() if row.ends_at - self._clock() <= _AHEAD_S]
+        urgent, high, normal = (self._slots + sum(other <= lane for other in ending) for lane in Lane)
+        return urgent, high, normal
 
     def _step(self, row: _Row) -> None:
         now, job = self._clock(), row.job
