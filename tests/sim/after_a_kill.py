@@ -45,6 +45,7 @@ class Kill(World):
             kills=kills,
             slots=SLOTS,
             buffer=BUFFER,
+            by_job=True,
         )
         super().__init__(seed, scenario)
         self.waits = Waits()

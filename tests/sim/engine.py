@@ -25,7 +25,11 @@ class _Row:
 
 
 class FakeEngine:
-    """`slots` jobs at once, out of order; commands are carried out at the next tick, as in the real one."""
+    """`slots` jobs at once, out of order; commands are carried out at the next tick, as in the real one.
+
+    Args:
+        by_job: a job takes as long each time, so that runs can be compared.
+    """
 
     def __init__(
         self,
@@ -35,11 +39,13 @@ class FakeEngine:
         *,
         slots: int,
         longest_s: float,
+        by_job: bool = False,
         on_run: Callable[[Job], None],
     ) -> None:
         self._rng, self._clock = rng, clock
         self._slots, self._longest_s = slots, longest_s
         self._hooks, self._on_run = hooks, on_run
+        self._by_job = by_job
         self._inbox: list[Callable[[], None]] = []
         self._waiting: dict[Origin, Job] = {}
         self._rows: dict[Origin, _Row] = {}
@@ -62,7 +68,8 @@ class FakeEngine:
             del self._waiting[job.origin]
             now = self._clock()
             longest_s = self._longest_s / 2 if self._has_half(job) else self._longest_s
-            self._rows[job.origin] = _Row(job, now, now + self._rng.uniform(0.05, longest_s))
+            rng = Random(job.seed) if self._by_job else self._rng
+            self._rows[job.origin] = _Row(job, now, now + rng.uniform(0.05, longest_s))
             self._on_run(job)
             self._hooks.on_progress(job, 1, job.request.num_inference_steps)
         self._hooks.on_room(self._room())

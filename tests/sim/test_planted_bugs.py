@@ -19,7 +19,7 @@ from worker.intake.ledger import Commit, Ledger, TopicPartition
 from worker.job import Job, Origin, Picture
 from worker.lifecycle import Lifecycle
 
-FEW = 60
+FEW = 100
 
 
 def publish_before_the_upload(patch: pytest.MonkeyPatch) -> None:

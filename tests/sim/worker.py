@@ -174,6 +174,7 @@ class SimWorker(Process):
         *,
         slots: int = SLOTS,
         buffer: int = SETTINGS.buffer_per_partition,
+        by_job: bool = False,
         crash: Callable[[SimWorker], None],
         died: Callable[[SimWorker, Exception], None],
         on_run: Callable[[SimWorker, Job], None],
@@ -194,6 +195,7 @@ class SimWorker(Process):
                 hooks,
                 slots=slots,
                 longest_s=LONGEST_JOB_S,
+                by_job=by_job,
                 on_run=lambda job: on_run(self, job),
             )
 

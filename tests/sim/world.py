@@ -46,6 +46,7 @@ class Scenario:
     new_names: bool = False
     slots: int = SLOTS
     buffer: int = SETTINGS.buffer_per_partition
+    by_job: bool = False
 
 
 class World:
@@ -97,6 +98,7 @@ class World:
             name,
             slots=self.scenario.slots,
             buffer=self.scenario.buffer,
+            by_job=self.scenario.by_job,
             crash=self.crash,
             died=self._died,
             on_run=self._on_run,
