@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from random import Random
 from threading import get_ident
 from typing import Any, TypeVar, cast
 
@@ -174,7 +173,6 @@ class SimWorker(Process):
         *,
         slots: int = SLOTS,
         buffer: int = SETTINGS.buffer_per_partition,
-        by_job: bool = False,
         crash: Callable[[SimWorker], None],
         died: Callable[[SimWorker, Exception], None],
         on_run: Callable[[SimWorker, Job], None],
@@ -190,12 +188,11 @@ class SimWorker(Process):
 
         def make_engine(hooks: EngineHooks) -> FakeEngine:
             return FakeEngine(
-                Random(kernel.rng.random()),
+                kernel.seed,
                 kernel.clock,
                 hooks,
                 slots=slots,
                 longest_s=LONGEST_JOB_S,
-                by_job=by_job,
                 on_run=lambda job: on_run(self, job),
             )
 

@@ -46,7 +46,6 @@ class Scenario:
     new_names: bool = False
     slots: int = SLOTS
     buffer: int = SETTINGS.buffer_per_partition
-    by_job: bool = False
 
 
 class World:
@@ -98,7 +97,6 @@ class World:
             name,
             slots=self.scenario.slots,
             buffer=self.scenario.buffer,
-            by_job=self.scenario.by_job,
             crash=self.crash,
             died=self._died,
             on_run=self._on_run,
