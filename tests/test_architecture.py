@@ -16,7 +16,7 @@ COMPOSERS = ("worker.app", "worker.lifecycle", "worker.runtime", "worker.replay"
 DEVTOOLS = "devtools"
 PURE = (
     "worker.engine.schedule", "worker.engine.cost", "worker.intake.ledger", "worker.intake.offset_metadata",
-    "worker.intake.admit", "worker.content.rules",
+    "worker.intake.admit", "worker.intake.start_queue", "worker.content.rules",
 )  # fmt: skip
 IMPURE = ("torch", "confluent_kafka", "boto3", "time")
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import pytest
+from prometheus_client import REGISTRY
 
 from tests.delivery.conftest import sample_picture, sample_request
 from tests.sim.worker import MODEL, SETTINGS
@@ -54,10 +55,17 @@ class Store:
 @dataclass
 class Engine:
     submitted: list[Job] = field(default_factory=list)
+    queued: list[Job] = field(default_factory=list)
     cancelled: list[tuple[str, str]] = field(default_factory=list)
 
     def submit(self, job: Job) -> None:
         self.submitted.append(job)
+
+    def release(self, _keep: Callable[[Origin], bool], *, started: bool) -> None:
+        """What is in the engine stays there."""
+
+    def report(self, queued: Sequence[Job]) -> None:
+        self.queued = list(queued)
 
     def cancel(self, job_id: str, _code: ErrorCode, message: str) -> None:
         self.cancelled.append((job_id, message))
@@ -86,7 +94,9 @@ class Site:
             serve_poll_thread=lambda: None,
             crash_loop_limit=3,
             revoke_timeout_s=1.0,
+            wait_bounds_s=(1.0, 2.0, 5.0),
         )
+        self.lifecycle.on_room((9, 9, 9))
 
     def now(self) -> float:
         return NOW
@@ -346,6 +356,82 @@ class TestCancellation:
         site.cancelled.add("job-1", NOW + 1, "no")
         site.lifecycle.cancel("job-1")
         assert site.engine.cancelled == []
+
+
+class TestStartQueue:
+    """Jobs for which the engine has no room yet."""
+
+    def test_their_starts_are_recorded_once_there_is_room(self, site: Site) -> None:
+        site.lifecycle.on_room((0, 0, 0))
+        site.request()
+        assert site.engine.submitted == []
+        site.lifecycle.on_room((1, 1, 1))
+        site.go_on()
+        assert [job.attempt for job in site.engine.submitted] == [1]
+
+    def test_a_cancelled_one_ends_at_once_and_without_a_start(self, site: Site) -> None:
+        site.lifecycle.on_room((0, 0, 0))
+        job = site.request()
+        site.cancelled.add("job-1", NOW + 1, "no")
+        site.lifecycle.cancel("job-1")
+        site._commit()
+        assert site.status.status is JobStatus.CANCELLED
+        site.lifecycle.on_room((1, 1, 1))
+        assert not any(isinstance(item, Start) for item in site.items)
+        assert not site.ledger.owns(job.origin)
+
+    def test_one_that_expires_ends_at_once(self, site: Site) -> None:
+        site.lifecycle.on_room((0, 0, 0))
+        site.request(job_id="a")
+        waiting = replace(sample_picture(sample_request(job_id="b")).job, origin=site.origin(), expires_at=NOW - 1)
+        site.lifecycle.on_admitted(waiting, 0)
+        site.go_on()
+        site.lifecycle.on_room((0, 0, 0))
+        assert [(event.job_id, event.error_code) for event in site.events(GenerationFailed)] == [("b", "expired")]
+
+    def test_those_of_a_partition_that_closes_are_released(self, site: Site) -> None:
+        site.lifecycle.on_room((0, 0, 0))
+        job = site.request()
+        site.ledger.close([(TOPIC, 0)])
+        site.lifecycle.release_waiting()
+        assert not site.ledger.owns(job.origin)
+        site.lifecycle.on_room((1, 1, 1))
+        assert not any(isinstance(item, Start) for item in site.items)
+
+    def test_one_that_comes_from_the_look_up_after_its_partition_closed_is_released(self, site: Site) -> None:
+        fetch = site.store.fetch_manifest
+
+        def slow_fetch(girl_id: str, job_id: str) -> dict[str, Any] | None:
+            site.ledger.close([(TOPIC, 0)])
+            return fetch(girl_id, job_id)
+
+        site.store.fetch_manifest = slow_fetch  # type: ignore[method-assign]
+        job = site.request()
+        assert not site.ledger.owns(job.origin)
+        assert site.engine.submitted == []
+
+    def test_suspects_that_wait_are_counted(self, site: Site) -> None:
+        site.lifecycle.on_room((0, 0, 0))
+        site.request(starts=1, job_id="a")
+        site.request(job_id="b")
+        site.lifecycle.report()
+        assert REGISTRY.get_sample_value("sdxl_worker_suspects_waiting") == 1
+        assert [job.job_id for job in site.engine.queued] == ["a", "b"]
+
+    def test_a_job_on_its_last_start_has_the_engine_to_itself(self, site: Site) -> None:
+        last = site.request(starts=2, job_id="a")
+        other = site.request(job_id="b")
+        assert [job.job_id for job in site.engine.submitted] == ["a"]
+        site.draw(last)
+        site.go_on()
+        assert site.engine.submitted[-1].origin == other.origin
+
+
+def test_a_job_whose_last_process_died_after_its_picture_was_stored_is_completed(site: Site) -> None:
+    site.complete()
+    site.request(starts=3)
+    assert site.events(GenerationFailed) == []
+    assert len(site.events(GenerationCompleted)) == 2
 
 
 def test_the_sample_is_one_job() -> None:

@@ -105,6 +105,7 @@ def build(
         serve_poll_thread=proxy.serve,
         crash_loop_limit=settings.crash_loop_limit,
         revoke_timeout_s=settings.revoke_timeout_s,
+        wait_bounds_s=(settings.urgent_wait_s, settings.high_wait_s, settings.normal_wait_s),
     )
     watch = ClusterWatch(
         connections.cluster,

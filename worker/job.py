@@ -221,6 +221,10 @@ class Notice:
     message: Message
 
 
+# By lane: how many rows of this lane and the more urgent ones an engine has a use for, those that it has included.
+Room = tuple[int, int, int]
+
+
 def _ignore(*_: object) -> None:
     """The default of hooks that nobody listens to."""
 
@@ -234,12 +238,14 @@ class EngineHooks:
         on_pixels: gets the finished picture.
         on_failed: gets a job that ended without one.
         on_released: gets a job that left without an outcome, with a checkpoint where one could be made.
+        on_room: gets the engine's room at every tick; a job has left it when its pixels are there, or as it fails.
     """
 
     on_progress: Callable[[Job, int, int], None] = _ignore
     on_pixels: Callable[[Picture], None]
     on_failed: Callable[[Failure], None]
     on_released: Callable[[Job], None] = _ignore
+    on_room: Callable[[Room], None] = _ignore
 
 
 class Engine(Protocol):
@@ -260,8 +266,8 @@ class Engine(Protocol):
     def wait(self, timeout_s: float) -> None:
         """Sleep until there is something to do, at most `timeout_s`."""
 
-    def report(self) -> None:
-        """Set the engine's gauges."""
+    def report(self, queued: Sequence[Job]) -> None:
+        """Set the gauges of the engine and of the jobs that wait for their start."""
 
 
 MakeEngine = Callable[[EngineHooks], Engine]

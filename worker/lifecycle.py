@@ -1,6 +1,6 @@
 """The way of a job between the rooms, in order: what each room hands to the next, and how a job is released.
 
-read → gate → look up a stored result → record the start → engine → encode and upload → publish
+read → gate → look up a stored result → start queue → record the start → engine → encode and upload → publish
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from worker.intake.gate import Gate
 from worker.intake.jobs_in_hand import JobsInHand
 from worker.intake.ledger import Ledger
 from worker.intake.ledger import TopicPartition as Key
-from worker.job import EngineHooks, Failure, Job, MakeEngine, Notice, Origin, Original, Outcome, Picture
+from worker.intake.start_queue import StartQueue, is_lone
+from worker.job import EngineHooks, Failure, Job, MakeEngine, Notice, Origin, Original, Outcome, Picture, Room
 from worker.telemetry import logs, metrics
 from worker.telemetry.job_log import JobLog
 from worker.threads import Threads
@@ -48,6 +49,7 @@ class Lifecycle:
         make_publisher: likewise the publisher.
         cancellation_of: says why a job is cancelled, or None.
         serve_poll_thread: does what other threads want of the consumer; called while the poll thread waits here.
+        wait_bounds_s: the waits by lane beyond which a lane is owed a share of the steps.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Lifecycle:
         serve_poll_thread: Callable[[], None],
         crash_loop_limit: int,
         revoke_timeout_s: float,
+        wait_bounds_s: tuple[float, float, float],
     ) -> None:
         self._ledger = ledger
         self._retry_queue = retry_queue
@@ -77,6 +80,7 @@ class Lifecycle:
         self._crash_loop_limit = crash_loop_limit
         self._revoke_timeout_s = revoke_timeout_s
         self._gate = Gate()
+        self._starts = StartQueue(wait_bounds_s)
         self._in_hand = JobsInHand()
         self.publisher = make_publisher(
             PublisherHooks(
@@ -89,6 +93,7 @@ class Lifecycle:
                 on_pixels=self.on_pixels,
                 on_failed=self.on_failed,
                 on_released=self.on_released,
+                on_room=self.on_room,
             )
         )
 
@@ -106,15 +111,13 @@ class Lifecycle:
 
     def on_admitted(self, job: Job, starts: int) -> None:
         """A request was admitted; `starts` counts its earlier starts that never ended."""
-        job = self._job_log.on_admitted(job)
+        job = replace(self._job_log.on_admitted(job), attempt=starts + 1)
         if starts >= self._crash_loop_limit:
-            metrics.CRASH_LOOPS.inc()
-            message = f"the worker's process died {starts} times while it worked on this request"
-            self.on_rejected(replace(Failure.of(job, ErrorCode.CRASH_LOOP, message), attempt=starts))
+            self._retry_queue.add(job.lane, lambda: self._give_up(job, starts), logs.about(job))
             return
         self._enqueue(self._messages.progress(job, JobStatus.QUEUED, self._threads.now()))
         with self._ledger.lock:
-            may_go = self._gate.enter(job, suspect=starts > 0)
+            may_go = self._gate.enter(job)
         if may_go:
             self._look_up(job)
 
@@ -146,11 +149,31 @@ class Lifecycle:
             self.on_failed(Failure.of(job, error.code, error.message))
             return True
         if event is None:
-            self.publisher.enqueue(Start(self._finisher.with_checkpoint(job)), self._threads.monotonic())
+            self._queue_start(self._finisher.with_checkpoint(job))
         else:
             metrics.REPUBLISHED.inc()
             self._on_stored(job, event)
         return True
+
+    def _give_up(self, job: Job, starts: int) -> bool:
+        """End a job that took the process down too often; False where S3 was not asked.
+
+        Its picture may be in the store, where the process died before its outcome was durable.
+        """
+        if not self._is_owned(job.origin):
+            self._release_origin(job.origin)
+            return False
+        try:
+            event = self._finisher.stored(job, self._threads.now())
+        except RequestRejected:
+            event = None
+        if event is not None:
+            metrics.REPUBLISHED.inc()
+            self._on_stored(job, event)
+            return True
+        metrics.CRASH_LOOPS.inc()
+        message = f"the worker's process died {starts} times while it worked on this request"
+        return self._reject(replace(Failure.of(job, ErrorCode.CRASH_LOOP, message), attempt=starts))
 
     def _reject(self, failure: Failure) -> bool:
         """End a request that was not admitted; False where S3 was not asked."""
@@ -175,6 +198,48 @@ class Lifecycle:
         if girl_id is None or girl_id == request.girl_id:
             return None
         return self._finisher.picture_of(girl_id, request.job_id, self._threads.now())
+
+    # In the start queue, until the engine has room.
+
+    def on_room(self, room: Room) -> None:
+        """The engine tells its room, at every tick."""
+        now = self._threads.now()
+        with self._ledger.lock:
+            self._starts.room = room
+            expired = self._starts.expired(now)
+        for job in expired:
+            self._end_queued(job, ErrorCode.EXPIRED, "expires_at passed before the picture was begun")
+        self._record_starts()
+
+    def _queue_start(self, job: Job) -> None:
+        with self._ledger.lock:
+            self._starts.add(job, alone=is_lone(job.attempt - 1, self._crash_loop_limit))
+        # Both may have come while S3 was asked.
+        self._cancel_queued(job.job_id)
+        if not self._is_wanted(job.origin):
+            self._release_waiting()
+        self._record_starts()
+
+    def _record_starts(self) -> None:
+        with self._ledger.lock:
+            jobs = self._starts.next(self._threads.now())
+        for job in jobs:
+            self.publisher.enqueue(Start(job), self._threads.monotonic())
+
+    def _cancel_queued(self, job_id: str) -> None:
+        with self._ledger.lock:
+            queued = [job for job in self._starts.waiting() if job.job_id == job_id]
+        for job in queued:
+            reason = self._cancellation_of(job)
+            if reason is not None:
+                self._end_queued(job, ErrorCode.CANCELLED, reason)
+
+    def _end_queued(self, job: Job, code: ErrorCode, reason: str) -> None:
+        """Fail a job, unless its start was recorded meanwhile."""
+        with self._ledger.lock:
+            was_queued = self._starts.withdraw(job.origin)
+        if was_queued:
+            self.on_failed(Failure.of(job, code, reason))
 
     # From the publisher: the start is durable.
 
@@ -203,6 +268,8 @@ class Lifecycle:
     def on_pixels(self, picture: Picture) -> None:
         """The GPU is done with a job."""
         job = picture.job
+        with self._ledger.lock:
+            self._starts.drawn(job.origin)
         self._job_log.on_pixels(picture)
         metrics.DURATION.labels(job.lane.label).observe(picture.timing.generation)
         metrics.WAIT.labels(job.lane.label).observe(picture.timing.queue)
@@ -272,10 +339,11 @@ class Lifecycle:
     # Cancellation, and release without an outcome.
 
     def cancel(self, job_id: str) -> None:
-        """Stop a cancelled job before its next step; one that is not in the engine yet is stopped at its start.
+        """Stop a cancelled job before its next step, or before its start is recorded.
 
         The gate lets one job of an id through, so there is no other in the engine that was sent again since.
         """
+        self._cancel_queued(job_id)
         for job in self._in_hand.of(job_id):
             reason = self._cancellation_of(job)
             if reason is not None:
@@ -290,7 +358,7 @@ class Lifecycle:
     def release_waiting(self) -> None:
         """Release every job of a closing partition that has not reached the GPU."""
         self.engine.release(self._is_wanted, started=False)
-        self._release_gated()
+        self._release_waiting()
 
     def release_running(self, partitions: Sequence[Key]) -> None:
         """Release what still runs for closing partitions, and commit them a last time."""
@@ -302,7 +370,7 @@ class Lifecycle:
     def release_unowned(self) -> None:
         """Partitions have another owner already, or were started over: release all that is not ours."""
         self.engine.release(self._is_owned, started=True)
-        self._release_gated()
+        self._release_waiting()
 
     def wait_for_flush(self) -> None:
         """Before partitions come, and when they are off the books: let a flush end that may hold their offsets."""
@@ -319,9 +387,10 @@ class Lifecycle:
             self._threads.sleep(_PAUSE_S)
         return True
 
-    def _release_gated(self) -> None:
+    def _release_waiting(self) -> None:
         with self._ledger.lock:
-            closed = [job for job in self._gate.waiting() if not self._is_wanted(job.origin)]
+            waiting = [*self._gate.waiting(), *self._starts.waiting()]
+            closed = [job for job in waiting if not self._is_wanted(job.origin)]
         for job in closed:
             self._release_origin(job.origin)
 
@@ -335,9 +404,18 @@ class Lifecycle:
     def _leave_gate(self, origin: Origin) -> None:
         self._in_hand.leave(origin)
         with self._ledger.lock:
+            self._starts.leave(origin)
             free = self._gate.leave(origin)
         for job in free:
             self._look_up(job)
+        self._record_starts()
+
+    def report(self) -> None:
+        """Set the gauges of the engine and of what waits for it; on the engine's thread."""
+        with self._ledger.lock:
+            queued = self._starts.waiting()
+        metrics.SUSPECTS.set(sum(job.attempt > 1 for job in queued))
+        self.engine.report(queued)
 
     def _enqueue_outcome(self, outcome: Outcome) -> None:
         self._enqueue(outcome)

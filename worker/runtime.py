@@ -149,7 +149,7 @@ class Worker:
         # The gauges look at state that only this thread may change.
         if self.threads.monotonic() - self._reported_at > REPORT_S:
             self._reported_at = self.threads.monotonic()
-            self.lifecycle.engine.report()
+            self.lifecycle.report()
         return worked
 
     def _on_died(self, loop: str, error: BaseException) -> None:

@@ -239,6 +239,12 @@ def worker() -> dict[str, Any]:
                     "{{instance}} free",
                 ),
             ),
+            panel(
+                "Suspects waiting",
+                "none",
+                (f"sdxl_worker_suspects_waiting{{{ONE}}}", "{{instance}}"),
+                text="Jobs that were running when a process died, and wait to be started again.",
+            ),
             panel("Preemptions per minute", "none", (f"60 * {each('sdxl_worker_preemptions_total')}", "{{instance}}")),
             panel(
                 "Queue",

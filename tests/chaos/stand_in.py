@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import heapq
+import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
@@ -17,6 +18,9 @@ from worker.errors import ErrorCode
 from worker.job import EngineHooks, Failure, Job, Origin, Picture, Timing
 from worker.settings import Settings
 
+# As `worker.engine.schedule.START_AHEAD_S`.
+AHEAD_S = 0.5
+
 
 class StandInEngine:
     """A `worker.job.Engine` without a model; one picture at a time, most urgent first."""
@@ -24,6 +28,8 @@ class StandInEngine:
     def __init__(self, hooks: EngineHooks, picture_s: float) -> None:
         self._hooks = hooks
         self._picture_s = picture_s
+        # The one that is drawn, and those to follow in the time that a start may take to become durable.
+        self._room = 1 + math.ceil(AHEAD_S / picture_s)
         self._changed = threading.Condition()
         self._queue: list[tuple[int, int, Job]] = []
         self._sequence = count()
@@ -44,6 +50,7 @@ class StandInEngine:
             self._hooks.on_released(job)
 
     def tick(self) -> bool:
+        self._hooks.on_room((self._room, self._room, self._room))
         with self._changed:
             if not self._queue:
                 return False
@@ -60,7 +67,7 @@ class StandInEngine:
             if not self._queue:
                 self._changed.wait(timeout_s)
 
-    def report(self) -> None:
+    def report(self, queued: Sequence[Job]) -> None:
         """There is no device to tell about."""
 
     def _take(self, chosen: Callable[[Job], bool]) -> list[Job]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from worker.delivery.blocked import LONGEST_PAUSE_S, Cause
 from worker.delivery.publish import STUCK_AFTER_S, Publisher, PublisherHooks
 from worker.delivery.transport import Encoded, Offset, Refused, TryAgain
 from worker.events.single_object import SingleObjectCodec
+from worker.intake.ledger import Commit
 from worker.job import Message, Notice, Origin, Outcome
 
 RESULTS, STATUS, DEAD = "generation.completed", "generation.status", "generation.dead-letter"
@@ -79,7 +79,7 @@ class Books:
 
     def commits(self, finishing: Any, also: Any = ()) -> list[Any]:
         del also
-        return [SimpleNamespace(topic=o.topic, partition=o.partition, offset=o.offset, metadata="") for o in finishing]
+        return [Commit(o.topic, o.partition, o.offset, "") for o in finishing]
 
 
 class Desk:

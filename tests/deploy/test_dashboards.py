@@ -203,6 +203,7 @@ WANTED: dict[str, tuple[str, tuple[str, ...]]] = {
     "sdxl_worker_flushes_total": ("result", ("committed", "aborted")),
     "sdxl_worker_dead_letters_total": ("", ()),
     "sdxl_worker_crash_loops_total": ("", ()),
+    "sdxl_worker_suspects_waiting": ("", ()),
     # lag and the worker itself
     "kafka_consumergroup_lag": ("partition", ("0", "1")),
     "kafka_consumergroup_lag_seconds": ("partition", ("0", "1")),

@@ -53,6 +53,7 @@ class Kernel:
     """The clock and the queue of what happens next."""
 
     def __init__(self, seed: int) -> None:
+        self.seed = seed
         self.rng = Random(seed)
         self.now = EPOCH_S
         self._queue: list[tuple[float, int, _Event]] = []

@@ -30,6 +30,19 @@ def test_a_job_that_kills_is_given_up_after_three_starts_and_its_neighbours_comp
     assert all(r.outcomes == ["completed"] for r in requests[:-1])
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_of_several_jobs_that_kill_each_is_given_up_and_nobody_else(seed: int) -> None:
+    poison = [make(90 + n, Kind.POISON, n, f"poison-{n}", "poison") for n in range(3)]
+    requests = [poison[0], *good(6), poison[1], *good(12)[6:], poison[2]]
+    scenario = Scenario([(0.1 * n, r) for n, r in enumerate(requests)], workers=1, partitions=1, slots=4, buffer=16)
+    world = play(seed, scenario)
+    assert all(r.outcomes == ["failed crash_loop"] for r in poison)
+    # The last one for certain; before, another may have killed the process first.
+    assert all(world.audit.most_starts[r.number] == 3 and 1 <= r.runs <= 3 for r in poison)
+    assert all(r.outcomes == ["completed"] for r in requests if r not in poison)
+    assert world.crashes <= 9
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_nothing_fails_while_s3_is_down(seed: int) -> None:
     requests = good(12)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from random import Random
 from threading import get_ident
 from typing import Any, TypeVar, cast
 
@@ -175,6 +174,8 @@ class SimWorker(Process):
         faults: Faults,
         worker_id: str,
         *,
+        slots: int = SLOTS,
+        buffer: int = SETTINGS.buffer_per_partition,
         crash: Callable[[SimWorker], None],
         died: Callable[[SimWorker, Exception], None],
         on_run: Callable[[SimWorker, Job], None],
@@ -182,7 +183,7 @@ class SimWorker(Process):
         super().__init__(worker_id)
         self.leaving = False
         self._kernel = kernel
-        settings = SETTINGS.model_copy(update={"worker_id": worker_id})
+        settings = SETTINGS.model_copy(update={"worker_id": worker_id, "buffer_per_partition": buffer})
         port = Port(kernel, faults, self, lambda: crash(self), self._check_unlocked)
         connections = SimConnections(kernel, broker, bucket, port, worker_id, lambda: self._worker.draining)
         self.consumer = connections.consumer
@@ -190,10 +191,10 @@ class SimWorker(Process):
 
         def make_engine(hooks: EngineHooks) -> FakeEngine:
             return FakeEngine(
-                Random(kernel.rng.random()),
+                kernel.seed,
                 kernel.clock,
                 hooks,
-                slots=SLOTS,
+                slots=slots,
                 longest_s=LONGEST_JOB_S,
                 on_run=lambda job: on_run(self, job),
             )

@@ -18,7 +18,7 @@ from tests.sim.group import Group
 from tests.sim.kernel import Crashed, Kernel
 from tests.sim.requests import TOPICS, Kind, Request
 from tests.sim.store import Bucket
-from tests.sim.worker import SETTINGS, SimWorker
+from tests.sim.worker import SETTINGS, SLOTS, SimWorker
 from worker.delivery.transport import TRANSACTION_CONFIG
 from worker.job import Job
 
@@ -44,6 +44,8 @@ class Scenario:
     joins: list[float] = field(default_factory=list)
     outages: list[tuple[float, float]] = field(default_factory=list)
     new_names: bool = False
+    slots: int = SLOTS
+    buffer: int = SETTINGS.buffer_per_partition
 
 
 class World:
@@ -93,6 +95,8 @@ class World:
             self.bucket,
             self.faults,
             name,
+            slots=self.scenario.slots,
+            buffer=self.scenario.buffer,
             crash=self.crash,
             died=self._died,
             on_run=self._on_run,

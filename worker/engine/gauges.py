@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from worker.engine.memory import Rung
 from worker.engine.schedule import State
-from worker.job import Lane
+from worker.job import Job, Lane
 from worker.telemetry import metrics
 
 
-def set_queue(depth: Mapping[tuple[Lane, State], int], oldest: Mapping[Lane, float], now: float) -> None:
+def set_queue(
+    depth: Mapping[tuple[Lane, State], int], queued: Sequence[Job], not_begun: Sequence[Job], now: float
+) -> None:
     """Set the number of jobs by lane and state, and the age of the oldest request in each lane.
 
     Args:
-        oldest: time of the oldest request of each lane that has one, in seconds since the epoch.
+        queued: jobs whose start is not recorded yet.
+        not_begun: jobs in the engine that have had no step.
     """
     for (lane, state), rows in depth.items():
         metrics.QUEUE.labels(lane.label, state.name.lower()).set(rows)
     for lane in Lane:
-        metrics.OLDEST.labels(lane.label).set(now - oldest[lane] if lane in oldest else 0)
+        metrics.QUEUE.labels(lane.label, "queued").set(sum(job.lane is lane for job in queued))
+        ages = [now - job.requested_at for job in (*queued, *not_begun) if job.lane is lane]
+        metrics.OLDEST.labels(lane.label).set(max(ages, default=0))
 
 
 def set_memory(device: torch.device, rung: Rung) -> None:

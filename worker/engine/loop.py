@@ -20,7 +20,7 @@ from worker.engine.pipeline import SdxlModel
 from worker.engine.row import Row
 from worker.engine.schedule import Segment, StepScheduler
 from worker.errors import ErrorCode, RequestRejected
-from worker.job import EngineHooks, Failure, Job, Lane, Origin, Picture, Timing
+from worker.job import EngineHooks, Failure, Job, Lane, Origin, Picture, Room, Timing
 from worker.telemetry import logs, metrics
 
 # Progress is told at the start and after each of these parts of the steps.
@@ -104,6 +104,7 @@ class StepEngine:
         self._expire(now)
         with torch.inference_mode():
             batch = cast("tuple[Origin, ...]", self._scheduler.choose(now))
+            self._hooks.on_room(self._room())
             if batch:
                 self._advance(batch, now)
             self._receive()
@@ -130,7 +131,8 @@ class StepEngine:
             self._hooks.on_failed(Failure.of(job, error.code, error.message))
             return
         self._live[job.origin] = _Live(job, sum(segment.steps for segment in segments), checkpoint)
-        self._scheduler.submit(job.origin, job.lane, left, self._clock())
+        # It has waited since it was received: its start was only recorded when its turn was near.
+        self._scheduler.submit(job.origin, job.lane, left, min(job.received_at, self._clock()))
 
     def _go_on(self, job: Job, segments: Sequence[Segment]) -> tuple[Checkpoint | None, Sequence[Segment]]:
         """The checkpoint that `job` brought, and what is left to do after it; one that is of no use is told."""
@@ -351,19 +353,23 @@ class StepEngine:
             self._ladder.reset()
             self._resize()
 
-    def report(self) -> None:
+    def _room(self) -> Room:
+        decoding = [live.job.lane for live in self._to_decode.values()]
+        urgent, high, normal = (
+            rows + sum(other <= lane for other in decoding)
+            for lane, rows in zip(Lane, self._scheduler.room(), strict=True)
+        )
+        return urgent, high, normal
+
+    def report(self, queued: Sequence[Job]) -> None:
         """Set the gauges that are read, not counted, and pass on what the scheduler has counted."""
         preemptions = self._scheduler.counts.preemptions
         metrics.PREEMPTIONS.inc(preemptions - self._preemptions_told)
         self._preemptions_told = preemptions
         metrics.LORAS.set(self._model.adapters.loaded)
         gauges.set_memory(self._model.device, self._ladder.rung)
-        oldest: dict[Lane, float] = {}
-        for live in list(self._live.values()):
-            if live.row is None:
-                job = live.job
-                oldest[job.lane] = min(job.requested_at, oldest.get(job.lane, job.requested_at))
-        gauges.set_queue(self._scheduler.depth(), oldest, self._clock())
+        not_begun = [live.job for live in list(self._live.values()) if live.row is None]
+        gauges.set_queue(self._scheduler.depth(), queued, not_begun, self._clock())
 
 
 class _Ended(Exception):

@@ -21,9 +21,12 @@ from enum import Enum, auto
 
 from worker.engine.cost import CostModel, Group
 from worker.errors import ProtocolError
-from worker.job import Lane
+from worker.job import Lane, Room
 
 Key = Hashable
+
+# A row that has no more than these seconds or one step to go gives its place to another, whose start takes one commit.
+START_AHEAD_S = 0.5
 
 
 class State(Enum):
@@ -219,6 +222,33 @@ class StepScheduler:
         own = sum(segment.steps * self.cost.least_seconds(segment.group, slots) for segment in segments)
         queue = before * self.cost.least_seconds_per_row(group, slots)
         return queue + own + self.cost.tail_seconds(segments[-1].group)
+
+    def room(self) -> Room:
+        """By lane, the rows of this lane and those above for which the step that was chosen last has a use.
+
+        Beside a full step, these are rows to follow those that end soon. Where a lane could have more of the step, rows
+        that cannot, because they are of another group, do not count.
+        """
+        urgent, high, normal = (self._room(lane) for lane in Lane)
+        return urgent, high, normal
+
+    def _room(self, lane: Lane) -> int:
+        rows = [row for row in self._rows.values() if row.lane <= lane]
+        if not self._batch:
+            return self.policy.slots
+        group = self._rows[self._batch[0]].group
+        limit = self.cost.best_rows(group, self.policy.slots)
+        ending = sum(self._ends_soon(row) for row in rows)
+        staying = sum(row.state is State.ACTIVE for row in rows) - ending
+        others = sum(row.group != group for row in rows) if staying < limit else 0
+        return limit + ending + others
+
+    def _ends_soon(self, row: QueuedRow) -> bool:
+        if row.state is not State.ACTIVE or len(row.segments) > 1:
+            return False
+        left = row.segments[0].steps - row.steps_done
+        seconds = self.cost.step_seconds(row.group, len(self._batch))
+        return left == 1 or (seconds is not None and left * seconds <= START_AHEAD_S)
 
     def state(self, key: Key) -> State:
         """Where the row stands. Raises KeyError for one that has left."""

@@ -1,8 +1,4 @@
-"""When an admitted job may go on: one at a time of an id, and one suspect at a time. Pure.
-
-A suspect was on the GPU when a process died. Suspects run one by one, so that the one that kills is found out and
-does not drag its neighbours into the crash-loop limit.
-"""
+"""When an admitted job may go on: one at a time of an id. Pure."""
 
 from __future__ import annotations
 
@@ -15,13 +11,13 @@ from worker.job import Job, Origin
 class Gate:
     """Its owner holds a lock around each call."""
 
-    _inside: dict[Origin, tuple[Job, bool]] = field(default_factory=dict)
-    _waiting: dict[Origin, tuple[Job, bool]] = field(default_factory=dict)
+    _inside: dict[Origin, Job] = field(default_factory=dict)
+    _waiting: dict[Origin, Job] = field(default_factory=dict)
 
-    def enter(self, job: Job, *, suspect: bool) -> bool:
+    def enter(self, job: Job) -> bool:
         """Whether the job may go on now; else `leave` returns it later."""
-        may = self._may_enter(job, suspect)
-        (self._inside if may else self._waiting)[job.origin] = (job, suspect)
+        may = self._may_enter(job)
+        (self._inside if may else self._waiting)[job.origin] = job
         return may
 
     def leave(self, origin: Origin) -> list[Job]:
@@ -29,15 +25,15 @@ class Gate:
         self._inside.pop(origin, None)
         self._waiting.pop(origin, None)
         free = []
-        for job, suspect in list(self._waiting.values()):
-            if self._may_enter(job, suspect):
+        for job in list(self._waiting.values()):
+            if self._may_enter(job):
                 self._inside[job.origin] = self._waiting.pop(job.origin)
                 free.append(job)
         return free
 
-    def _may_enter(self, job: Job, suspect: bool) -> bool:
-        return not any(other.job_id == job.job_id or (suspect and both) for other, both in self._inside.values())
-
     def waiting(self) -> list[Job]:
         """The jobs that have not been let in."""
-        return [job for job, _ in self._waiting.values()]
+        return list(self._waiting.values())
+
+    def _may_enter(self, job: Job) -> bool:
+        return not any(other.job_id == job.job_id for other in self._inside.values())

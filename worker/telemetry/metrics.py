@@ -25,7 +25,7 @@ PHASE = Histogram(
     ["phase"],
     buckets=_SHORT,
 )
-QUEUE = Gauge("sdxl_worker_queue_jobs", "Jobs in the engine by lane and state", ["priority", "state"])
+QUEUE = Gauge("sdxl_worker_queue_jobs", "Jobs by lane and state, in the engine or queued for it", ["priority", "state"])
 OLDEST = Gauge("sdxl_worker_queue_oldest_seconds", "Age of the oldest job that has not started", ["priority"])
 STEPS = Counter("sdxl_worker_steps", "UNet calls")
 ROW_STEPS = Counter("sdxl_worker_row_steps", "Rows over all UNet calls")
@@ -66,6 +66,7 @@ PUBLISHING_FAILS = Gauge(
 )
 REPUBLISHED = Counter("sdxl_worker_republished", "Stored results published again for a repeated job id")
 CRASH_LOOPS = Counter("sdxl_worker_crash_loops", "Jobs that failed because they repeatedly took the process down")
+SUSPECTS = Gauge("sdxl_worker_suspects_waiting", "Jobs that were started before, never ended, and wait to be started")
 PAUSED = Gauge("sdxl_worker_paused_partitions", "Partitions paused because a buffer is full")
 UNFINISHED = Gauge("sdxl_worker_unfinished_jobs", "Jobs between consume and commit")
 # These use the names that existing lag dashboards expect (kafka_exporter, Strimzi).
