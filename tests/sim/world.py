@@ -78,6 +78,8 @@ class World:
         self.bucket.up = True
         if not self.kernel.run_until(lambda: self._all_sent() and not self.audit.unanswered(), QUIET_WITHIN_S):
             raise Violation(f"never finished: {self.audit.unanswered()}")
+        if not self.kernel.run_until(lambda: not self.audit.below_end(), QUIET_WITHIN_S):
+            raise Violation(f"never committed to the end: {self.audit.below_end()}")
         self._stop_all()
         self.audit.finish()
         self._restart_clean()
