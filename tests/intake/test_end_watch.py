@@ -152,7 +152,7 @@ def test_a_topic_with_another_id_is_read_from_its_beginning() -> None:
 def test_a_topic_that_has_kept_its_id_has_lost_its_end() -> None:
     watched = Watched()
     watched.assigned_with("A")
-    watched.watch.on_lost(KEY, Lost(20, 3))
+    watched.watch.on_lost(KEY, Lost(20, 2))
     [found] = watched.look()
     assert isinstance(found, Found)
     assert found.go_on == GoOn(10, Cause.LOST_END)

@@ -17,7 +17,7 @@ from worker.intake.resets import Cause, GoOn, Lost, go_on
 # How often the topics' ids are compared: a topic that was created again and has as many records as the old one gives
 # no error anywhere.
 COMPARE_IDS_S = 30.0
-LEARN_ID_AFTER_S = 5.0
+LEARN_ID_AFTER_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +130,10 @@ class EndWatch:
     def _found(self, answers: Answers) -> list[Found]:
         events = []
         for key in [key for key in self._recreated if key in answers.bounds]:
-            topic_id = self._recreated.pop(key)
-            lost = self._lost.pop(key, Lost(0))
-            self._forget_id(key, topic_id)
-            events.append(Found(key, lost, GoOn(answers.bounds[key].first, Cause.RECREATED), topic_id))
+            new_id = self._recreated.pop(key)
+            self._forget_id(key, new_id)
+            beginning = GoOn(answers.bounds[key].first, Cause.RECREATED)
+            events.append(Found(key, self._lost.pop(key, Lost(0)), beginning, new_id))
         for key in [key for key in self._lost if key in answers.bounds]:
             lost, topic_id = self._lost.pop(key), answers.topic_ids.get(key[0])
             known = self._topic_ids.get(key)

@@ -64,7 +64,8 @@ def go_on(lost: Lost, bounds: Bounds, *, same_topic: bool | None) -> GoOn:
         same_topic: whether the topic still has the id that it had; None where that is not known.
     """
     is_above = lost.offset > bounds.end
-    if same_topic is False or (same_topic is None and _is_another_topic(lost, bounds, is_above=is_above)):
+    # Epochs count where the id has stayed, too: it may have been learnt after the topic was created again.
+    if same_topic is False or _is_another_topic(lost, bounds, is_above=is_above):
         return GoOn(bounds.first, Cause.RECREATED)
     if lost.offset < bounds.first:
         return GoOn(bounds.first, Cause.RETENTION)
@@ -78,8 +79,6 @@ def go_on(lost: Lost, bounds: Bounds, *, same_topic: bool | None) -> GoOn:
 
 def _is_another_topic(lost: Lost, bounds: Bounds, *, is_above: bool) -> bool:
     """Whether leader epochs say so: they only ever grow, and a log that loses its end has a new leader."""
-    if lost.diverges_at is not None and lost.diverges_at < 0:
-        return True
     is_shorter = is_above or lost.diverges_at is not None
     if not is_shorter or lost.leader_epoch is None or bounds.end_epoch is None:
         return False
