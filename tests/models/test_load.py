@@ -16,7 +16,8 @@ from huggingface_hub.errors import DryRunError, GatedRepoError, HfHubHTTPError, 
 
 from devtools.models.single_file import write_single_file
 from worker.errors import ModelLoadError, SettingsError
-from worker.models.load import fingerprint, load_base, load_refiner, resolve_device, resolve_dtype
+from worker.models.fingerprint import fingerprint
+from worker.models.load import load_base, load_refiner, resolve_device, resolve_dtype
 from worker.models.pull import locate, pull, select_files
 
 FP32 = torch.float32

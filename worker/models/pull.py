@@ -8,7 +8,6 @@ file contains.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from huggingface_hub.utils.tqdm import (
 )
 
 from worker.errors import ModelLoadError
+from worker.models.packaging import check_folder, check_single_file, read_index
 
 log = structlog.get_logger(__name__)
 
@@ -55,17 +55,24 @@ class ModelFiles:
     Attributes:
         root: the folder in diffusers' layout, or the `.safetensors` file itself.
         weights: the weight files only, in a stable order.
-        variant: `fp16` if the files with that name are the ones to load.
+        variant: `fp16` if any files with that name are the ones to load.
+        configs: configurations and tokenizers of a folder, in a stable order.
     """
 
     model_id: str
     root: Path
     weights: tuple[Path, ...]
     variant: str | None = None
+    configs: tuple[Path, ...] = ()
 
     @property
     def is_single_file(self) -> bool:
         return self.root.is_file()
+
+    def variant_of(self, component: str) -> str | None:
+        """Return `fp16` if the weights to load of `component` have that name."""
+        own = [path.name for path in self.weights if path.parent.name == component]
+        return VARIANT if any(map(_is_variant, own)) else None
 
     @property
     def size_bytes(self) -> int:
@@ -137,32 +144,33 @@ def _component_weights(files: list[PurePosixPath], prefer_variant: bool) -> list
 def _check_single_file(model_id: str, path: Path) -> ModelFiles:
     if path.suffix.lower() != ".safetensors":
         raise ModelLoadError(f"{model_id}: a model in one file must be a .safetensors file.")
+    check_single_file(model_id, path)
     return ModelFiles(model_id, path, (path,))
 
 
 def _check_folder(model_id: str, root: Path, *, half: bool) -> ModelFiles:
-    index = root / "model_index.json"
-    if not index.is_file():
-        raise ModelLoadError(f"{model_id} has no model_index.json: it is not a model in diffusers' layout.")
+    components = read_index(model_id, root)
     names = select_files([p.relative_to(root).as_posix() for p in root.glob("*/*")], half=half)
     weights = [name for name in names if name.endswith(".safetensors")]
-    absent = _expected_components(model_id, index) - {name.split("/")[0] for name in weights}
+    absent = (WEIGHT_COMPONENTS & components.keys()) - {name.split("/")[0] for name in weights}
     if absent:
         raise ModelLoadError(
             f"{model_id} has no .safetensors weights for {', '.join(sorted(absent))} "
             "(pickled .bin weights are not read)."
         )
-    variant = VARIANT if any(_VARIANT_WEIGHTS.fullmatch(PurePosixPath(n).name) for n in weights) else None
-    return ModelFiles(model_id, root, tuple(root / name for name in weights), variant)
+    check_folder(model_id, root, names, components)
+    loaded = ("model_index.json", *(name for name in names if name.split("/")[0] in components))
+    return ModelFiles(
+        model_id,
+        root,
+        tuple(root / name for name in loaded if name.endswith(".safetensors")),
+        VARIANT if any(_is_variant(name) for name in weights) else None,
+        configs=tuple(root / name for name in loaded if not name.endswith(".safetensors")),
+    )
 
 
-def _expected_components(model_id: str, index: Path) -> set[str]:
-    """Return the components with weights that the model's index names; it lists an absent one as `[null, null]`."""
-    try:
-        entries = json.loads(index.read_text())
-        return {name for name in WEIGHT_COMPONENTS & entries.keys() if entries[name][0] is not None}
-    except (ValueError, AttributeError, TypeError, IndexError) as error:
-        raise ModelLoadError(f"{model_id}: its model_index.json cannot be read ({error}).") from error
+def _is_variant(name: str) -> bool:
+    return _VARIANT_WEIGHTS.fullmatch(PurePosixPath(name).name) is not None
 
 
 def _fetch(model_id: str, half: bool, cache_dir: Path | None, progress: bool) -> Path:
