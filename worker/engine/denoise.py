@@ -47,9 +47,7 @@ class Denoiser:
         rescale: `guidance_rescale` of diffusers' pipelines, from 0 to 1.
     """
 
-    def __init__(
-        self, unet: Any, slots: int | None, adapters: Adapters | None = None, *, rescale: float = 0.0
-    ) -> None:
+    def __init__(self, unet: Any, slots: int | None, adapters: Adapters | None = None, *, rescale: float = 0.0) -> None:
         self._unet = unet
         self._rescale = rescale
         self._adapters = adapters

@@ -137,7 +137,8 @@ class SdxlModel:
         reason = self.unusable.get((stage, scheduler))
         if reason is not None:
             raise RequestRejected(
-                ErrorCode.INVALID_REQUEST, f"scheduler: {scheduler} cannot draw with this worker's {stage.name.lower()}: {reason}"
+                ErrorCode.INVALID_REQUEST,
+                f"scheduler: {scheduler} cannot draw with this worker's {stage.name.lower()}: {reason}",
             )
 
     def check(self, checkpoint: Checkpoint, job: Job) -> None:

@@ -61,7 +61,9 @@ def try_out(model: SdxlModel, *, model_id: str, refiner_id: str | None) -> None:
         try:
             latents = _try_stage(model, stage, name)
         except torch.OutOfMemoryError as error:
-            raise ModelLoadError(f"{name} was loaded, but a {_SIDE_PX}x{_SIDE_PX} picture needs more memory.") from error
+            raise ModelLoadError(
+                f"{name} was loaded, but a {_SIDE_PX}x{_SIDE_PX} picture needs more memory."
+            ) from error
         except _UNSUPPORTED as error:
             raise ModelLoadError(f"{name} was loaded, but cannot draw: {_reason(error)}") from error
         try:

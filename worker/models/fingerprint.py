@@ -56,4 +56,7 @@ def digest_of(file: Path) -> str:
 
 def _lines(configs: Iterable[Path]) -> list[str]:
     # Two folders are never of the same name and file: `unet/config.json`, `vae/config.json`.
-    return [f"{path.parent.name if path.name != 'model_index.json' else ''}/{path.name} {sha256(path)}\n" for path in configs]
+    return [
+        f"{path.parent.name if path.name != 'model_index.json' else ''}/{path.name} {sha256(path)}\n"
+        for path in configs
+    ]

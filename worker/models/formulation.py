@@ -1,4 +1,4 @@
-"""What a base was trained to predict, told by its configuration: epsilon or velocity, with or without signal at the end.
+"""What a base was trained to predict, as its configuration tells: epsilon or velocity, zero terminal SNR or not.
 
 Zero terminal SNR, velocity, trailing timesteps: Lin et al. 2023, arXiv:2305.08891. EDM (Karras et al. 2022,
 arXiv:2206.00364) scales the UNet's input and output in another way, and flow matching has no noise schedule of this
@@ -52,25 +52,30 @@ def check_scheduler(model_id: str, config: Mapping[str, Any]) -> None:
             f"{model_id} is an EDM model (scheduler/scheduler_config.json names {name}, with sigma_data"
             f" {config.get('sigma_data')}), which the worker cannot draw."
         )
-    if name.startswith("FlowMatch") or config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction":
+    if (
+        name.startswith("FlowMatch")
+        or config.get("use_flow_sigmas")
+        or config.get("prediction_type") == "flow_prediction"
+    ):
         raise ModelLoadError(f"{model_id} is a flow-matching model, which the worker cannot draw.")
 
 
-def check_unet(model_id: str, config: Any) -> None:
+def check_unet(model_id: str, config: Mapping[str, Any]) -> None:
     """Check a UNet's configuration.
 
     Raises:
         ModelLoadError: it is not that of an SDXL text-to-image model.
     """
-    if config.in_channels != LATENT_CHANNELS:
+    channels = config.get("in_channels", LATENT_CHANNELS)
+    if channels != LATENT_CHANNELS:
         raise ModelLoadError(
-            f"{model_id} is not an SDXL text-to-image model: its UNet takes {config.in_channels} channels in place of"
+            f"{model_id} is not an SDXL text-to-image model: its UNet takes {channels} channels in place of"
             f" {LATENT_CHANNELS}, as for inpainting."
         )
-    if config.addition_embed_type != "text_time":
+    if config.get("addition_embed_type") != "text_time":
         raise ModelLoadError(f"{model_id} is not an SDXL text-to-image model (its UNet has another architecture).")
-    if config.time_cond_proj_dim is not None:
+    if config.get("time_cond_proj_dim") is not None:
         raise ModelLoadError(
-            f"{model_id} has a UNet with embedded guidance (time_cond_proj_dim {config.time_cond_proj_dim}), which the"
-            " worker cannot draw: use the LoRA of that model on its base."
+            f"{model_id} has a UNet with embedded guidance (time_cond_proj_dim {config['time_cond_proj_dim']}), which"
+            " the worker cannot draw: use that model's LoRA on its base."
         )

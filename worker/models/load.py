@@ -8,6 +8,8 @@ does not need this.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -68,7 +70,6 @@ def load_base(
     pipeline = _read(StableDiffusionXLPipeline, files, dtype, cache_dir, single_file_config)
     if pipeline.text_encoder is None or pipeline.text_encoder_2 is None:
         raise ModelLoadError(f"{model_id} is not an SDXL base: it lacks one of the two text encoders.")
-    check_unet(model_id, pipeline.unet.config)
     return _settle(model_id, pipeline, device, channels_last)
 
 
@@ -92,7 +93,6 @@ def load_refiner(
     refiner = _read(StableDiffusionXLImg2ImgPipeline, files, dtype, cache_dir, single_file_config)
     if refiner.text_encoder_2 is None or not refiner.config.requires_aesthetics_score:
         raise ModelLoadError(f"{model_id} is not an SDXL refiner: it does not take an aesthetic score.")
-    check_unet(model_id, refiner.unet.config)
     if share is not None:
         _share(refiner, share)
     return _settle(model_id, refiner, device, channels_last)
@@ -160,19 +160,36 @@ def _read(
     options: dict[str, Any] = {"dtype": dtype, "add_watermarker": False, "cache_dir": cache_dir}
     role = "base" if kind is StableDiffusionXLPipeline else "refiner"
     try:
-        if files.is_single_file:
-            loaded: _Pipeline = load_single_file(kind, role, files.model_id, files.root, single_file_config, options)
-            return loaded
-        check_scheduler(files.model_id, _scheduler_config(files.root))
-        return kind.from_pretrained(files.root, local_files_only=True, **options, **load_components(files, dtype))
+        with _quiet():
+            if files.is_single_file:
+                loaded: _Pipeline = load_single_file(
+                    kind, role, files.model_id, files.root, single_file_config, options
+                )
+            else:
+                check_scheduler(files.model_id, _config(files.root, "scheduler/scheduler_config.json"))
+                check_unet(files.model_id, _config(files.root, "unet/config.json"))
+                parts = load_components(files, dtype)
+                loaded = kind.from_pretrained(files.root, local_files_only=True, **options, **parts)
+        return loaded
     except _UNREADABLE as error:
         reason = " ".join(str(error).split())
         raise ModelLoadError(f"{files.model_id} cannot be loaded as {kind.__name__}: {reason}") from error
 
 
-def _scheduler_config(root: Path) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((root / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+def _config(root: Path, name: str) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((root / name).read_text(encoding="utf-8"))
     return config
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence diffusers' warnings: it lists every key of a model that is about to be refused for the first one."""
+    before = diffusers_logging.get_verbosity()
+    diffusers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        diffusers_logging.set_verbosity(before)
 
 
 def _settle(model_id: str, pipeline: _Pipeline, device: torch.device | str, channels_last: bool) -> _Pipeline:

@@ -1,6 +1,7 @@
 """Resolve a model id to files on this machine, and download those that are missing.
 
-A model id is a folder in diffusers' layout, a `.safetensors` file, or a hub id. Exactly the files that will be loaded
+A model id is a folder in diffusers' layout, a `.safetensors` file, or a hub id, which may end in `@` and a revision (a
+commit, a tag or a branch). Exactly the files that will be loaded
 are selected for each component, so that a download of SDXL takes 7 GB and not the 70 GB of its repository, and so that
 the fingerprint describes what is in memory. Pickled weights are never read, because unpickling runs whatever code the
 file contains.
@@ -19,9 +20,10 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     DryRunError,
     GatedRepoError,
-    HfHubHTTPError,
+    HTTPError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
+    RevisionNotFoundError,
 )
 from huggingface_hub.utils.tqdm import (
     are_progress_bars_disabled,
@@ -31,6 +33,8 @@ from huggingface_hub.utils.tqdm import (
 
 from worker.errors import ModelLoadError
 from worker.models.packaging import check_folder, check_single_file, read_index
+from worker.models.resume import fetch_large
+from worker.models.verify import verify
 
 log = structlog.get_logger(__name__)
 
@@ -39,7 +43,7 @@ CONFIG_COMPONENTS = frozenset({"scheduler", "tokenizer", "tokenizer_2"})
 PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pkl"})
 VARIANT = "fp16"
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HUB_ID = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w.][\w./-]*))?")
 # Names of weight files in diffusers and transformers, in one file or sharded. Other files next to them (EMA copies,
 # ONNX, OpenVINO, Flax) are other exports of the same weights.
 _PLAIN_WEIGHTS = re.compile(r"(diffusion_pytorch_)?model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
@@ -75,6 +79,11 @@ class ModelFiles:
         return VARIANT if any(map(_is_variant, own)) else None
 
     @property
+    def commit(self) -> str | None:
+        """The commit of a model from the hub."""
+        return self.root.name if self.root.parent.name == "snapshots" else None
+
+    @property
     def size_bytes(self) -> int:
         """The total size of the weight files."""
         return sum(path.stat().st_size for path in self.weights)
@@ -92,11 +101,14 @@ def pull(model_ids: Iterable[str], *, half: bool, cache_dir: Path | None = None)
     Raises:
         ModelLoadError: a model is missing, incomplete, pickled, or the hub does not answer.
     """
-    return [locate(model_id, half=half, cache_dir=cache_dir, progress=True) for model_id in model_ids]
+    return [locate(model_id, half=half, cache_dir=cache_dir, verified=True) for model_id in model_ids]
 
 
-def locate(model_id: str, *, half: bool, cache_dir: Path | None = None, progress: bool = False) -> ModelFiles:
+def locate(model_id: str, *, half: bool, cache_dir: Path | None = None, verified: bool = False) -> ModelFiles:
     """Find the files of one model; those of a hub model are downloaded if they are missing.
+
+    Args:
+        verified: show progress, and compare every file with its digest.
 
     Raises:
         ModelLoadError: as raised by `pull`.
@@ -108,9 +120,24 @@ def locate(model_id: str, *, half: bool, cache_dir: Path | None = None, progress
         return _check_single_file(model_id, path)
     if path.is_dir():
         return _check_folder(model_id, path, half=half)
-    if path.suffix.lower() == ".safetensors" or not _HUB_ID.fullmatch(model_id):
+    hub = _HUB_ID.fullmatch(model_id)
+    if path.suffix.lower() == ".safetensors" or hub is None:
         raise ModelLoadError(f"{model_id}: no such file or folder.")
-    return _check_folder(model_id, _fetch(model_id, half, cache_dir, progress), half=half)
+    source = _Source(model_id, hub["repository"], hub["revision"], cache_dir)
+    root = _fetch(source, half, progress=verified)
+    if verified:
+        verify(model_id, root, select_files(_names(root), half=half))
+    return _check_folder(model_id, root, half=half)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A model on the hub; `revision` None is its main branch."""
+
+    model_id: str
+    repository: str
+    revision: str | None
+    cache_dir: Path | None
 
 
 def select_files(names: Collection[str], *, half: bool) -> list[str]:
@@ -150,7 +177,7 @@ def _check_single_file(model_id: str, path: Path) -> ModelFiles:
 
 def _check_folder(model_id: str, root: Path, *, half: bool) -> ModelFiles:
     components = read_index(model_id, root)
-    names = select_files([p.relative_to(root).as_posix() for p in root.glob("*/*")], half=half)
+    names = select_files(_names(root), half=half)
     weights = [name for name in names if name.endswith(".safetensors")]
     absent = (WEIGHT_COMPONENTS & components.keys()) - {name.split("/")[0] for name in weights}
     if absent:
@@ -159,7 +186,7 @@ def _check_folder(model_id: str, root: Path, *, half: bool) -> ModelFiles:
             "(pickled .bin weights are not read)."
         )
     check_folder(model_id, root, names, components)
-    loaded = ("model_index.json", *(name for name in names if name.split("/")[0] in components))
+    loaded = [name for name in names if name == "model_index.json" or name.split("/")[0] in components]
     return ModelFiles(
         model_id,
         root,
@@ -169,44 +196,69 @@ def _check_folder(model_id: str, root: Path, *, half: bool) -> ModelFiles:
     )
 
 
+def _names(root: Path) -> list[str]:
+    return [path.relative_to(root).as_posix() for pattern in ("*", "*/*") for path in root.glob(pattern)]
+
+
 def _is_variant(name: str) -> bool:
     return _VARIANT_WEIGHTS.fullmatch(PurePosixPath(name).name) is not None
 
 
-def _fetch(model_id: str, half: bool, cache_dir: Path | None, progress: bool) -> Path:
+def _fetch(source: _Source, half: bool, *, progress: bool) -> Path:
     """Download the files of a hub model that are not cached yet, and return its snapshot folder."""
+    model_id, where = source.model_id, {"revision": source.revision, "cache_dir": source.cache_dir}
     try:
         with _progress_bars(shown=progress):
             # A dry run lists the repository's files with their sizes, and whether each is cached.
-            listing = snapshot_download(model_id, cache_dir=cache_dir, dry_run=True)
+            listing = snapshot_download(source.repository, dry_run=True, **where)
             wanted = select_files([file.filename for file in listing], half=half)
             missing = [file for file in listing if file.filename in wanted and file.will_download]
             if missing:
                 size = sum(file.file_size or 0 for file in missing)
                 log.info("model_download", model_id=model_id, files=len(missing), size_bytes=size)
-            return Path(snapshot_download(model_id, cache_dir=cache_dir, allow_patterns=wanted))
+            for file in missing:
+                fetch_large(model_id, source.repository, file)
+            # The commit that was listed, even if the branch moves on meanwhile.
+            where["revision"] = listing[0].commit_hash if listing else source.revision
+            return Path(snapshot_download(source.repository, allow_patterns=wanted, **where))
     except DryRunError as error:
-        refusal = error.__cause__
-        if isinstance(refusal, GatedRepoError):
-            raise ModelLoadError(f"{model_id} is gated: accept its licence on the hub and set HF_TOKEN.") from error
-        if isinstance(refusal, RepositoryNotFoundError):
-            raise ModelLoadError(
-                f"{model_id} is neither a folder here nor a model on the hub (private ones need HF_TOKEN)."
-            ) from error
-        return _cached_snapshot(model_id, cache_dir, refusal)
-    except (HfHubHTTPError, OSError) as error:
-        raise ModelLoadError(f"{model_id} could not be downloaded: {_first_line(error)}.") from error
+        if (refusal := _refusal(source, error.__cause__)) is not None:
+            raise refusal from error
+        return _cached_snapshot(source, error.__cause__)
+    except (HTTPError, OSError, RuntimeError) as error:
+        # Of hf_xet, which downloads from the hub's own store, all errors are RuntimeErrors.
+        raise _refusal(source, error) or ModelLoadError(
+            f"{model_id} could not be downloaded: {_first_line(error)}; what has arrived is kept, so that models pull"
+            " goes on from there."
+        ) from error
 
 
-def _cached_snapshot(model_id: str, cache_dir: Path | None, refusal: BaseException | None) -> Path:
+def _refusal(source: _Source, error: BaseException | None) -> ModelLoadError | None:
+    """Return what to tell of an answer of the hub that will stay the same."""
+    if isinstance(error, GatedRepoError):
+        return ModelLoadError(f"{source.model_id} is gated: accept its licence on the hub and set HF_TOKEN.")
+    if isinstance(error, RevisionNotFoundError):
+        return ModelLoadError(f"{source.repository} has no revision {source.revision}.")
+    if isinstance(error, RepositoryNotFoundError):
+        return ModelLoadError(
+            f"{source.model_id} is neither a folder here nor a model on the hub (private ones need HF_TOKEN)."
+        )
+    return None
+
+
+def _cached_snapshot(source: _Source, refusal: BaseException | None) -> Path:
     try:
         # Only the index is asked for here; `_check_folder` then decides which other files must exist.
         folder = snapshot_download(
-            model_id, cache_dir=cache_dir, local_files_only=True, allow_patterns=["model_index.json"]
+            source.repository,
+            revision=source.revision,
+            cache_dir=source.cache_dir,
+            local_files_only=True,
+            allow_patterns=["model_index.json"],
         )
     except LocalEntryNotFoundError as error:
         why = f"the hub cannot be reached ({_first_line(refusal)})" if refusal else "the hub cannot be reached"
-        raise ModelLoadError(f"{model_id} is not on this machine, and {why}.") from error
+        raise ModelLoadError(f"{source.model_id} is not on this machine, and {why}.") from error
     return Path(folder)
 
 

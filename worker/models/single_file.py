@@ -8,19 +8,26 @@ name without the suffix, is used in their place.
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from diffusers.loaders.single_file_utils import SingleFileComponentError
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.loaders.single_file_utils import (
+    SingleFileComponentError,
+    convert_ldm_unet_checkpoint,
+    convert_ldm_vae_checkpoint,
+)
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTokenizer
 
 from worker.errors import ModelLoadError
 from worker.models.components import check_loaded
-from worker.models.formulation import LATENT_CHANNELS, check_keys, scheduler_options
-from worker.models.packaging import check_single_file
+from worker.models.formulation import LATENT_CHANNELS, check_keys, check_scheduler, check_unet, scheduler_options
+from worker.models.packaging import check_folder, check_single_file, read_index
 from worker.models.weight_file import Tensor
 
 SHIPPED = Path(__file__).parent / "shipped"
@@ -36,7 +43,9 @@ _PARTS: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("its UNet", _FIRST_CONVOLUTION),
         ("its size embedding", f"{_UNET}label_emb.0.0.weight"),
         ("its first text encoder", f"{_ENCODERS}0.transformer.text_model.embeddings.token_embedding.weight"),
+        ("its first text encoder", f"{_ENCODERS}0.transformer.text_model.embeddings.position_embedding.weight"),
         ("its second text encoder", f"{_ENCODERS}1.model.token_embedding.weight"),
+        ("its second text encoder", f"{_ENCODERS}1.model.positional_embedding"),
         ("its second text encoder", f"{_ENCODERS}1.model.text_projection"),
         ("its VAE", "first_stage_model.decoder.conv_in.weight"),
     ),
@@ -44,6 +53,7 @@ _PARTS: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("its UNet", _FIRST_CONVOLUTION),
         ("its size embedding", f"{_UNET}label_emb.0.0.weight"),
         ("its text encoder", f"{_ENCODERS}0.model.token_embedding.weight"),
+        ("its text encoder", f"{_ENCODERS}0.model.positional_embedding"),
         ("its text encoder", f"{_ENCODERS}0.model.text_projection"),
         ("its VAE", "first_stage_model.decoder.conv_in.weight"),
     ),
@@ -60,7 +70,9 @@ def config_files(file: Path, header: Collection[str]) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix in {".json", ".txt"})
 
 
-def load_single_file(kind: Any, role: str, model_id: str, file: Path, config: Path | None, options: dict[str, Any]) -> Any:
+def load_single_file(
+    kind: Any, role: str, model_id: str, file: Path, config: Path | None, options: dict[str, Any]
+) -> Any:
     """Return the pipeline of class `kind` from `file`.
 
     Args:
@@ -78,10 +90,20 @@ def load_single_file(kind: Any, role: str, model_id: str, file: Path, config: Pa
     if folder is None:
         options = options | _shipped_tokenizers(role)
         folder = SHIPPED / role
+    else:
+        check_folder(model_id, folder, (), read_index(model_id, folder))
+    check_scheduler(model_id, _config(folder, "scheduler/scheduler_config.json"))
+    check_unet(model_id, _config(folder, "unet/config.json"))
     try:
         pipeline = kind.from_single_file(str(file), config=str(folder), local_files_only=True, **options)
     except KeyError as error:
         raise ModelLoadError(f"{model_id} is not complete: it has no {error.args[0]}.") from error
+    except NotImplementedError as error:
+        # diffusers cannot move a network with a weight that the file did not give.
+        missing = _first_missing(folder, header)
+        if missing is None:
+            raise
+        raise ModelLoadError(f"{model_id} is not complete: its {missing}.") from error
     except SingleFileComponentError as error:
         raise ModelLoadError(f"{model_id} is not complete: {str(error.message).splitlines()[0]}") from error
     check_loaded(
@@ -115,7 +137,31 @@ def _check_parts(model_id: str, role: str, header: Mapping[str, Tensor]) -> None
         raise ModelLoadError(f"{model_id} has a UNet with embedded guidance, which the worker cannot draw.")
     for part, key in _PARTS[role]:
         if key not in header:
-            raise ModelLoadError(f"{model_id} is not an SDXL {role} in one file: {part} is missing ({key}).")
+            raise ModelLoadError(
+                f"{model_id} is not an SDXL {role} in one file: {part} is not whole ({key} is missing)."
+            )
+
+
+def _config(folder: Path, name: str) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
+    return config
+
+
+def _first_missing(folder: Path, header: Mapping[str, Tensor]) -> str | None:
+    """Return the component that `header` lacks a weight of, and that weight, as "unet has no conv_in.weight"."""
+    held = {name: torch.empty(tensor.shape, device="meta") for name, tensor in header.items()}
+    for component, kind, convert in (
+        ("unet", UNet2DConditionModel, convert_ldm_unet_checkpoint),
+        ("vae", AutoencoderKL, convert_ldm_vae_checkpoint),
+    ):
+        config = _config(folder, f"{component}/config.json")
+        with torch.device("meta"):
+            expected = kind.from_config(config).state_dict()
+        converted = convert(dict(held), config=config)
+        for name in expected:
+            if name not in converted:
+                return f"{component} has no {name}"
+    return None
 
 
 def _shipped_tokenizers(role: str) -> dict[str, Any]:

@@ -75,4 +75,6 @@ def check_dtypes(shown: str, tensors: dict[str, Tensor]) -> None:
     """
     for name, tensor in tensors.items():
         if tensor.dtype not in _FLOATS and not name.endswith(_BUFFERS):
-            raise ModelLoadError(f"{shown} holds quantised weights ({name} is {tensor.dtype}), which are not supported.")
+            raise ModelLoadError(
+                f"{shown} holds quantised weights ({name} is {tensor.dtype}), which are not supported."
+            )
