@@ -129,7 +129,8 @@ class Settings(BaseSettings):
     )
     sdxl_refiner_id: str | None = Field(
         "stabilityai/stable-diffusion-xl-refiner-1.0",
-        description="refiner: hub id, folder or file, as for the base; with `none`, requests with high_quality are rejected",
+        description="refiner: hub id, folder or file, as for the base; with `none`, requests with high_quality are "
+        "rejected",
     )
     refiner_offload: bool = Field(
         False, description="keep only one of base UNet and refiner on the device at a time: saves memory, costs time"

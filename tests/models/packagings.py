@@ -106,7 +106,7 @@ def sharded(folder: Path) -> None:
     weights = load_file(folder / UNET)
     (folder / UNET).unlink()
     names = sorted(weights)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, part in enumerate((names[::2], names[1::2]), 1):
         file = f"diffusion_pytorch_model-{number:05}-of-00002.safetensors"
         save_file({name: weights[name] for name in part}, folder / "unet" / file, metadata={"format": "pt"})

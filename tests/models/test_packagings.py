@@ -55,7 +55,7 @@ REFUSED: dict[str, tuple[Pack, str]] = {
     ),
     "a model_max_length of 1e30": (
         p.configured(TOKENIZER_SETTINGS, model_max_length=10**30),
-        "tokenizer/tokenizer_config.json has the model_max_length 1000000000000000019884624838656",
+        "tokenizer/tokenizer_config.json has the model_max_length 1000000000000000000",
     ),
     "no second tokenizer": (p.absent("tokenizer_2"), "tokenizer_2/tokenizer_config.json is missing"),
     "no second tokenizer in the index": (

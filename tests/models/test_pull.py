@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import constants
@@ -28,11 +27,12 @@ def hub(toy: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         )
         monkeypatch.setattr("worker.models.resume.LARGE_BYTES", 1_000_000)  # the toy's UNet
         monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1024)
-        monkeypatch.setattr(huggingface_hub.file_download.time, "sleep", lambda _: None)
+        monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
         yield hub
 
 
-def test_pulls_and_verifies_what_will_be_loaded(hub: Hub, toy: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("hub")
+def test_pulls_and_verifies_what_will_be_loaded(toy: Path, tmp_path: Path) -> None:
     (files,) = pull([REPOSITORY], half=False, cache_dir=tmp_path)
     assert files.commit == COMMIT
     assert fingerprint(REPOSITORY, dtype=torch.float32, cache_dir=tmp_path) == fingerprint(
@@ -40,7 +40,8 @@ def test_pulls_and_verifies_what_will_be_loaded(hub: Hub, toy: Path, tmp_path: P
     )
 
 
-def test_a_pinned_revision_is_loaded_without_the_hub(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("hub")
+def test_a_pinned_revision_is_loaded_without_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pinned = f"{REPOSITORY}@{COMMIT}"
     (files,) = pull([pinned], half=False, cache_dir=tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -48,7 +49,8 @@ def test_a_pinned_revision_is_loaded_without_the_hub(hub: Hub, tmp_path: Path, m
     assert again == files
 
 
-def test_an_unknown_revision_is_told(hub: Hub, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("hub")
+def test_an_unknown_revision_is_told(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match=f"{REPOSITORY} has no revision nightly"):
         pull([f"{REPOSITORY}@nightly"], half=False, cache_dir=tmp_path)
 
@@ -86,8 +88,9 @@ def test_a_damaged_file_is_named_and_fetched_again(hub: Hub, tmp_path: Path, nam
     assert (files.root / name).read_bytes() == hub.files[name]
 
 
+@pytest.mark.usefixtures("hub")
 def test_a_pull_that_was_cut_before_the_vocabulary_arrived_does_not_start(
-    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (files,) = pull([REPOSITORY], half=False, cache_dir=tmp_path)
     (files.root / "tokenizer/tokenizer.json").unlink()

@@ -115,8 +115,7 @@ class SdxlModel:
             raise RequestRejected(ErrorCode.INVALID_REQUEST, f"width and height must be multiples of {factor}")
         segments = []
         for stage in (Stage.BASE, Stage.REFINER) if request.high_quality else (Stage.BASE,):
-            self._check_usable(request.scheduler, stage)
-            scheduler = make_scheduler(request.scheduler, self.scheduler_config(stage))
+            scheduler = self._scheduler(request.scheduler, stage)
             try:
                 scheduler.set_timesteps(request.num_inference_steps)
             except (ValueError, IndexError) as error:
@@ -133,13 +132,17 @@ class SdxlModel:
         self.adapters.check(job.loras)
         return segments
 
-    def _check_usable(self, scheduler: str, stage: Stage) -> None:
-        reason = self.unusable.get((stage, scheduler))
-        if reason is not None:
-            raise RequestRejected(
-                ErrorCode.INVALID_REQUEST,
-                f"scheduler: {scheduler} cannot draw with this worker's {stage.name.lower()}: {reason}",
-            )
+    def _scheduler(self, name: str, stage: Stage) -> Any:
+        reason = self.unusable.get((stage, name))
+        if reason is None:
+            try:
+                return make_scheduler(name, self.scheduler_config(stage))
+            except (NotImplementedError, ValueError) as error:
+                reason = str(error)
+        raise RequestRejected(
+            ErrorCode.INVALID_REQUEST,
+            f"scheduler: {name} cannot draw with this worker's {stage.name.lower()}: {reason}",
+        )
 
     def check(self, checkpoint: Checkpoint, job: Job) -> None:
         """Check that `job` can continue from `checkpoint` in this process; call `segments` for the job first.

@@ -6,8 +6,6 @@ model's configuration costs nobody but the requests that name it: they are refus
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import structlog
 import torch
 from diffusers.utils.torch_utils import randn_tensor

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import structlog
+from httpx2 import HTTPError
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     DryRunError,
     GatedRepoError,
-    HTTPError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -206,11 +206,11 @@ def _is_variant(name: str) -> bool:
 
 def _fetch(source: _Source, half: bool, *, progress: bool) -> Path:
     """Download the files of a hub model that are not cached yet, and return its snapshot folder."""
-    model_id, where = source.model_id, {"revision": source.revision, "cache_dir": source.cache_dir}
+    model_id, cache_dir = source.model_id, source.cache_dir
     try:
         with _progress_bars(shown=progress):
             # A dry run lists the repository's files with their sizes, and whether each is cached.
-            listing = snapshot_download(source.repository, dry_run=True, **where)
+            listing = snapshot_download(source.repository, revision=source.revision, cache_dir=cache_dir, dry_run=True)
             wanted = select_files([file.filename for file in listing], half=half)
             missing = [file for file in listing if file.filename in wanted and file.will_download]
             if missing:
@@ -219,8 +219,9 @@ def _fetch(source: _Source, half: bool, *, progress: bool) -> Path:
             for file in missing:
                 fetch_large(model_id, source.repository, file)
             # The commit that was listed, even if the branch moves on meanwhile.
-            where["revision"] = listing[0].commit_hash if listing else source.revision
-            return Path(snapshot_download(source.repository, allow_patterns=wanted, **where))
+            commit = listing[0].commit_hash if listing else source.revision
+            folder = snapshot_download(source.repository, revision=commit, cache_dir=cache_dir, allow_patterns=wanted)
+            return Path(folder)
     except DryRunError as error:
         if (refusal := _refusal(source, error.__cause__)) is not None:
             raise refusal from error

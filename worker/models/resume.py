@@ -13,7 +13,8 @@ from pathlib import Path
 
 from huggingface_hub import DryRunFileInfo, get_hf_file_metadata, hf_hub_url
 from huggingface_hub.file_download import http_get
-from huggingface_hub.utils import WeakFileLock, build_hf_headers
+from huggingface_hub.utils._fixes import WeakFileLock
+from huggingface_hub.utils._headers import build_hf_headers
 
 from worker.errors import ModelLoadError
 
