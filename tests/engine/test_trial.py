@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,15 @@ import pytest
 import torch
 
 from tests.engine.scenario import make_job, stage
+from tests.models.packagings import configured
+from worker.app import load_model
 from worker.engine.cost import Stage
 from worker.engine.pipeline import SdxlModel
 from worker.engine.trial import try_out
 from worker.errors import ErrorCode, ModelLoadError
 from worker.job import SCHEDULERS
 from worker.models.load import load_base, load_refiner
+from worker.settings import Settings
 
 # numpy 2 on diffusers' KDPM2 schedulers.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
@@ -73,6 +77,14 @@ def test_an_unusable_scheduler_is_refused_by_request_and_the_others_draw(
     for scheduler, failure in drawn.failures.items():
         assert failure.message.startswith(f"scheduler: {scheduler} cannot draw with this worker's base: ")
         assert "\n" not in failure.message
+
+
+def test_the_worker_tries_its_model_when_it_loads_it(toy: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(toy / "base", tmp_path / "model"))
+    configured("scheduler/scheduler_config.json", algorithm_type="sde-dpmsolver++")(folder)
+    settings = Settings(_env_file=None, sdxl_model_id=str(folder), sdxl_refiner_id=None, device="cpu")
+    model, _, _ = load_model(settings)
+    assert set(model.unusable) == {(Stage.BASE, "DEISMultistepScheduler")}
 
 
 def test_without_a_trial_a_scheduler_that_cannot_be_built_is_refused_too(own: Any) -> None:

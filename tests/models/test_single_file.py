@@ -15,10 +15,12 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from devtools.models.single_file import write_single_file
+from tests.models.packagings import vocabulary_file_pair
 from worker.errors import ModelLoadError
 from worker.models import single_file
 from worker.models.load import load_base, load_refiner
 from worker.models.single_file import SHIPPED, clip_tokenizer
+from worker.models.vocabulary import check_tokenizer
 
 Weights = dict[str, torch.Tensor]
 FP32 = torch.float32
@@ -76,6 +78,11 @@ class TestOffline:
         config = load_base(str(file), dtype=FP32, device="cpu").scheduler.config
         assert (config.prediction_type, config.rescale_betas_zero_snr) == ("v_prediction", True)
         assert config.timestep_spacing == "trailing"
+
+    def test_counters_and_flags_may_be_integers(self, whole: Weights, tmp_path: Path) -> None:
+        counters = {"global_step": torch.zeros((), dtype=torch.int64), "v_pred": torch.zeros(0, dtype=torch.bool)}
+        loaded = load_base(str(_written(whole | counters, tmp_path)), dtype=FP32, device="cpu")
+        assert loaded.scheduler.config.prediction_type == "v_prediction"
 
 
 def _lacks(part: str) -> Callable[[Weights], Weights]:
@@ -157,6 +164,13 @@ class TestWhatIsShipped:
         assert len(first) == 49408
         assert first("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
         assert (first.pad_token_id, second.pad_token_id, second.model_max_length) == (49407, 0, 77)
+
+    @pytest.mark.parametrize("whole_file", [True, False])
+    def test_clips_real_vocabulary_is_found_complete(self, tmp_path: Path, whole_file: bool) -> None:
+        clip_tokenizer(pad_token="!").save_pretrained(tmp_path / "tokenizer")
+        if not whole_file:
+            vocabulary_file_pair("tokenizer")(tmp_path)
+        check_tokenizer("clip", tmp_path, "tokenizer", {"vocab_size": 49408})
 
 
 def _written(weights: Weights, folder: Path) -> Path:

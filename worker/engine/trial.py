@@ -73,7 +73,7 @@ def try_out(model: SdxlModel, *, model_id: str, refiner_id: str | None) -> None:
 
 
 def _try_stage(model: SdxlModel, stage: Stage, name: str) -> torch.Tensor:
-    """Return the latents of the first scheduler that works, after its last step."""
+    """Return the noise that the schedulers began with, which a VAE decodes as well as anything."""
     model.bring(stage)
     conditioning = model.condition(_job(), stage)
     generator = torch.Generator("cpu").manual_seed(_SEED)
@@ -84,18 +84,19 @@ def _try_stage(model: SdxlModel, stage: Stage, name: str) -> torch.Tensor:
     predicted = _predict(unet, latents, conditioning)
     if not bool(torch.isfinite(predicted).all()):
         raise ModelLoadError(f"{name} was loaded, but its UNet returned NaN: use bfloat16 or float32.")
-    drawn = []
+    usable = 0
     for scheduler in SCHEDULERS:
         try:
-            drawn.append(_step_through(model, stage, scheduler, latents, predicted))
+            _step_through(model, stage, scheduler, latents, predicted)
+            usable += 1
         except torch.OutOfMemoryError:
             raise
         except _UNSUPPORTED as error:
             model.unusable[stage, scheduler] = _reason(error)
             _log.warning("scheduler_unusable", model=name, scheduler=scheduler, reason=_reason(error))
-    if not drawn:
+    if not usable:
         raise ModelLoadError(f"{name} cannot be drawn with any scheduler: {model.unusable[stage, SCHEDULERS[0]]}")
-    return drawn[0]
+    return latents
 
 
 def _predict(unet: torch.nn.Module, latents: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
@@ -112,7 +113,7 @@ def _predict(unet: torch.nn.Module, latents: torch.Tensor, conditioning: Conditi
 
 def _step_through(
     model: SdxlModel, stage: Stage, scheduler: str, latents: torch.Tensor, predicted: torch.Tensor
-) -> torch.Tensor:
+) -> None:
     sampler = make_sampler(
         scheduler,
         model.scheduler_config(stage),
@@ -129,7 +130,6 @@ def _step_through(
         latents = update.step(predicted, latents)
     if not bool(torch.isfinite(latents).all()):
         raise ValueError("its steps yield NaN")
-    return latents
 
 
 def _job() -> Job:

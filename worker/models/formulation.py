@@ -13,16 +13,16 @@ from typing import Any
 from worker.errors import ModelLoadError
 
 LATENT_CHANNELS = 4
-# Keys that trainers put into single files; ComfyUI reads them, diffusers does not.
+# Keys that trainers put into single files; ComfyUI reads them, the second one beside the first only. diffusers does not.
 _VELOCITY_KEY, _ZERO_SNR_KEY = "v_pred", "ztsnr"
 _EDM_KEYS = ("edm_mean", "edm_std", "edm_vpred.sigma_max")
 
 
 def scheduler_options(keys: Collection[str]) -> dict[str, Any]:
     """Return what the keys of a single file say about its scheduler's configuration."""
-    options: dict[str, Any] = {}
-    if _VELOCITY_KEY in keys:
-        options["prediction_type"] = "v_prediction"
+    if _VELOCITY_KEY not in keys:
+        return {}
+    options: dict[str, Any] = {"prediction_type": "v_prediction"}
     if _ZERO_SNR_KEY in keys:
         # Only trailing timesteps begin at the last one, which has no signal.
         options |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}

@@ -127,7 +127,12 @@ def locate(model_id: str, *, half: bool, cache_dir: Path | None = None, verified
     root = _fetch(source, half, progress=verified)
     if verified:
         verify(model_id, root, select_files(_names(root), half=half))
-    return _check_folder(model_id, root, half=half)
+    try:
+        return _check_folder(model_id, root, half=half)
+    except ModelLoadError as error:
+        raise ModelLoadError(
+            str(error) if verified else f"{error} Is the download complete? See models pull."
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ _LFS_POINTER = b"version https://git-lfs"
 # What diffusers converts to the worker's precision without loss of meaning. Integers are quantised weights, which mean
 # nothing without their scales.
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
-# Buffers that older releases of transformers saved; nothing reads them.
-_BUFFERS = ("position_ids",)
+# How names of weights end. Counters and flags beside them (`global_step`, `position_ids`, `ztsnr`) may be integers.
+_WEIGHTS = ("weight", "bias", "projection")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def check_dtypes(shown: str, tensors: dict[str, Tensor]) -> None:
         ModelLoadError: a tensor is not; the message names the first one.
     """
     for name, tensor in tensors.items():
-        if tensor.dtype not in _FLOATS and not name.endswith(_BUFFERS):
+        if tensor.dtype not in _FLOATS and name.endswith(_WEIGHTS):
             raise ModelLoadError(
                 f"{shown} holds quantised weights ({name} is {tensor.dtype}), which are not supported."
             )
