@@ -140,7 +140,7 @@ class TestHub:
         self, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         hub = FakeHub(toy / "base", tmp_path)
-        monkeypatch.setattr("worker.models.pull.snapshot_download", hub.snapshot_download)
+        monkeypatch.setattr("worker.models.hub.snapshot_download", hub.snapshot_download)
         (files,) = pull(["someone/some-model"], half=True)
         assert files.root == tmp_path
         assert {path.parent.name for path in files.weights} == set(WEIGHTS)
@@ -153,7 +153,7 @@ class TestHub:
         def refuse(*_: object, **__: object) -> None:
             raise DryRunError("no") from refusal("no", response=MagicMock())
 
-        monkeypatch.setattr("worker.models.pull.snapshot_download", refuse)
+        monkeypatch.setattr("worker.models.hub.snapshot_download", refuse)
         with pytest.raises(ModelLoadError, match=advice):
             load_base("someone/some-model", dtype=FP32, device="cpu")
 

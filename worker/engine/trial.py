@@ -80,7 +80,9 @@ def _try_stage(model: SdxlModel, stage: Stage, name: str) -> torch.Tensor:
     unet = model.unet(stage)
     side = _SIDE_PX // model.base.vae_scale_factor
     shape = (1, unet.config.in_channels, side, side)
-    latents = randn_tensor(shape, generator=generator, device=model.device, dtype=conditioning.prompt.dtype)
+    latents: torch.Tensor = randn_tensor(
+        shape, generator=generator, device=model.device, dtype=conditioning.prompt.dtype
+    )
     predicted = _predict(unet, latents, conditioning)
     if not bool(torch.isfinite(predicted).all()):
         raise ModelLoadError(f"{name} was loaded, but its UNet returned NaN: use bfloat16 or float32.")

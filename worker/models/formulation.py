@@ -13,7 +13,7 @@ from typing import Any
 from worker.errors import ModelLoadError
 
 LATENT_CHANNELS = 4
-# Keys that trainers put into single files; ComfyUI reads them, the second one beside the first only. diffusers does not.
+# Keys in single files. ComfyUI reads them, the second one beside the first only; diffusers does not.
 _VELOCITY_KEY, _ZERO_SNR_KEY = "v_pred", "ztsnr"
 _EDM_KEYS = ("edm_mean", "edm_std", "edm_vpred.sigma_max")
 

@@ -10,33 +10,14 @@ file contains.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import structlog
-from httpx2 import HTTPError
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    DryRunError,
-    GatedRepoError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from huggingface_hub.utils.tqdm import (
-    are_progress_bars_disabled,
-    disable_progress_bars,
-    enable_progress_bars,
-)
-
 from worker.errors import ModelLoadError
+from worker.models.hub import Source, fetch
 from worker.models.packaging import check_folder, check_single_file, read_index
-from worker.models.resume import fetch_large
 from worker.models.verify import verify
-
-log = structlog.get_logger(__name__)
 
 WEIGHT_COMPONENTS = frozenset({"unet", "vae", "text_encoder", "text_encoder_2"})
 CONFIG_COMPONENTS = frozenset({"scheduler", "tokenizer", "tokenizer_2"})
@@ -123,8 +104,8 @@ def locate(model_id: str, *, half: bool, cache_dir: Path | None = None, verified
     hub = _HUB_ID.fullmatch(model_id)
     if path.suffix.lower() == ".safetensors" or hub is None:
         raise ModelLoadError(f"{model_id}: no such file or folder.")
-    source = _Source(model_id, hub["repository"], hub["revision"], cache_dir)
-    root = _fetch(source, half, progress=verified)
+    source = Source(model_id, hub["repository"], hub["revision"], cache_dir)
+    root = fetch(source, lambda names: select_files(names, half=half), progress=verified)
     if verified:
         verify(model_id, root, select_files(_names(root), half=half))
     try:
@@ -133,16 +114,6 @@ def locate(model_id: str, *, half: bool, cache_dir: Path | None = None, verified
         raise ModelLoadError(
             str(error) if verified else f"{error} Is the download complete? See models pull."
         ) from None
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """A model on the hub; `revision` None is its main branch."""
-
-    model_id: str
-    repository: str
-    revision: str | None
-    cache_dir: Path | None
 
 
 def select_files(names: Collection[str], *, half: bool) -> list[str]:
@@ -207,78 +178,3 @@ def _names(root: Path) -> list[str]:
 
 def _is_variant(name: str) -> bool:
     return _VARIANT_WEIGHTS.fullmatch(PurePosixPath(name).name) is not None
-
-
-def _fetch(source: _Source, half: bool, *, progress: bool) -> Path:
-    """Download the files of a hub model that are not cached yet, and return its snapshot folder."""
-    model_id, cache_dir = source.model_id, source.cache_dir
-    try:
-        with _progress_bars(shown=progress):
-            # A dry run lists the repository's files with their sizes, and whether each is cached.
-            listing = snapshot_download(source.repository, revision=source.revision, cache_dir=cache_dir, dry_run=True)
-            wanted = select_files([file.filename for file in listing], half=half)
-            missing = [file for file in listing if file.filename in wanted and file.will_download]
-            if missing:
-                size = sum(file.file_size or 0 for file in missing)
-                log.info("model_download", model_id=model_id, files=len(missing), size_bytes=size)
-            for file in missing:
-                fetch_large(model_id, source.repository, file)
-            # The commit that was listed, even if the branch moves on meanwhile.
-            commit = listing[0].commit_hash if listing else source.revision
-            folder = snapshot_download(source.repository, revision=commit, cache_dir=cache_dir, allow_patterns=wanted)
-            return Path(folder)
-    except DryRunError as error:
-        if (refusal := _refusal(source, error.__cause__)) is not None:
-            raise refusal from error
-        return _cached_snapshot(source, error.__cause__)
-    except (HTTPError, OSError, RuntimeError) as error:
-        # Of hf_xet, which downloads from the hub's own store, all errors are RuntimeErrors.
-        raise _refusal(source, error) or ModelLoadError(
-            f"{model_id} could not be downloaded: {_first_line(error)}; what has arrived is kept, so that models pull"
-            " goes on from there."
-        ) from error
-
-
-def _refusal(source: _Source, error: BaseException | None) -> ModelLoadError | None:
-    """Return what to tell of an answer of the hub that will stay the same."""
-    if isinstance(error, GatedRepoError):
-        return ModelLoadError(f"{source.model_id} is gated: accept its licence on the hub and set HF_TOKEN.")
-    if isinstance(error, RevisionNotFoundError):
-        return ModelLoadError(f"{source.repository} has no revision {source.revision}.")
-    if isinstance(error, RepositoryNotFoundError):
-        return ModelLoadError(
-            f"{source.model_id} is neither a folder here nor a model on the hub (private ones need HF_TOKEN)."
-        )
-    return None
-
-
-def _cached_snapshot(source: _Source, refusal: BaseException | None) -> Path:
-    try:
-        # Only the index is asked for here; `_check_folder` then decides which other files must exist.
-        folder = snapshot_download(
-            source.repository,
-            revision=source.revision,
-            cache_dir=source.cache_dir,
-            local_files_only=True,
-            allow_patterns=["model_index.json"],
-        )
-    except LocalEntryNotFoundError as error:
-        why = f"the hub cannot be reached ({_first_line(refusal)})" if refusal else "the hub cannot be reached"
-        raise ModelLoadError(f"{source.model_id} is not on this machine, and {why}.") from error
-    return Path(folder)
-
-
-@contextmanager
-def _progress_bars(*, shown: bool) -> Iterator[None]:
-    if shown or are_progress_bars_disabled():
-        yield
-        return
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        enable_progress_bars()
-
-
-def _first_line(error: BaseException | None) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
