@@ -1,4 +1,7 @@
-"""A stand-in for the hub: one repository of one commit over HTTP, with connections that drop on request."""
+"""A stand-in for the hub: one repository of one commit over HTTP, with connections that drop on request.
+
+As the real one does, it redirects to another place for weights.
+"""
 
 from __future__ import annotations
 
@@ -74,10 +77,20 @@ def serve(hub: Hub) -> Iterator[Hub]:
             elif path == f"/api/models/{REPOSITORY}/tree/{COMMIT}":
                 self._json(hub.tree())
             elif path.startswith(f"/{REPOSITORY}/resolve/"):
-                self._file(path.split("/", 5)[5], body)
+                self._resolve(path.split("/", 5)[5], body)
+            elif path.startswith("/cdn/"):
+                self._file(path.removeprefix("/cdn/"), body)
             else:
                 code = "RevisionNotFound" if path.startswith(f"/api/models/{REPOSITORY}/") else "RepoNotFound"
                 self._head(404, {"X-Error-Code": code, "Content-Length": "0"})
+
+        def _resolve(self, name: str, body: bool) -> None:
+            if not name.endswith(".safetensors"):
+                self._file(name, body)
+                return
+            linked = {"X-Linked-Etag": f'"{hub.oid(name)}"', "X-Linked-Size": str(len(hub.files[name]))}
+            place = {"Location": f"{hub.url}/cdn/{name}", "X-Repo-Commit": COMMIT, "Content-Length": "0"}
+            self._head(302, linked | place)
 
         def _file(self, name: str, body: bool) -> None:
             data, first = hub.files[name], 0

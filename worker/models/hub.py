@@ -17,6 +17,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import logging as hub_logging
 from huggingface_hub.utils.tqdm import (
     are_progress_bars_disabled,
     disable_progress_bars,
@@ -53,17 +54,23 @@ def fetch(source: Source, select: Callable[[list[str]], list[str]], *, progress:
     try:
         with _progress_bars(shown=progress):
             # A dry run lists the repository's files with their sizes, and whether each is cached.
-            listing = snapshot_download(source.repository, revision=source.revision, cache_dir=cache_dir, dry_run=True)
+            with _progress_bars(shown=False):
+                listing = snapshot_download(
+                    source.repository, revision=source.revision, cache_dir=cache_dir, dry_run=True
+                )
             wanted = select([file.filename for file in listing])
             missing = [file for file in listing if file.filename in wanted and file.will_download]
             if missing:
                 size = sum(file.file_size or 0 for file in missing)
                 log.info("model_download", model_id=model_id, files=len(missing), size_bytes=size)
-            for file in missing:
-                fetch_large(model_id, source.repository, file)
             # The commit that was listed, even if the branch moves on meanwhile.
             commit = listing[0].commit_hash if listing else source.revision
-            folder = snapshot_download(source.repository, revision=commit, cache_dir=cache_dir, allow_patterns=wanted)
+            with _progress_bars(shown=progress and bool(missing)):
+                for file in missing:
+                    fetch_large(model_id, source.repository, file)
+                folder = snapshot_download(
+                    source.repository, revision=commit, cache_dir=cache_dir, allow_patterns=wanted
+                )
             return Path(folder)
     except DryRunError as error:
         if (refusal := _refusal(source, error.__cause__)) is not None:
@@ -104,6 +111,17 @@ def _cached_snapshot(source: Source, refusal: BaseException | None) -> Path:
         why = f"the hub cannot be reached ({_first_line(refusal)})" if refusal else "the hub cannot be reached"
         raise ModelLoadError(f"{source.model_id} is not on this machine, and {why}.") from error
     return Path(folder)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the client's warnings of each try: the last one becomes an error, which is told in one line."""
+    before = hub_logging.get_verbosity()
+    hub_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        hub_logging.set_verbosity(before)
 
 
 @contextmanager
