@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import logging as hub_logging
 from huggingface_hub.utils.tqdm import (
     are_progress_bars_disabled,
     disable_progress_bars,
@@ -52,7 +52,7 @@ def fetch(source: Source, select: Callable[[list[str]], list[str]], *, progress:
     """
     model_id, cache_dir = source.model_id, source.cache_dir
     try:
-        with _progress_bars(shown=progress):
+        with _quiet():
             # A dry run lists the repository's files with their sizes, and whether each is cached.
             with _progress_bars(shown=False):
                 listing = snapshot_download(
@@ -116,12 +116,13 @@ def _cached_snapshot(source: Source, refusal: BaseException | None) -> Path:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the client's warnings of each try: the last one becomes an error, which is told in one line."""
-    before = hub_logging.get_verbosity()
-    hub_logging.set_verbosity_error()
+    logger = logging.getLogger("huggingface_hub.file_download")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        hub_logging.set_verbosity(before)
+        logger.setLevel(before)
 
 
 @contextmanager
