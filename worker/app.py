@@ -257,7 +257,9 @@ def load_model(settings: Settings) -> tuple[SdxlModel, ModelInfo, dict[str, Any]
     import torch
 
     from worker.engine.pipeline import SdxlModel
-    from worker.models.load import fingerprint, load_base, load_refiner, resolve_device, resolve_dtype
+    from worker.engine.trial import try_out
+    from worker.models.fingerprint import fingerprint
+    from worker.models.load import load_base, load_refiner, resolve_device, resolve_dtype
 
     device = resolve_device(settings.device)
     dtype = resolve_dtype(settings.dtype, device)
@@ -290,6 +292,7 @@ def load_model(settings: Settings) -> tuple[SdxlModel, ModelInfo, dict[str, Any]
         "model_fingerprint": info.model_fingerprint,
     }
     model = SdxlModel(base, refiner, settings.lora_dir, settings.lora_cache_size, settings.refiner_offload)
+    try_out(model, model_id=settings.sdxl_model_id, refiner_id=settings.sdxl_refiner_id)
     return model, info, facts
 
 

@@ -124,11 +124,13 @@ class Settings(BaseSettings):
     # SDXL
     sdxl_model_id: str = Field(
         "stabilityai/stable-diffusion-xl-base-1.0",
-        description="base model: Hugging Face hub id, folder or one .safetensors file",
+        description="base model: Hugging Face hub id (`owner/name`, or `owner/name@revision` to pin it), folder or one "
+        ".safetensors file",
     )
     sdxl_refiner_id: str | None = Field(
         "stabilityai/stable-diffusion-xl-refiner-1.0",
-        description="refiner: hub id or folder; with `none`, requests with high_quality are rejected",
+        description="refiner: hub id, folder or file, as for the base; with `none`, requests with high_quality are "
+        "rejected",
     )
     refiner_offload: bool = Field(
         False, description="keep only one of base UNet and refiner on the device at a time: saves memory, costs time"

@@ -10,7 +10,7 @@ from PIL import Image
 from torch.nn import functional
 
 from devtools.demo_model.scenes import ROUGH_SIZES, SIDE_PX, doodle, draw, random_scene
-from worker.models.load import LATENT_CHANNELS
+from worker.models.formulation import LATENT_CHANNELS
 from worker.training.pixels import to_tensor
 from worker.training.progress import StageProgress
 

@@ -8,7 +8,7 @@ from diffusers import UNet2DConditionModel
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTokenizer
 
-from worker.models.load import LATENT_CHANNELS
+from worker.models.formulation import LATENT_CHANNELS
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 MAX_TOKENS = 77

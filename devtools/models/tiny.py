@@ -20,7 +20,8 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from devtools.models import small
-from worker.models.load import LATENT_CHANNELS, silence_progress
+from worker.models.formulation import LATENT_CHANNELS
+from worker.models.load import silence_progress
 
 # The widths must differ, because diffusers' single-file loader distinguishes CLIP-L and CLIP-G by them.
 CLIP_L_WIDTH = 32

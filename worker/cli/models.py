@@ -40,7 +40,10 @@ def pull(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per model.")] = False,
 ) -> None:
-    """Download the models of SDXL_MODEL_ID and SDXL_REFINER_ID ahead of the first start, and show progress."""
+    """Download the models of SDXL_MODEL_ID and SDXL_REFINER_ID ahead of the first start, and verify every file.
+
+    An interrupted download goes on where it ended.
+    """
     settings = load_settings()
     from worker.models.pull import pull as pull_models
 
@@ -49,10 +52,12 @@ def pull(
     for files in pull_models(model_ids, half=not full and loads_half(settings)):
         if as_json:
             place = {"model_id": files.model_id, "path": str(files.root), "variant": files.variant}
-            print_json(place | {"size_bytes": files.size_bytes})
+            print_json(place | {"size_bytes": files.size_bytes, "commit": files.commit})
         else:
             size = f"{files.size_bytes / 1e9:.2f} GB of weights"
             print(f"{files.model_id}: {size}{f' ({files.variant})' if files.variant else ''} in {files.root}")
+            if files.commit is not None and "@" not in files.model_id:
+                print(f"  to stay with this version, pin it: {files.model_id}@{files.commit}")
 
 
 def loads_half(settings: Settings) -> bool:

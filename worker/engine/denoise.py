@@ -9,6 +9,7 @@ from operator import is_not
 from typing import Any
 
 import torch
+from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import rescale_noise_cfg
 
 from worker.engine.batched_sampler import Update
 from worker.engine.lora.batch import Mix
@@ -43,10 +44,12 @@ class Denoiser:
         slots: if set, every call is padded to 2 x `slots` samples, so that the kernels, and therefore the bits, do not
             depend on the other rows of the batch. None means no padding.
         adapters: the LoRAs of this UNet; None if its rows never have any.
+        rescale: `guidance_rescale` of diffusers' pipelines, from 0 to 1.
     """
 
-    def __init__(self, unet: Any, slots: int | None, adapters: Adapters | None = None) -> None:
+    def __init__(self, unet: Any, slots: int | None, adapters: Adapters | None = None, *, rescale: float = 0.0) -> None:
         self._unet = unet
+        self._rescale = rescale
         self._adapters = adapters
         self.slots = slots
         self._batch: _Batch | None = None
@@ -73,7 +76,7 @@ class Denoiser:
                 added_cond_kwargs={"text_embeds": batch.pooled, "time_ids": batch.time_ids},
                 return_dict=False,
             )[0]
-        return _guide(predicted, batch)
+        return _guide(predicted, batch, self._rescale)
 
     def _applied(self, mix: Mix | None) -> AbstractContextManager[None]:
         return nullcontext() if self._adapters is None else self._adapters.batch(mix)
@@ -117,7 +120,7 @@ def _stack(rows: Sequence[Row], slots: int | None, adapters: Adapters | None) ->
     )
 
 
-def _guide(predicted: torch.Tensor, batch: _Batch) -> torch.Tensor:
+def _guide(predicted: torch.Tensor, batch: _Batch, rescale: float) -> torch.Tensor:
     """Apply classifier-free guidance (Ho & Salimans 2022) in diffusers' order of operations.
 
     Rows without guidance are returned unchanged.
@@ -130,6 +133,10 @@ def _guide(predicted: torch.Tensor, batch: _Batch) -> torch.Tensor:
     text = positive if count == rows else positive[batch.guided]
     scaled = (text - negative).float().mul_(batch.scale)
     guided = (scaled if text.dtype == torch.float32 else scaled.to(text.dtype)).add_(negative)
+    if rescale:
+        # Row by row, so that the bits of a sum over one picture do not depend on the others.
+        parts = zip(torch.split(guided, 1), torch.split(text, 1), strict=True)
+        guided = torch.cat([rescale_noise_cfg(own, plain, guidance_rescale=rescale) for own, plain in parts])
     if count == rows:
         return guided
     mixed = positive.clone()

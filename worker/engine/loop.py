@@ -72,7 +72,13 @@ class StepEngine:
         stages = [Stage.BASE] if model.refiner is None else list(Stage)
         pad = self._slots if deterministic else None
         self._denoisers = {
-            stage: Denoiser(model.unet(stage), pad, model.adapters if stage is Stage.BASE else None) for stage in stages
+            stage: Denoiser(
+                model.unet(stage),
+                pad,
+                model.adapters if stage is Stage.BASE else None,
+                rescale=model.guidance_rescale(stage),
+            )
+            for stage in stages
         }
         self._live: dict[Origin, _Live] = {}
         self._to_decode: dict[Origin, _Live] = {}

@@ -24,7 +24,7 @@ from worker.engine.lora.cache import Adapters
 from worker.engine.offload import Offload
 from worker.engine.prompt import Encoded, chunks_needed, encode
 from worker.engine.row import Conditioning, Row
-from worker.engine.samplers import make_sampler, make_scheduler, window
+from worker.engine.samplers import guidance_rescale, make_sampler, make_scheduler, window
 from worker.engine.schedule import Segment
 from worker.errors import ErrorCode, RequestRejected
 from worker.job import Job, effective_seed
@@ -46,6 +46,7 @@ class SdxlModel:
         lora_dir: folder of the LoRAs, or None. LoRAs are applied to the base, never to the refiner.
         lora_cache_size: number of LoRAs that are kept loaded.
         refiner_offload: keep only one of the refiner and the base's UNet on the device at a time (`offload.py`).
+        unusable: schedulers that a stage's model cannot be drawn with, each with the reason (`trial.py`).
     """
 
     base: Any
@@ -53,6 +54,7 @@ class SdxlModel:
     lora_dir: Path | None = None
     lora_cache_size: int = LORAS_CACHED
     refiner_offload: bool = False
+    unusable: dict[tuple[Stage, str], str] = field(default_factory=dict)
     adapters: Adapters = field(init=False)
     device: torch.device = field(init=False)
     _offload: Offload | None = field(init=False, default=None)
@@ -87,6 +89,14 @@ class SdxlModel:
         """Return the UNet of a stage."""
         return self._pipe(stage).unet
 
+    def scheduler_config(self, stage: Stage) -> Any:
+        """Return the model's own scheduler configuration of a stage."""
+        return self._pipe(stage).scheduler.config
+
+    def guidance_rescale(self, stage: Stage) -> float:
+        """Return `guidance_rescale` of diffusers' pipelines for a stage."""
+        return guidance_rescale(self.scheduler_config(stage))
+
     def segments(self, job: Job) -> list[Segment]:
         """Return the segments (steps per stage) that `job` needs, without any work on the GPU.
 
@@ -105,7 +115,7 @@ class SdxlModel:
             raise RequestRejected(ErrorCode.INVALID_REQUEST, f"width and height must be multiples of {factor}")
         segments = []
         for stage in (Stage.BASE, Stage.REFINER) if request.high_quality else (Stage.BASE,):
-            scheduler = make_scheduler(request.scheduler, self._pipe(stage).scheduler.config)
+            scheduler = self._scheduler(request.scheduler, stage)
             try:
                 scheduler.set_timesteps(request.num_inference_steps)
             except (ValueError, IndexError) as error:
@@ -121,6 +131,18 @@ class SdxlModel:
                 segments.append(Segment(group, last - first))
         self.adapters.check(job.loras)
         return segments
+
+    def _scheduler(self, name: str, stage: Stage) -> Any:
+        reason = self.unusable.get((stage, name))
+        if reason is None:
+            try:
+                return make_scheduler(name, self.scheduler_config(stage))
+            except (NotImplementedError, ValueError) as error:
+                reason = str(error)
+        raise RequestRejected(
+            ErrorCode.INVALID_REQUEST,
+            f"scheduler: {name} cannot draw with this worker's {stage.name.lower()}: {reason}",
+        )
 
     def check(self, checkpoint: Checkpoint, job: Job) -> None:
         """Check that `job` can continue from `checkpoint` in this process; call `segments` for the job first.
@@ -161,7 +183,7 @@ class SdxlModel:
 
     def _prepare(self, job: Job, now: float) -> Row:
         generator = torch.Generator("cpu").manual_seed(effective_seed(job.seed))
-        conditioning = self._condition(job, Stage.BASE)
+        conditioning = self.condition(job, Stage.BASE)
         sampler = self._sampler(job, Stage.BASE, generator)
         shape = self._latents_shape(job)
         latents = randn_tensor(shape, generator=generator, device=self.device, dtype=conditioning.prompt.dtype)
@@ -183,7 +205,7 @@ class SdxlModel:
     def hand_over(self, row: Row) -> None:
         """Move `row` to the refiner's stage; its latents are used unchanged. If this raises, the row is unchanged."""
         self.bring(Stage.REFINER)
-        conditioning = self._condition(row.job, Stage.REFINER)
+        conditioning = self.condition(row.job, Stage.REFINER)
         sampler = self._sampler(row.job, Stage.REFINER, row.generator)
         row.stage, row.conditioning, row.sampler = Stage.REFINER, conditioning, sampler
 
@@ -193,7 +215,11 @@ class SdxlModel:
         Raises:
             RequestRejected: `model_error`, if the picture contains NaN or has a single colour.
         """
-        return decode(self._pipe(row.stage).vae, row.latents)
+        return decode(self.vae(row.stage), row.latents)
+
+    def vae(self, stage: Stage) -> Any:
+        """Return the VAE of a stage."""
+        return self._pipe(stage).vae
 
     def forget_prompts(self) -> None:
         """Free the cached prompt embeddings."""
@@ -205,7 +231,7 @@ class SdxlModel:
     def _sampler(self, job: Job, stage: Stage, generator: torch.Generator) -> Any:
         return make_sampler(
             job.request.scheduler,
-            self._pipe(stage).scheduler.config,
+            self.scheduler_config(stage),
             job.request.num_inference_steps,
             stage,
             refined=job.request.high_quality,
@@ -213,7 +239,8 @@ class SdxlModel:
             generator=generator,
         )
 
-    def _condition(self, job: Job, stage: Stage) -> Conditioning:
+    def condition(self, job: Job, stage: Stage) -> Conditioning:
+        """Encode the prompts of `job` for a stage, whose modules must be on the device."""
         guided = _is_guided(job)
         prompt, negative, pooled, negative_pooled = self._encode(job, stage, guided)
         time_ids, negative_time_ids = self._time_ids(job, stage, prompt.dtype)

@@ -21,7 +21,15 @@ from cachetools import LRUCache
 from worker.engine.cost import Stage
 from worker.job import SCHEDULERS
 
-_KARRAS_2M = {"algorithm_type": "dpmsolver++", "solver_order": 2, "use_karras_sigmas": True}
+_KARRAS_2M = {
+    "algorithm_type": "dpmsolver++",
+    "solver_order": 2,
+    "use_karras_sigmas": True,
+    # diffusers allows one kind of sigmas only, and a base's configuration may name another.
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+    "use_lu_lambdas": False,
+}
 
 # Options that are passed to diffusers in addition to the model's own scheduler configuration.
 _OPTIONS: dict[str, dict[str, Any]] = {
@@ -40,11 +48,34 @@ def build_scheduler(name: str, config: Any) -> Any:
     """Build a diffusers scheduler of class `name` from the model's scheduler configuration.
 
     Raises:
-        ValueError: `name` is not one of `SCHEDULERS`.
+        ValueError: `name` is not one of `SCHEDULERS`, or does not know a base of this kind.
     """
     if name not in SCHEDULERS:
         raise ValueError(f"scheduler {name!r} is not offered")
-    return getattr(diffusers, name).from_config(config, **_OPTIONS.get(name, {}))
+    kind = getattr(diffusers, name)
+    known = inspect.signature(kind.__init__).parameters
+    options = _OPTIONS.get(name, {})
+    if "clip_sample" in known:
+        # Latents are not bounded by 1 as pixels are; where a configuration leaves the key out, DDIM and DDPM clip.
+        options = options | {"clip_sample": False}
+    if _ends_without_signal(config):
+        if "rescale_betas_zero_snr" not in known:
+            raise ValueError("it does not know zero terminal SNR, with which this base was trained")
+        # Karras' sigmas would begin at 4096, the stand-in for infinity, and spend most steps there.
+        options = options | {"use_karras_sigmas": False}
+    return kind.from_config(config, **{option: value for option, value in options.items() if option in known})
+
+
+def guidance_rescale(config: Any) -> float:
+    """Return how much of the guided prediction's contrast is taken back: none but with zero terminal SNR.
+
+    The value is that of Lin et al. 2023 (arXiv:2305.08891, section 3.4).
+    """
+    return 0.7 if _ends_without_signal(config) else 0.0
+
+
+def _ends_without_signal(config: Any) -> bool:
+    return bool(config.get("rescale_betas_zero_snr"))
 
 
 def make_scheduler(name: str, config: Any) -> Any:

@@ -7,21 +7,24 @@ does not need this.
 
 from __future__ import annotations
 
-import hashlib
-import re
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
-from diffusers.loaders.single_file_utils import SingleFileComponentError
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from worker.errors import ModelLoadError, SettingsError
+from worker.models.components import load_components
 from worker.models.cuda import cuda_trouble
+from worker.models.formulation import check_scheduler, check_unet
 from worker.models.pull import ModelFiles, locate
+from worker.models.single_file import load_single_file
 
 DTYPES = {
     "float32": torch.float32,
@@ -31,13 +34,10 @@ DTYPES = {
     "float16": torch.float16,
     "fp16": torch.float16,
 }
-LATENT_CHANNELS = 4
-FINGERPRINT_HEX_DIGITS = 16
 
 _Pipeline = TypeVar("_Pipeline", StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline)
 # Errors that the libraries raise for files that are missing, truncated, or of another architecture.
-_UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, SingleFileComponentError)
-_LFS_BLOB = re.compile(r"[0-9a-f]{64}")
+_UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 
 
 def load_base(
@@ -57,20 +57,20 @@ def load_base(
         cache_dir: cache folder for hub models; default: the hub client's own.
         single_file_config: a folder in diffusers' layout whose configs and tokenizers describe the
             single file. Default: a folder next to the file that has its name without the suffix; without one,
-            diffusers recognises the architecture by the keys and takes the configs from the hub.
+            those of SDXL, which come with the worker.
         channels_last: use the memory layout that suits tensor cores for the UNet and the VAE; CUDA only.
 
     Returns:
         A pipeline in eval mode, without gradients, progress bars or watermark.
 
     Raises:
-        ModelLoadError: the model is missing, pickled, not an SDXL base, or too large for the device.
+        ModelLoadError: the model is missing, incomplete, pickled, not an SDXL base that the worker can draw, or too
+            large for the device.
     """
     files = locate(model_id, half=_is_half(dtype), cache_dir=cache_dir)
     pipeline = _read(StableDiffusionXLPipeline, files, dtype, cache_dir, single_file_config)
     if pipeline.text_encoder is None or pipeline.text_encoder_2 is None:
         raise ModelLoadError(f"{model_id} is not an SDXL base: it lacks one of the two text encoders.")
-    _check_unet(model_id, pipeline)
     return _settle(model_id, pipeline, device, channels_last)
 
 
@@ -94,29 +94,9 @@ def load_refiner(
     refiner = _read(StableDiffusionXLImg2ImgPipeline, files, dtype, cache_dir, single_file_config)
     if refiner.text_encoder_2 is None or not refiner.config.requires_aesthetics_score:
         raise ModelLoadError(f"{model_id} is not an SDXL refiner: it does not take an aesthetic score.")
-    _check_unet(model_id, refiner)
     if share is not None:
         _share(refiner, share)
     return _settle(model_id, refiner, device, channels_last)
-
-
-def fingerprint(model_id: str, *, dtype: torch.dtype, cache_dir: Path | None = None) -> str:
-    """Return 16 hex digits that identify the weights that are loaded for a model id at this precision.
-
-    The fingerprint covers every byte. For a single file it is the start of its SHA-256; for several files it is the
-    start of the SHA-256 over their sorted component names and SHA-256s. This reads all files once per start (7 GB
-    take 5 to 20 s); sampling would be faster, but could not tell apart two fine-tunes that differ in one layer. In
-    the hub's cache a file is named by its SHA-256, and that name is trusted: this is free, but does not detect a
-    file that was damaged later.
-
-    Raises:
-        ModelLoadError: as raised by `load_base`.
-    """
-    files = locate(model_id, half=_is_half(dtype), cache_dir=cache_dir)
-    if files.is_single_file:
-        return _sha256(files.root)[:FINGERPRINT_HEX_DIGITS]
-    lines = sorted(f"{path.parent.name} {_sha256(path)}\n" for path in files.weights)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()[:FINGERPRINT_HEX_DIGITS]
 
 
 def resolve_device(spec: str) -> torch.device:
@@ -183,29 +163,38 @@ def _read(
     # The worker marks its pictures in their metadata. diffusers' watermark is off, because whether it is added
     # would depend on whether an optional package is installed.
     options: dict[str, Any] = {"dtype": dtype, "add_watermarker": False, "cache_dir": cache_dir}
+    role = "base" if kind is StableDiffusionXLPipeline else "refiner"
     try:
-        if files.is_single_file:
-            config = single_file_config or _config_beside(files.root)
-            if config is not None:
-                options |= {"config": str(config), "local_files_only": True}
-            return kind.from_single_file(str(files.root), **options)
-        return kind.from_pretrained(
-            files.root, variant=files.variant, use_safetensors=True, local_files_only=True, **options
-        )
+        with _quiet():
+            if files.is_single_file:
+                loaded: _Pipeline = load_single_file(
+                    kind, role, files.model_id, files.root, single_file_config, options
+                )
+            else:
+                check_scheduler(files.model_id, _config(files.root, "scheduler/scheduler_config.json"))
+                check_unet(files.model_id, _config(files.root, "unet/config.json"))
+                parts = load_components(files, dtype)
+                loaded = kind.from_pretrained(files.root, local_files_only=True, **options, **parts)
+        return loaded
     except _UNREADABLE as error:
         reason = " ".join(str(error).split())
         raise ModelLoadError(f"{files.model_id} cannot be loaded as {kind.__name__}: {reason}") from error
 
 
-def _config_beside(file: Path) -> Path | None:
-    folder = file.with_suffix("")
-    return folder if (folder / "model_index.json").is_file() else None
+def _config(root: Path, name: str) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((root / name).read_text(encoding="utf-8"))
+    return config
 
 
-def _check_unet(model_id: str, pipeline: StableDiffusionXLPipeline | StableDiffusionXLImg2ImgPipeline) -> None:
-    config = pipeline.unet.config
-    if config.addition_embed_type != "text_time" or config.in_channels != LATENT_CHANNELS:
-        raise ModelLoadError(f"{model_id} is not an SDXL text-to-image model (its UNet has another architecture).")
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence diffusers' warnings: it lists every key of a model that is about to be refused for the first one."""
+    before = diffusers_logging.get_verbosity()
+    diffusers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        diffusers_logging.set_verbosity(before)
 
 
 def _settle(model_id: str, pipeline: _Pipeline, device: torch.device | str, channels_last: bool) -> _Pipeline:
@@ -266,11 +255,3 @@ def _best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _sha256(file: Path) -> str:
-    blob = file.resolve()
-    if blob.parent.name == "blobs" and _LFS_BLOB.fullmatch(blob.name):
-        return blob.name
-    with blob.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,6 +1,7 @@
 """Resolve a model id to files on this machine, and download those that are missing.
 
-A model id is a folder in diffusers' layout, a `.safetensors` file, or a hub id. Exactly the files that will be loaded
+A model id is a folder in diffusers' layout, a `.safetensors` file, or a hub id, which may end in `@` and a revision (a
+commit, a tag or a branch). Exactly the files that will be loaded
 are selected for each component, so that a download of SDXL takes 7 GB and not the 70 GB of its repository, and so that
 the fingerprint describes what is in memory. Pickled weights are never read, because unpickling runs whatever code the
 file contains.
@@ -8,38 +9,22 @@ file contains.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import structlog
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    DryRunError,
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-)
-from huggingface_hub.utils.tqdm import (
-    are_progress_bars_disabled,
-    disable_progress_bars,
-    enable_progress_bars,
-)
-
 from worker.errors import ModelLoadError
-
-log = structlog.get_logger(__name__)
+from worker.models.hub import Source, fetch
+from worker.models.packaging import check_folder, check_single_file, read_index
+from worker.models.verify import verify
 
 WEIGHT_COMPONENTS = frozenset({"unet", "vae", "text_encoder", "text_encoder_2"})
 CONFIG_COMPONENTS = frozenset({"scheduler", "tokenizer", "tokenizer_2"})
 PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pkl"})
 VARIANT = "fp16"
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HUB_ID = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w.][\w./-]*))?")
 # Names of weight files in diffusers and transformers, in one file or sharded. Other files next to them (EMA copies,
 # ONNX, OpenVINO, Flax) are other exports of the same weights.
 _PLAIN_WEIGHTS = re.compile(r"(diffusion_pytorch_)?model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
@@ -55,17 +40,29 @@ class ModelFiles:
     Attributes:
         root: the folder in diffusers' layout, or the `.safetensors` file itself.
         weights: the weight files only, in a stable order.
-        variant: `fp16` if the files with that name are the ones to load.
+        variant: `fp16` if any files with that name are the ones to load.
+        configs: configurations and tokenizers of a folder, in a stable order.
     """
 
     model_id: str
     root: Path
     weights: tuple[Path, ...]
     variant: str | None = None
+    configs: tuple[Path, ...] = ()
 
     @property
     def is_single_file(self) -> bool:
         return self.root.is_file()
+
+    def variant_of(self, component: str) -> str | None:
+        """Return `fp16` if the weights to load of `component` have that name."""
+        own = [path.name for path in self.weights if path.parent.name == component]
+        return VARIANT if any(map(_is_variant, own)) else None
+
+    @property
+    def commit(self) -> str | None:
+        """The commit of a model from the hub."""
+        return self.root.name if self.root.parent.name == "snapshots" else None
 
     @property
     def size_bytes(self) -> int:
@@ -85,11 +82,14 @@ def pull(model_ids: Iterable[str], *, half: bool, cache_dir: Path | None = None)
     Raises:
         ModelLoadError: a model is missing, incomplete, pickled, or the hub does not answer.
     """
-    return [locate(model_id, half=half, cache_dir=cache_dir, progress=True) for model_id in model_ids]
+    return [locate(model_id, half=half, cache_dir=cache_dir, verified=True) for model_id in model_ids]
 
 
-def locate(model_id: str, *, half: bool, cache_dir: Path | None = None, progress: bool = False) -> ModelFiles:
+def locate(model_id: str, *, half: bool, cache_dir: Path | None = None, verified: bool = False) -> ModelFiles:
     """Find the files of one model; those of a hub model are downloaded if they are missing.
+
+    Args:
+        verified: show progress, and compare every file with its digest.
 
     Raises:
         ModelLoadError: as raised by `pull`.
@@ -101,9 +101,19 @@ def locate(model_id: str, *, half: bool, cache_dir: Path | None = None, progress
         return _check_single_file(model_id, path)
     if path.is_dir():
         return _check_folder(model_id, path, half=half)
-    if path.suffix.lower() == ".safetensors" or not _HUB_ID.fullmatch(model_id):
+    hub = _HUB_ID.fullmatch(model_id)
+    if path.suffix.lower() == ".safetensors" or hub is None:
         raise ModelLoadError(f"{model_id}: no such file or folder.")
-    return _check_folder(model_id, _fetch(model_id, half, cache_dir, progress), half=half)
+    source = Source(model_id, hub["repository"], hub["revision"], cache_dir)
+    root = fetch(source, lambda names: select_files(names, half=half), progress=verified)
+    if verified:
+        verify(model_id, root, select_files(_names(root), half=half))
+    try:
+        return _check_folder(model_id, root, half=half)
+    except ModelLoadError as error:
+        raise ModelLoadError(
+            str(error) if verified else f"{error} Is the download complete? See models pull."
+        ) from None
 
 
 def select_files(names: Collection[str], *, half: bool) -> list[str]:
@@ -137,82 +147,34 @@ def _component_weights(files: list[PurePosixPath], prefer_variant: bool) -> list
 def _check_single_file(model_id: str, path: Path) -> ModelFiles:
     if path.suffix.lower() != ".safetensors":
         raise ModelLoadError(f"{model_id}: a model in one file must be a .safetensors file.")
+    check_single_file(model_id, path)
     return ModelFiles(model_id, path, (path,))
 
 
 def _check_folder(model_id: str, root: Path, *, half: bool) -> ModelFiles:
-    index = root / "model_index.json"
-    if not index.is_file():
-        raise ModelLoadError(f"{model_id} has no model_index.json: it is not a model in diffusers' layout.")
-    names = select_files([p.relative_to(root).as_posix() for p in root.glob("*/*")], half=half)
+    components = read_index(model_id, root)
+    names = select_files(_names(root), half=half)
     weights = [name for name in names if name.endswith(".safetensors")]
-    absent = _expected_components(model_id, index) - {name.split("/")[0] for name in weights}
+    absent = (WEIGHT_COMPONENTS & components.keys()) - {name.split("/")[0] for name in weights}
     if absent:
         raise ModelLoadError(
             f"{model_id} has no .safetensors weights for {', '.join(sorted(absent))} "
             "(pickled .bin weights are not read)."
         )
-    variant = VARIANT if any(_VARIANT_WEIGHTS.fullmatch(PurePosixPath(n).name) for n in weights) else None
-    return ModelFiles(model_id, root, tuple(root / name for name in weights), variant)
+    check_folder(model_id, root, names, components)
+    loaded = [name for name in names if name == "model_index.json" or name.split("/")[0] in components]
+    return ModelFiles(
+        model_id,
+        root,
+        tuple(root / name for name in loaded if name.endswith(".safetensors")),
+        VARIANT if any(_is_variant(name) for name in weights) else None,
+        configs=tuple(root / name for name in loaded if not name.endswith(".safetensors")),
+    )
 
 
-def _expected_components(model_id: str, index: Path) -> set[str]:
-    """Return the components with weights that the model's index names; it lists an absent one as `[null, null]`."""
-    try:
-        entries = json.loads(index.read_text())
-        return {name for name in WEIGHT_COMPONENTS & entries.keys() if entries[name][0] is not None}
-    except (ValueError, AttributeError, TypeError, IndexError) as error:
-        raise ModelLoadError(f"{model_id}: its model_index.json cannot be read ({error}).") from error
+def _names(root: Path) -> list[str]:
+    return [path.relative_to(root).as_posix() for pattern in ("*", "*/*") for path in root.glob(pattern)]
 
 
-def _fetch(model_id: str, half: bool, cache_dir: Path | None, progress: bool) -> Path:
-    """Download the files of a hub model that are not cached yet, and return its snapshot folder."""
-    try:
-        with _progress_bars(shown=progress):
-            # A dry run lists the repository's files with their sizes, and whether each is cached.
-            listing = snapshot_download(model_id, cache_dir=cache_dir, dry_run=True)
-            wanted = select_files([file.filename for file in listing], half=half)
-            missing = [file for file in listing if file.filename in wanted and file.will_download]
-            if missing:
-                size = sum(file.file_size or 0 for file in missing)
-                log.info("model_download", model_id=model_id, files=len(missing), size_bytes=size)
-            return Path(snapshot_download(model_id, cache_dir=cache_dir, allow_patterns=wanted))
-    except DryRunError as error:
-        refusal = error.__cause__
-        if isinstance(refusal, GatedRepoError):
-            raise ModelLoadError(f"{model_id} is gated: accept its licence on the hub and set HF_TOKEN.") from error
-        if isinstance(refusal, RepositoryNotFoundError):
-            raise ModelLoadError(
-                f"{model_id} is neither a folder here nor a model on the hub (private ones need HF_TOKEN)."
-            ) from error
-        return _cached_snapshot(model_id, cache_dir, refusal)
-    except (HfHubHTTPError, OSError) as error:
-        raise ModelLoadError(f"{model_id} could not be downloaded: {_first_line(error)}.") from error
-
-
-def _cached_snapshot(model_id: str, cache_dir: Path | None, refusal: BaseException | None) -> Path:
-    try:
-        # Only the index is asked for here; `_check_folder` then decides which other files must exist.
-        folder = snapshot_download(
-            model_id, cache_dir=cache_dir, local_files_only=True, allow_patterns=["model_index.json"]
-        )
-    except LocalEntryNotFoundError as error:
-        why = f"the hub cannot be reached ({_first_line(refusal)})" if refusal else "the hub cannot be reached"
-        raise ModelLoadError(f"{model_id} is not on this machine, and {why}.") from error
-    return Path(folder)
-
-
-@contextmanager
-def _progress_bars(*, shown: bool) -> Iterator[None]:
-    if shown or are_progress_bars_disabled():
-        yield
-        return
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        enable_progress_bars()
-
-
-def _first_line(error: BaseException | None) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+def _is_variant(name: str) -> bool:
+    return _VARIANT_WEIGHTS.fullmatch(PurePosixPath(name).name) is not None

@@ -24,7 +24,7 @@ import torch
 from devtools.bench.equality.draw import SLOTS, Drawing, WatchedModel, alone, draw, load_toy
 from devtools.bench.equality.jobs import LORAS, random_jobs
 from worker.engine.pipeline import SdxlModel
-from worker.engine.samplers import HANDOVER, build_scheduler
+from worker.engine.samplers import HANDOVER, build_scheduler, guidance_rescale
 from worker.job import Job
 
 DEFAULT_COUNT = 200
@@ -60,6 +60,7 @@ def by_diffusers(model: SdxlModel, job: Job) -> torch.Tensor | None:
         "negative_prompt": job.negative_prompt,
         "generator": generator,
         "output_type": "latent",
+        "guidance_rescale": guidance_rescale(model.base.scheduler.config),
     }
     try:
         with _scheduler(model.base, request.scheduler), _scheduler(model.refiner, request.scheduler):

@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 
 from worker.errors import ErrorCode, RequestRejected
-from worker.models.load import FINGERPRINT_HEX_DIGITS
+from worker.models.fingerprint import FINGERPRINT_HEX_DIGITS
 
 UNET, TEXT_ENCODERS = "unet", ("text_encoder", "text_encoder_2")
 COMPONENTS = (UNET, *TEXT_ENCODERS)
