@@ -22,6 +22,8 @@ from pydantic_settings import SettingsError as SourceError
 
 from worker import settings_checks as checks
 from worker.errors import SettingsError
+from worker.job import SAFE_NAME
+from worker.presets import NO_PRESET, preset_named
 
 # Variables that share the KAFKA_ prefix but are no librdkafka property: this object's own, those that
 # Kubernetes injects for a Service named `kafka` or `kafka-…`, and those of Kafka's own Java tools.
@@ -129,6 +131,16 @@ class Settings(BaseSettings):
     sdxl_refiner_id: str | None = Field(
         "stabilityai/stable-diffusion-xl-refiner-1.0",
         description="refiner: hub id or folder; with `none`, requests with high_quality are rejected",
+    )
+    sdxl_preset: str = Field(
+        NO_PRESET,
+        description="preset of a base model that was distilled to few steps (docs/presets.md); it replaces "
+        "scheduler, steps and guidance of all requests; `none`: they are drawn as they ask",
+    )
+    sdxl_preset_lora: str | None = Field(
+        None,
+        description="LoRA in SDXL_LORA_PATH that makes the base a few-step model; every job that is drawn with "
+        "SDXL_PRESET gets it, at weight 1",
     )
     refiner_offload: bool = Field(
         False, description="keep only one of base UNet and refiner on the device at a time: saves memory, costs time"
@@ -342,6 +354,12 @@ class Settings(BaseSettings):
     def _is_url(cls, value: str | None) -> str | None:
         return None if value is None else checks.http_url(value)
 
+    @field_validator("sdxl_preset")
+    @classmethod
+    def _is_preset(cls, value: str) -> str:
+        preset_named(value)
+        return value
+
     @field_validator("nsfw_thresholds")
     @classmethod
     def _rising(cls, thresholds: dict[int, float]) -> dict[int, float]:
@@ -357,6 +375,8 @@ class Settings(BaseSettings):
     def _consistent(self) -> Self:
         if (self.aws_access_key_id is None) != (self.aws_secret_access_key is None):
             raise ValueError("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY go together: set both or neither")
+        if self.sdxl_preset_lora is not None and (self.sdxl_preset == NO_PRESET or self.sdxl_lora_path is None):
+            raise ValueError("SDXL_PRESET_LORA needs SDXL_PRESET and SDXL_LORA_PATH")
         if self.min_side > self.max_side:
             raise ValueError("MIN_SIDE is larger than MAX_SIDE")
         if self.min_side**2 > self.max_pixels:
@@ -412,6 +432,10 @@ class Settings(BaseSettings):
                 checks.lora_path(self.sdxl_lora_path)
             except ValueError as error:
                 raise SettingsError(f"SDXL_LORA_PATH: {error}") from None
+        if self.sdxl_preset_lora is not None and self.lora_dir is not None:
+            file = self.lora_dir / f"{self.sdxl_preset_lora}.safetensors"
+            if not SAFE_NAME.fullmatch(self.sdxl_preset_lora) or not file.is_file():
+                raise SettingsError(f"SDXL_PRESET_LORA: there is no file {file}")
 
     @property
     def lora_dir(self) -> Path | None:

@@ -24,7 +24,7 @@ from worker.engine.lora.cache import Adapters
 from worker.engine.offload import Offload
 from worker.engine.prompt import Encoded, chunks_needed, encode
 from worker.engine.row import Conditioning, Row
-from worker.engine.samplers import make_sampler, make_scheduler, window
+from worker.engine.samplers import make_sampler, make_scheduler, set_timesteps, window
 from worker.engine.schedule import Segment
 from worker.errors import ErrorCode, RequestRejected
 from worker.job import Job, effective_seed
@@ -95,7 +95,7 @@ class SdxlModel:
                 a LoRA is missing or does not fit.
         """
         request = job.request
-        if request.high_quality and self.refiner is None:
+        if job.high_quality and self.refiner is None:
             raise RequestRejected(
                 ErrorCode.INVALID_REQUEST,
                 "high_quality needs a refiner, but this worker has none (SDXL_REFINER_ID)",
@@ -104,17 +104,17 @@ class SdxlModel:
         if request.height % factor or request.width % factor:
             raise RequestRejected(ErrorCode.INVALID_REQUEST, f"width and height must be multiples of {factor}")
         segments = []
-        for stage in (Stage.BASE, Stage.REFINER) if request.high_quality else (Stage.BASE,):
-            scheduler = make_scheduler(request.scheduler, self._pipe(stage).scheduler.config)
+        for stage in (Stage.BASE, Stage.REFINER) if job.high_quality else (Stage.BASE,):
+            scheduler = make_scheduler(job.scheduler, self._pipe(stage).scheduler.config, job.preset)
             try:
-                scheduler.set_timesteps(request.num_inference_steps)
+                set_timesteps(scheduler, job.num_inference_steps, job.preset)
             except (ValueError, IndexError) as error:
                 raise RequestRejected(
                     ErrorCode.INVALID_REQUEST,
-                    f"num_inference_steps: {request.scheduler} cannot make a schedule of"
-                    f" {request.num_inference_steps} steps ({error})",
+                    f"num_inference_steps: {job.scheduler} cannot make a schedule of"
+                    f" {job.num_inference_steps} steps ({error})",
                 ) from error
-            first, last = window(scheduler, stage, refined=request.high_quality)
+            first, last = window(scheduler, stage, refined=job.high_quality)
             if last > first:
                 chunks = chunks_needed(self._pipe(stage), job.prompt, job.negative_prompt if _is_guided(job) else None)
                 group = Group(stage, request.height // factor, request.width // factor, chunks)
@@ -204,13 +204,14 @@ class SdxlModel:
 
     def _sampler(self, job: Job, stage: Stage, generator: torch.Generator) -> Any:
         return make_sampler(
-            job.request.scheduler,
+            job.scheduler,
             self._pipe(stage).scheduler.config,
-            job.request.num_inference_steps,
+            job.num_inference_steps,
             stage,
-            refined=job.request.high_quality,
+            refined=job.high_quality,
             device=self.device,
             generator=generator,
+            preset=job.preset,
         )
 
     def _condition(self, job: Job, stage: Stage) -> Conditioning:
@@ -218,7 +219,7 @@ class SdxlModel:
         prompt, negative, pooled, negative_pooled = self._encode(job, stage, guided)
         time_ids, negative_time_ids = self._time_ids(job, stage, prompt.dtype)
         return Conditioning(
-            job.request.guidance_scale,
+            job.guidance_scale,
             prompt,
             pooled,
             time_ids.to(self.device),
@@ -261,4 +262,4 @@ class SdxlModel:
 
 
 def _is_guided(job: Job) -> bool:
-    return job.request.guidance_scale > 1
+    return job.guidance_scale > 1

@@ -22,6 +22,7 @@ from worker.job import (
     Origin,
     effective_seed,
 )
+from worker.presets import PRESETS, Preset, preset_named
 from worker.profiles import Profiles
 from worker.settings import Settings
 
@@ -64,6 +65,7 @@ class _Composed:
     negative_prompt: str | None
     loras: tuple[tuple[str, float], ...]
     profile: AppliedProfile | None = None
+    preset: Preset | None = None
 
 
 def admit(request: GenerationRequest, arrival: Arrival, rules: AdmissionRules, now: float) -> Job:
@@ -101,6 +103,7 @@ def admit(request: GenerationRequest, arrival: Arrival, rules: AdmissionRules, n
         headers=arrival.headers,
         replay_id=arrival.replay_id,
         profile=composed.profile,
+        preset=composed.preset,
     )
 
 
@@ -166,8 +169,9 @@ def _check_numbers(request: GenerationRequest, settings: Settings) -> None:
             raise _reject(f"{name} is {value}; it must be from {low} to {high:g}")
     if request.seed is not None and not 0 <= request.seed <= _MAX_SEED:
         raise _reject(f"seed is {request.seed}; it must be from 0 to 2^63 - 1")
-    if request.scheduler not in SCHEDULERS:
-        raise _reject(f"scheduler {_shown(request.scheduler)} is unknown; known are {', '.join(SCHEDULERS)}")
+    if request.scheduler not in SCHEDULERS and request.scheduler not in PRESETS:
+        known = ", ".join([*SCHEDULERS, *PRESETS])
+        raise _reject(f"scheduler {_shown(request.scheduler)} is unknown; known are {known}")
     if request.output_format is OutputFormat.UNKNOWN:
         raise _reject("output_format is unknown; known are jpeg, webp, png")
 
@@ -200,7 +204,20 @@ def _compose(request: GenerationRequest, rules: AdmissionRules) -> _Composed:
         composed = _Composed(profile.prompt_for(request), profile.negative_prompt_for(request), loras, applied)
     if not composed.loras and settings.default_lora is not None:
         composed = replace(composed, loras=((settings.default_lora, 1.0),))
-    return composed
+    return _with_preset(composed, request, None if found is None else found[0].preset, settings)
+
+
+def _with_preset(
+    composed: _Composed, request: GenerationRequest, of_profile: str | None, settings: Settings
+) -> _Composed:
+    """Add the preset that the request names as its scheduler, else the profile's, else that of the model."""
+    if request.scheduler in PRESETS:
+        return replace(composed, preset=PRESETS[request.scheduler])
+    if of_profile is not None:
+        return replace(composed, preset=preset_named(of_profile))
+    added = () if settings.sdxl_preset_lora is None else ((settings.sdxl_preset_lora, 1.0),)
+    loras = tuple(dict([*added, *composed.loras]).items())
+    return replace(composed, loras=loras, preset=preset_named(settings.sdxl_preset))
 
 
 def _check_loras(request: GenerationRequest, settings: Settings) -> None:
