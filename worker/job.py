@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from worker.errors import ErrorCode
 from worker.presets import Preset
+from worker.prompt_syntax import PromptSyntax
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,10 +91,11 @@ class Job:
     """A validated request with all defaults resolved. Times are seconds since the epoch.
 
     `seed` is what counts of the request's (`effective_seed`), or derived from `job_id`. `prompt` and `negative_prompt`
-    include those of the profile. `loras` holds (name, weight), including the profile's LoRAs and the default one.
-    `recorded_at` is the time of the record, None where that is unknown. `headers` are passed through to the results.
-    `checkpoint` is the state that another worker saved of this job (`engine/checkpoint.py`). `preset` replaces what the
-    request says about sampling, so read that from the properties below, never from `request`.
+    include those of the profile; `prompt_syntax` says how their signs are read. `loras` holds (name, weight), including
+    those of the profile, of the preset and the default one. `recorded_at` is the time of the record, None where that is
+    unknown. `headers` are passed through to the results. `checkpoint` is the state that another worker saved of this
+    job (`engine/checkpoint.py`). `preset` replaces what the request says about sampling, so read
+    that from the properties below, never from `request`.
     """
 
     request: GenerationRequest
@@ -112,6 +114,7 @@ class Job:
     replay_id: str | None = None
     profile: AppliedProfile | None = None
     preset: Preset | None = None
+    prompt_syntax: PromptSyntax = PromptSyntax.LITERAL
     checkpoint: bytes | None = field(default=None, repr=False)
 
     @property

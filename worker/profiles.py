@@ -1,4 +1,4 @@
-"""Profiles: prompts, LoRAs and sampling that are added to all requests of one archetype; `docs/profiles.md` lists the fields.
+"""Profiles: what is added to all requests of one archetype: prompts, LoRAs, sampling. The keys are in `docs/profiles.md`.
 
 Each profile is a TOML file. A request's `girl_id` selects the profile of that name, else `default`, else none.
 """
@@ -19,12 +19,13 @@ from worker.errors import SettingsError
 from worker.events.types import GenerationRequest
 from worker.job import SAFE_NAME, AppliedProfile
 from worker.presets import preset_named
+from worker.prompt_syntax import PromptSyntax
 
 DEFAULT = "default"
 
 _FINGERPRINT_DIGITS = 16
 
-_YOUNGER = ("preset",)
+_YOUNGER = ("preset", "prompt_syntax")
 
 Loras = tuple[tuple[str, float], ...]
 
@@ -80,6 +81,7 @@ class Profile(_Table):
     quality: tuple[str, ...] = ()
     loras: tuple[ProfileLora, ...] = ()
     preset: str | None = None
+    prompt_syntax: PromptSyntax | None = None
     affection: tuple[Fragment, ...] = ()
     nsfw: tuple[Fragment, ...] = ()
 

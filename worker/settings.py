@@ -24,6 +24,7 @@ from worker import settings_checks as checks
 from worker.errors import SettingsError
 from worker.job import SAFE_NAME
 from worker.presets import NO_PRESET, preset_named
+from worker.prompt_syntax import PromptSyntax
 
 # Variables that share the KAFKA_ prefix but are no librdkafka property: this object's own, those that
 # Kubernetes injects for a Service named `kafka` or `kafka-…`, and those of Kafka's own Java tools.
@@ -214,6 +215,11 @@ class Settings(BaseSettings):
         None,
         description="folder of profiles, of which girl_id chooses one; when unset, prompts are drawn as they are sent",
     )
+    prompt_syntax: PromptSyntax = Field(
+        PromptSyntax.LITERAL,
+        description="how brackets in prompts are read: `literal`, as text; `a1111`, as weights such as (word:1.3) "
+        "and [word], with BREAK and \\( for a bracket (docs/prompts.md)",
+    )
     nsfw_detector: str = Field(
         "none",
         description="what scores finished pictures: none, skin, nudenet (not installed with the "
@@ -295,7 +301,7 @@ class Settings(BaseSettings):
     def _one_line(cls, value: Any) -> Any:
         return checks.one_line(value)
 
-    @field_validator("log_level", "log_format", "delivery", mode="before")
+    @field_validator("log_level", "log_format", "delivery", "prompt_syntax", mode="before")
     @classmethod
     def _in_any_case(cls, value: Any) -> Any:
         return value.lower() if isinstance(value, str) else value

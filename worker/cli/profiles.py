@@ -18,6 +18,7 @@ from worker.events.types import GenerationRequest
 from worker.intake.admit import AdmissionRules, Arrival, admit
 from worker.job import Job, Lane, Origin
 from worker.profiles import Profile
+from worker.prompt_syntax import plain_text
 from worker.rule_files import read_rules
 from worker.settings import load_settings
 
@@ -106,8 +107,13 @@ def _load(folder: Path | None) -> AdmissionRules:
 
 def _problems(profile: Profile, rules: AdmissionRules) -> Iterator[str]:
     """Yield the problems that do not keep the worker from starting but make all or most requests fail."""
+    syntax = profile.prompt_syntax or rules.settings.prompt_syntax
     for key, text in _texts(profile):
-        folded = fold(text)
+        try:
+            folded = fold(plain_text(text, syntax))
+        except ValueError as error:
+            yield f"{key}: it {error}"
+            continue
         if points_at_minor(folded):
             yield f"{key}: it points at a minor, so requests with an nsfw_level above 0 fail as content_rejected"
         if rules.denied is not None and rules.denied.found_in(folded):
@@ -156,6 +162,7 @@ def _composed(job: Job) -> dict[str, Any]:
         "prompt": job.prompt,
         "negative_prompt": job.negative_prompt,
         "loras": dict(job.loras),
+        "preset": None if job.preset is None else job.preset.name,
     }
 
 

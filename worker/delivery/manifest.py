@@ -22,6 +22,7 @@ from worker.events.types import (
 )
 from worker.job import AppliedProfile, effective_seed
 from worker.presets import Preset
+from worker.prompt_syntax import PromptSyntax
 
 if TYPE_CHECKING:
     from worker.delivery.encode import EncodedPicture
@@ -167,6 +168,7 @@ def load_manifest(data: bytes) -> dict[str, Any]:
     _check(manifest, _SHAPE, "")
     if manifest["recipe"].get("profile") is not None:
         _check(manifest["recipe"]["profile"], _PROFILE_SHAPE, "recipe.profile")
+    applied_syntax(manifest["recipe"])
     if manifest["recipe"].get("preset") is not None:
         _check(manifest["recipe"]["preset"], _PRESET_SHAPE, "recipe.preset")
         for timestep in manifest["recipe"]["preset"]["timesteps"]:
@@ -282,6 +284,11 @@ def applied_preset(recipe: Mapping[str, Any]) -> Preset | None:
     return Preset(**(known | {"timesteps": tuple(preset["timesteps"])}))
 
 
+def applied_syntax(recipe: Mapping[str, Any]) -> PromptSyntax:
+    """How the prompts of a stored recipe were read. Raises ValueError: as none that is known."""
+    return PromptSyntax(recipe.get("prompt_syntax", PromptSyntax.LITERAL))
+
+
 def _keys(manifest: Mapping[str, Any]) -> Keys:
     return object_keys(manifest["girl_id"], manifest["job_id"], manifest["picture"]["output_format"])
 
@@ -307,6 +314,7 @@ def _recipe(job: Job, encoded: EncodedPicture, lora_fingerprints: Mapping[str, s
     return {
         "prompt": job.prompt,
         "negative_prompt": job.negative_prompt,
+        "prompt_syntax": job.prompt_syntax.value,
         "seed": job.seed,
         "num_inference_steps": job.num_inference_steps,
         "guidance_scale": job.guidance_scale,

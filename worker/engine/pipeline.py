@@ -116,7 +116,12 @@ class SdxlModel:
                 ) from error
             first, last = window(scheduler, stage, refined=job.high_quality)
             if last > first:
-                chunks = chunks_needed(self._pipe(stage), job.prompt, job.negative_prompt if _is_guided(job) else None)
+                chunks = chunks_needed(
+                    self._pipe(stage),
+                    job.prompt,
+                    job.negative_prompt if _is_guided(job) else None,
+                    job.prompt_syntax,
+                )
                 group = Group(stage, request.height // factor, request.width // factor, chunks)
                 segments.append(Segment(group, last - first))
         self.adapters.check(job.loras)
@@ -231,11 +236,18 @@ class SdxlModel:
 
     def _encode(self, job: Job, stage: Stage, guided: bool) -> Encoded:
         loras = job.loras if stage is Stage.BASE else ()
-        key = (stage, job.prompt, job.negative_prompt, guided, self.adapters.text_key(loras))
+        key = (stage, job.prompt, job.negative_prompt, job.prompt_syntax, guided, self.adapters.text_key(loras))
         encoded = self._encoded.get(key)
         if encoded is None:
             with self.adapters.text(loras):
-                encoded = encode(self._pipe(stage), job.prompt, job.negative_prompt, guided=guided, device=self.device)
+                encoded = encode(
+                    self._pipe(stage),
+                    job.prompt,
+                    job.negative_prompt,
+                    guided=guided,
+                    device=self.device,
+                    syntax=job.prompt_syntax,
+                )
             self._encoded[key] = encoded
         return encoded
 
