@@ -178,7 +178,7 @@ def test_weights_are_no_ages(prompt: str) -> None:
 @pytest.mark.parametrize("name", ["prompt", "negative_prompt"])
 def test_a_weight_out_of_bounds_names_its_prompt(name: str) -> None:
     with pytest.raises(RequestRejected, match=rf"^{name} has text with the weight -1;") as caught:
-        admitted(**({"prompt": "a"} | {name: "(adult:-1)"}))
+        admitted("(adult:-1)" if name == "prompt" else "a", "(adult:-1)" if name == "negative_prompt" else None)
     assert caught.value.code is ErrorCode.INVALID_REQUEST
 
 

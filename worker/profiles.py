@@ -1,4 +1,4 @@
-"""Profiles: what is added to all requests of one archetype: prompts, LoRAs, sampling. The keys are in `docs/profiles.md`.
+"""Profiles: what is added to all requests of one archetype: prompts, LoRAs, sampling (`docs/profiles.md`).
 
 Each profile is a TOML file. A request's `girl_id` selects the profile of that name, else `default`, else none.
 """

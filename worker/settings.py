@@ -151,6 +151,10 @@ class Settings(BaseSettings):
         description="folder of LoRA files; or one .safetensors file, which is then the default LoRA "
         "and its folder the folder of LoRAs",
     )
+    sdxl_embeddings_path: Path | None = Field(
+        None,
+        description="folder of textual-inversion files, which a prompt uses by naming them (docs/prompts.md)",
+    )
     lora_cache_size: int = Field(8, ge=1, le=1_000, description="number of LoRAs that are kept on the device")
     device: str = Field(
         "auto",
@@ -432,12 +436,19 @@ class Settings(BaseSettings):
         return self.aws_s3_bucket
 
     def check_paths(self) -> None:
-        """Look at the LoRA path, so that a wrong one is reported at the start. Raises SettingsError."""
+        """Look at the paths of LoRAs and embeddings, so that a wrong one is told at the start. Raises SettingsError."""
         if self.sdxl_lora_path is not None:
             try:
                 checks.lora_path(self.sdxl_lora_path)
             except ValueError as error:
                 raise SettingsError(f"SDXL_LORA_PATH: {error}") from None
+        if self.sdxl_embeddings_path is not None:
+            try:
+                any(self.sdxl_embeddings_path.iterdir())
+            except OSError as error:
+                raise SettingsError(
+                    f"SDXL_EMBEDDINGS_PATH: {self.sdxl_embeddings_path} is not a readable folder: {error.strerror}"
+                ) from None
         if self.sdxl_preset_lora is not None and self.lora_dir is not None:
             file = self.lora_dir / f"{self.sdxl_preset_lora}.safetensors"
             if not SAFE_NAME.fullmatch(self.sdxl_preset_lora) or not file.is_file():

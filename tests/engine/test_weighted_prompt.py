@@ -113,7 +113,7 @@ def test_breaks_count_as_chunks(model: WatchedModel) -> None:
     assert chunks_needed(model.base, "a BREAK b BREAK c", None, A1111) == 3
     assert chunks_needed(model.base, "a", "a BREAK b", A1111) == 2
     assert chunks_needed(model.base, "a BREAK b", None) == 1
-    with pytest.raises(RequestRejected, match="^prompt has 9 tokens, which make 9 chunks; at most 8"):
+    with pytest.raises(RequestRejected, match=r"^prompt has 9 tokens, which make 9 chunks; at most 8"):
         chunks_needed(model.base, " BREAK ".join("abcdefghi"), None, A1111)
 
 

@@ -116,7 +116,7 @@ def pixels_digest(job: Job, model: Mapping[str, object]) -> str:
         model: all that is known of what draws the picture: model, card, precision, versions, batch size.
     """
     composed = [getattr(job, name) for name in _COMPOSED]
-    recipe = {"request": request_digest(job.request), "composed": composed, "model": model}
+    recipe: dict[str, object] = {"request": request_digest(job.request), "composed": composed, "model": model}
     # Younger than the first checkpoints; left out at their default, so that those stay valid.
     recipe |= {
         field.name: _plain(getattr(job, field.name))

@@ -86,7 +86,8 @@ class ModelInfo:
     """What made the picture: the same values and the same request give the same pixels.
 
     `versions` are those of the libraries (torch, diffusers …); `device` is the accelerator's name;
-    `slots` is the padded batch size, which decides the kernels when `deterministic`.
+    `slots` is the padded batch size, which decides the kernels when `deterministic`; `embeddings_fingerprint` is of all
+    files of SDXL_EMBEDDINGS_PATH, since a prompt may name any of them.
     """
 
     model_id: str
@@ -98,6 +99,7 @@ class ModelInfo:
     dtype: str
     deterministic: bool
     slots: int
+    embeddings_fingerprint: str | None = None
 
 
 def build_manifest(

@@ -20,6 +20,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from worker.engine.checkpoint import Checkpoint
 from worker.engine.cost import Group, Stage
 from worker.engine.decode import decode
+from worker.engine.embeddings import Embeddings
 from worker.engine.lora.cache import Adapters
 from worker.engine.offload import Offload
 from worker.engine.prompt import Encoded, chunks_needed, encode
@@ -46,6 +47,7 @@ class SdxlModel:
         lora_dir: folder of the LoRAs, or None. LoRAs are applied to the base, never to the refiner.
         lora_cache_size: number of LoRAs that are kept loaded.
         refiner_offload: keep only one of the refiner and the base's UNet on the device at a time (`offload.py`).
+        embeddings: textual inversions that prompts may name (`embeddings.py`).
     """
 
     base: Any
@@ -53,6 +55,7 @@ class SdxlModel:
     lora_dir: Path | None = None
     lora_cache_size: int = LORAS_CACHED
     refiner_offload: bool = False
+    embeddings: Embeddings = field(default_factory=Embeddings)
     adapters: Adapters = field(init=False)
     device: torch.device = field(init=False)
     _offload: Offload | None = field(init=False, default=None)
@@ -121,6 +124,7 @@ class SdxlModel:
                     job.prompt,
                     job.negative_prompt if _is_guided(job) else None,
                     job.prompt_syntax,
+                    self.embeddings,
                 )
                 group = Group(stage, request.height // factor, request.width // factor, chunks)
                 segments.append(Segment(group, last - first))
@@ -247,6 +251,7 @@ class SdxlModel:
                     guided=guided,
                     device=self.device,
                     syntax=job.prompt_syntax,
+                    embeddings=self.embeddings,
                 )
             self._encoded[key] = encoded
         return encoded

@@ -11,11 +11,12 @@ A1111's "No norm", the emphasis that it recommends for SDXL.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
+from worker.engine.embeddings import CLIP_G, CLIP_L, Embeddings, placed
 from worker.errors import ErrorCode, RequestRejected
 from worker.prompt_syntax import Part, PromptSyntax, parse
 
@@ -27,24 +28,35 @@ _SPECIAL_TOKENS = 2
 Encoded = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor | None]
 
 
+# Embeddings take the place of tokens; any id serves that is not the highest, by which CLIP finds the end.
+_PLACEHOLDER = 0
+_NO_EMBEDDINGS = Embeddings()
+
+
 class _Token(NamedTuple):
-    """A token of a prompt; `weight` multiplies its hidden state."""
+    """A token of a prompt; `weight` multiplies its hidden state, `vector`, (width,), replaces its embedding."""
 
     id: int
     weight: float = 1.0
+    vector: torch.Tensor | None = None
 
 
 def chunks_needed(
-    pipe: Any, prompt: str, negative_prompt: str | None, syntax: PromptSyntax = PromptSyntax.LITERAL
+    pipe: Any,
+    prompt: str,
+    negative_prompt: str | None,
+    syntax: PromptSyntax = PromptSyntax.LITERAL,
+    embeddings: Embeddings = _NO_EMBEDDINGS,
 ) -> int:
     """Return the number of chunks of the longer prompt, at least 1.
 
     Raises:
-        RequestRejected: `invalid_request`, if a prompt needs more than `MAX_CHUNKS`.
+        RequestRejected: `invalid_request`, if a prompt needs more than `MAX_CHUNKS`, or names an embedding that cannot
+            be used.
     """
     return max(
-        _count(pipe, "prompt", parse(prompt, syntax)),
-        _count(pipe, "negative_prompt", parse(negative_prompt or "", syntax)),
+        _count(pipe, "prompt", parse(prompt, syntax), embeddings),
+        _count(pipe, "negative_prompt", parse(negative_prompt or "", syntax), embeddings),
     )
 
 
@@ -56,15 +68,17 @@ def encode(
     guided: bool,
     device: torch.device,
     syntax: PromptSyntax = PromptSyntax.LITERAL,
+    embeddings: Embeddings = _NO_EMBEDDINGS,
 ) -> Encoded:
     """Return the prompt, negative prompt, pooled and negative pooled embeddings.
 
     The prompt embeddings are (1, 77 × chunks, width), the pooled ones (1, projection). Without guidance, the negative
     ones are None.
     """
-    chunks = chunks_needed(pipe, prompt, negative_prompt if guided else None, syntax)
+    negative_prompt = negative_prompt if guided else None
+    chunks = chunks_needed(pipe, prompt, negative_prompt, syntax, embeddings)
     parts, negative_parts = parse(prompt, syntax), parse(negative_prompt or "", syntax)
-    if chunks == 1 and not any(part.is_weighted for part in (*parts, *negative_parts)):
+    if chunks == 1 and all(_is_plain(part, embeddings) for part in (*parts, *negative_parts)):
         encoded: Encoded = pipe.encode_prompt(
             parts[0].text,
             device=device,
@@ -72,19 +86,23 @@ def encode(
             negative_prompt=None if negative_prompt is None else negative_parts[0].text,
         )
         return encoded
-    positive, pooled = _encode_chunks(pipe, parts, chunks, device)
+    positive, pooled = _encode_chunks(pipe, parts, chunks, device, embeddings)
     if not guided:
         return positive, None, pooled, None
     if negative_prompt is None and pipe.config.force_zeros_for_empty_prompt:
         return positive, torch.zeros_like(positive), pooled, torch.zeros_like(pooled)
-    negative, negative_pooled = _encode_chunks(pipe, negative_parts, chunks, device)
+    negative, negative_pooled = _encode_chunks(pipe, negative_parts, chunks, device, embeddings)
     return positive, negative, pooled, negative_pooled
 
 
-def _count(pipe: Any, name: str, parts: Sequence[Part]) -> int:
+def _is_plain(part: Part, embeddings: Embeddings) -> bool:
+    return not part.is_weighted and not any(embeddings.mentions(part.text))
+
+
+def _count(pipe: Any, name: str, parts: Sequence[Part], embeddings: Embeddings) -> int:
     found = 1
-    for tokenizer, _ in _encoders(pipe):
-        chunks = _chunks(tokenizer, parts)
+    for key, tokenizer, _ in _encoders(pipe):
+        chunks = _chunks(key, tokenizer, parts, embeddings)
         if len(chunks) > MAX_CHUNKS:
             tokens, limit = sum(len(chunk) for chunk in chunks), MAX_CHUNKS * _chunk_size(tokenizer)
             raise RequestRejected(
@@ -97,17 +115,20 @@ def _count(pipe: Any, name: str, parts: Sequence[Part]) -> int:
 
 
 def _encode_chunks(
-    pipe: Any, parts: Sequence[Part], count: int, device: torch.device
+    pipe: Any, parts: Sequence[Part], count: int, device: torch.device, embeddings: Embeddings
 ) -> tuple[torch.Tensor, torch.Tensor]:
     by_encoder, pooled = [], None
-    for tokenizer, encoder in _encoders(pipe):
-        chunks = _chunks(tokenizer, parts)
+    for key, tokenizer, encoder in _encoders(pipe):
+        chunks = _chunks(key, tokenizer, parts, embeddings)
         hidden = []
         for chunk in [*chunks, *[[]] * (count - len(chunks))]:
             # Chunks are encoded one by one, as diffusers encodes a short prompt, so that the bits of a chunk do not
             # depend on the number of chunks.
             ids = torch.tensor([_padded(tokenizer, chunk)], device=encoder.device)
-            output = encoder(ids, output_hidden_states=True)
+            # Behind the start token.
+            vectors = [(at, token.vector) for at, token in enumerate(chunk, 1) if token.vector is not None]
+            with placed(encoder, vectors):
+                output = encoder(ids, output_hidden_states=True)
             hidden.append(_weighted(output.hidden_states[-2], chunk))
             if pooled is None and output[0].ndim == 2:
                 pooled = output[0]
@@ -131,24 +152,44 @@ def _padded(tokenizer: Any, chunk: Sequence[_Token]) -> list[int]:
     return [tokenizer.bos_token_id, *(token.id for token in chunk), tokenizer.eos_token_id, *padding]
 
 
-def _chunks(tokenizer: Any, parts: Sequence[Part]) -> list[list[_Token]]:
-    """Return the tokens of each chunk, without special ones; every part begins a chunk."""
+def _chunks(key: str, tokenizer: Any, parts: Sequence[Part], embeddings: Embeddings) -> list[list[_Token]]:
+    """Return the tokens of each chunk, without special ones; every part begins a chunk, and no embedding is cut."""
     size, chunks = _chunk_size(tokenizer), []
     for part in parts:
-        tokens = _tokens(tokenizer, part)
-        chunks += [tokens[first : first + size] for first in range(0, max(1, len(tokens)), size)]
+        chunk: list[_Token] = []
+        for group in _groups(key, tokenizer, part, embeddings):
+            if len(chunk) + len(group) > size:
+                chunks.append(chunk)
+                chunk = []
+            chunk += group
+        chunks.append(chunk)
     return chunks
 
 
-def _tokens(tokenizer: Any, part: Part) -> list[_Token]:
-    """Return the tokens of the whole text; one that spans a bracket has the weight of its first character."""
+def _groups(key: str, tokenizer: Any, part: Part, embeddings: Embeddings) -> Iterator[list[_Token]]:
+    """Yield what a chunk takes as a whole: a token, or all vectors of an embedding."""
+    done = 0
+    for mention in embeddings.mentions(part.text):
+        yield from ([token] for token in _tokens(tokenizer, part, done, mention.first))
+        weight = part.weight_at(mention.first)
+        yield [_Token(_PLACEHOLDER, weight, vector) for vector in mention.embedding.vectors[key]]
+        done = mention.last
+    yield from ([token] for token in _tokens(tokenizer, part, done, len(part.text)))
+
+
+def _tokens(tokenizer: Any, part: Part, first: int, last: int) -> list[_Token]:
+    """Return the tokens of some characters; one that spans a bracket has the weight of its first character."""
     weighted = part.is_weighted
     found = tokenizer(
-        part.text, add_special_tokens=False, truncation=False, verbose=False, return_offsets_mapping=weighted
+        part.text[first:last],
+        add_special_tokens=False,
+        truncation=False,
+        verbose=False,
+        return_offsets_mapping=weighted,
     )
     if not weighted:
         return [_Token(token) for token in found.input_ids]
-    starts = [first for first, _ in found.offset_mapping]
+    starts = [first + start for start, _ in found.offset_mapping]
     return [_Token(token, part.weight_at(at)) for token, at in zip(found.input_ids, starts, strict=True)]
 
 
@@ -156,6 +197,6 @@ def _chunk_size(tokenizer: Any) -> int:
     return int(tokenizer.model_max_length) - _SPECIAL_TOKENS
 
 
-def _encoders(pipe: Any) -> list[tuple[Any, Any]]:
-    both = ((pipe.tokenizer, pipe.text_encoder), (pipe.tokenizer_2, pipe.text_encoder_2))
-    return [(tokenizer, encoder) for tokenizer, encoder in both if tokenizer is not None]
+def _encoders(pipe: Any) -> list[tuple[str, Any, Any]]:
+    both = ((CLIP_L, pipe.tokenizer, pipe.text_encoder), (CLIP_G, pipe.tokenizer_2, pipe.text_encoder_2))
+    return [(key, tokenizer, encoder) for key, tokenizer, encoder in both if tokenizer is not None]

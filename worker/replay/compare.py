@@ -92,6 +92,7 @@ def reasons(
         found.append(_change("refiner", then, now.refiner_fingerprint, "refiner_fingerprint"))
     for lora in manifest["recipe"]["loras"]:
         found.append(_change(f"lora {lora['name']}", lora, lora_fingerprints.get(lora["name"]), "fingerprint"))
+    found.append(_change("embeddings", then, now.embeddings_fingerprint, "embeddings_fingerprint"))
     found.append(_change("device", then, now.device, "device"))
     found.append(_change("dtype", then, now.dtype, "dtype"))
     versions = then.get("versions") or {}
