@@ -160,7 +160,7 @@ def test_the_fingerprint_is_of_names_and_contents(base: Any, tmp_path: Path) -> 
 
 
 def test_a_folder_that_is_none_is_told_at_the_start(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="SDXL_EMBEDDINGS_PATH: .*No such file"):
+    with pytest.raises(SettingsError, match=r"SDXL_EMBEDDINGS_PATH: .*No such file"):
         Settings(_env_file=None, sdxl_embeddings_path=tmp_path / "no").check_paths()
 
 

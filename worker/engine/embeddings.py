@@ -138,7 +138,7 @@ def _read(path: Path, data: bytes, widths: Mapping[str, int]) -> Embedding:
     for name in (CLIP_L, CLIP_G):
         if name not in tensors:
             raise ValueError(f"it has no {name} vectors, so it was made for another model than SDXL")
-    vectors = {name: torch.atleast_2d(tensors[name]).float() for name in (CLIP_L, CLIP_G)}
+    vectors = {name: _rows(tensors[name]).float() for name in (CLIP_L, CLIP_G)}
     for name, width in widths.items():
         if vectors[name].ndim != 2 or vectors[name].shape[1] != width:
             raise ValueError(
@@ -152,6 +152,11 @@ def _read(path: Path, data: bytes, widths: Mapping[str, int]) -> Embedding:
             f"it has {count} clip_l and {other} clip_g vectors; both must have as many, 1 to {MAX_VECTORS}"
         )
     return Embedding(vectors)
+
+
+def _rows(tensor: torch.Tensor) -> torch.Tensor:
+    """A single vector, (width,), as (1, width)."""
+    return tensor[None] if tensor.ndim == 1 else tensor
 
 
 @contextmanager
