@@ -170,6 +170,20 @@ def test_syntax_does_not_hide_a_phrase_of_the_deny_list(prompt: str, tmp_path: P
     assert caught.value.code is ErrorCode.CONTENT_REJECTED
 
 
+def test_a_faint_word_makes_no_other_word_harmless() -> None:
+    assert admitted("medical school student aged 24", nsfw_level=1)
+    assert admitted("(medical school student:1.2) aged 24", nsfw_level=1)
+    for faint in (
+        "(medical:0) school student (aged 24:0)",
+        "(medical:0.5) school student",
+        "[[[[[[medical]]]]]] school student",
+    ):
+        with pytest.raises(RequestRejected):
+            admitted(faint, nsfw_level=1)
+    with pytest.raises(RequestRejected):
+        admitted("a (schoolgirl:0) at a window", nsfw_level=1)
+
+
 @pytest.mark.parametrize("prompt", ["a woman (smiling:1.2), portrait", "a (woman:1.15) aged 25", "16:9 (city:1.12)"])
 def test_weights_are_no_ages(prompt: str) -> None:
     assert admitted(prompt, nsfw_level=1).prompt_syntax is A1111

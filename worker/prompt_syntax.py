@@ -2,7 +2,7 @@
 
 `(word)` weighs 1.1, `[word]` 1 / 1.1, `(word:1.3)` 1.3; brackets may be nested, and one that is never closed counts to
 the end. `BREAK` ends a chunk. A backslash makes the next bracket a bracket of the text. What is encoded are exactly the
-words of the text without this syntax, so the content rules look at `plain_text`.
+words of the text without this syntax, so the content rules look at these (`readings`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ _STEP = 1.1
 # Far beyond what still gives a picture. Weights below 0 would turn a negative prompt, which no rule reads, into a
 # wish.
 MIN_WEIGHT, MAX_WEIGHT = 0.0, 10.0
+# Below this weight, words count as absent too.
+FAINT = 0.6
 
 _TOKEN = re.compile(
     r"\\(?P<escaped>.?)|(?P<opening>[(\[])|:\s*(?P<weight>[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))\s*\)|(?P<closing>[)\]])"
@@ -47,6 +49,15 @@ class Part:
     def is_weighted(self) -> bool:
         return any(weight != 1.0 for _, weight in self.weights)
 
+    @property
+    def clear_text(self) -> str:
+        """The text without its faint words."""
+        ends = [first for first, _ in self.weights[1:]] + [len(self.text)]
+        return "".join(
+            " " if weight < FAINT else self.text[first:end]
+            for (first, weight), end in zip(self.weights, ends, strict=True)
+        )
+
     def weight_at(self, character: int) -> float:
         """Return the weight of the character at this index."""
         return self.weights[bisect_right(self.weights, character, key=lambda run: run[0]) - 1][1]
@@ -64,6 +75,15 @@ def parse(text: str, syntax: PromptSyntax) -> tuple[Part, ...]:
 def plain_text(text: str, syntax: PromptSyntax) -> str:
     """Return the words that are encoded, without syntax. Raises ValueError as `parse`."""
     return " ".join(part.text for part in parse(text, syntax))
+
+
+def readings(text: str, syntax: PromptSyntax) -> tuple[str, ...]:
+    """Return the texts that rules about words look at: all words, and those that are not faint, where some are.
+
+    A word that makes others harmless does not do so at a weight of 0. Raises ValueError as `parse`.
+    """
+    clear = " ".join(part.clear_text for part in parse(text, syntax))
+    return tuple(dict.fromkeys((plain_text(text, syntax), clear)))
 
 
 # Admission, the choice of a group and the encoding read the same prompts.

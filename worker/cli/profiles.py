@@ -18,7 +18,7 @@ from worker.events.types import GenerationRequest
 from worker.intake.admit import AdmissionRules, Arrival, admit
 from worker.job import Job, Lane, Origin
 from worker.profiles import Profile
-from worker.prompt_syntax import plain_text
+from worker.prompt_syntax import readings
 from worker.rule_files import read_rules
 from worker.settings import load_settings
 
@@ -110,13 +110,13 @@ def _problems(profile: Profile, rules: AdmissionRules) -> Iterator[str]:
     syntax = profile.prompt_syntax or rules.settings.prompt_syntax
     for key, text in _texts(profile):
         try:
-            folded = fold(plain_text(text, syntax))
+            folded = [fold(reading) for reading in readings(text, syntax)]
         except ValueError as error:
             yield f"{key}: it {error}"
             continue
-        if points_at_minor(folded):
+        if any(points_at_minor(reading) for reading in folded):
             yield f"{key}: it points at a minor, so requests with an nsfw_level above 0 fail as content_rejected"
-        if rules.denied is not None and rules.denied.found_in(folded):
+        if rules.denied is not None and any(rules.denied.found_in(reading) for reading in folded):
             yield f"{key}: it contains a phrase from CONTENT_DENY_PATH"
     lora_dir = rules.settings.lora_dir
     if profile.loras and lora_dir is None:

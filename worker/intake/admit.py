@@ -24,7 +24,7 @@ from worker.job import (
 )
 from worker.presets import PRESETS, Preset, preset_named
 from worker.profiles import Profiles
-from worker.prompt_syntax import PromptSyntax, plain_text
+from worker.prompt_syntax import PromptSyntax, readings
 from worker.settings import Settings
 
 # SDXL's latents are an eighth of the picture.
@@ -83,7 +83,8 @@ def admit(request: GenerationRequest, arrival: Arrival, rules: AdmissionRules, n
     _check_numbers(request, settings)
     _check_size(request, settings)
     composed = _compose(request, rules)
-    check_content(_read(composed), request.nsfw_level, rules.denied)
+    for text in _readings(composed):
+        check_content(text, request.nsfw_level, rules.denied)
     expires_at = None if request.expires_at is None else request.expires_at.timestamp()
     if expires_at is not None and expires_at <= now:
         raise RequestRejected(ErrorCode.EXPIRED, "expires_at had passed when the request arrived")
@@ -229,15 +230,15 @@ def _with_preset(
     return replace(composed, loras=loras, preset=preset_named(settings.sdxl_preset))
 
 
-def _read(composed: _Composed) -> str:
-    """The prompt as it will be read, without its syntax. Raises RequestRejected: a weight is out of bounds."""
-    read = {}
+def _readings(composed: _Composed) -> tuple[str, ...]:
+    """What rules about words see of the prompt. Raises RequestRejected: a weight of a prompt is out of bounds."""
+    found = {}
     for name in ("prompt", "negative_prompt"):
         try:
-            read[name] = plain_text(getattr(composed, name) or "", composed.prompt_syntax)
+            found[name] = readings(getattr(composed, name) or "", composed.prompt_syntax)
         except ValueError as error:
             raise _reject(f"{name} {error}") from error
-    return read["prompt"]
+    return found["prompt"]
 
 
 def _check_loras(request: GenerationRequest, settings: Settings) -> None:
