@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
 import uuid
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+import structlog
 
 from devtools.local.kafka import KafkaCluster
 from devtools.local.kafka_jars import JavaMissingError, check_java
@@ -27,9 +29,11 @@ hypothesis.settings.load_profile("shared-machine")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Watch for servers that start in tests which are not marked so."""
+    """Watch for servers that start in tests which are not marked so, and let no logger keep a test's configuration."""
     patch = pytest.MonkeyPatch()
     _GUARD.install(patch)
+    configure = structlog.configure
+    patch.setattr(structlog, "configure", lambda **how: configure(**{**how, "cache_logger_on_first_use": False}))
     config.add_cleanup(patch.undo)
 
 
@@ -44,12 +48,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Tell the guard which test runs, from its fixtures' setup to their end."""
+    """Tell the guard which test runs, from its fixtures' setup to their end; what it does to logging ends with it."""
     _GUARD.test = item
+    logging, hook = structlog.get_config(), threading.excepthook
     try:
         return (yield)
     finally:
         _GUARD.test = None
+        structlog.configure(**logging)
+        threading.excepthook = hook
 
 
 def require_java() -> None:

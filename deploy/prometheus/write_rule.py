@@ -12,6 +12,9 @@ apiVersion: monitoring.coreos.com/v1
 kind: PrometheusRule
 metadata:
   name: sdxl-worker
+  labels:
+    # kube-prometheus-stack selects by the name of its Helm release; k8s/site.example changes it.
+    release: kube-prometheus-stack
 spec:
 """
 

@@ -162,7 +162,7 @@ class TestRights:
         for name, text in zip(user._needs.rights, of_topics, strict=True):
             assert f"topic {name} cannot be seen" in text
         assert f"consumer group {GROUP}: this Kafka user has no right to READ" in of_group
-        # The least that a worker needs (k8s/base/kafka-user.yaml), but for one right of the wrong kind.
+        # The least that a worker needs (k8s/kafka/user.yaml), but for one right of the wrong kind.
         grant(
             admin,
             {name: AclOperation[right] for name, right in user._needs.rights.items()}

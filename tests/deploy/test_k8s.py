@@ -24,7 +24,8 @@ from worker.topics import Topics, layouts
 
 K8S = ROOT / "k8s"
 BASE = K8S / "base"
-OVERLAYS = ("base", "overlays/one-gpu", "overlays/many-gpus", "overlays/spot")
+KAFKA = K8S / "kafka"
+OVERLAYS = ("overlays/one-gpu", "overlays/many-gpus", "overlays/spot")
 SCHEMAS = {path.stem: json.loads(path.read_text()) for path in (Path(__file__).parent / "schemas").glob("*.json")}
 
 every_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
@@ -93,30 +94,27 @@ class TestFiles:
         for folder in {path.parent for path in K8S.rglob("kustomization.yaml")}:
             text = (folder / "kustomization.yaml").read_text()
             for path in folder.glob("*.*"):
-                assert (
-                    path.name in (*text.split(), "kustomization.yaml", ".gitignore")
-                    or path.name in text
-                    or (path.suffix == ".example" and path.stem in text)
-                ), f"{path} is used by nobody"
+                assert path.name == "kustomization.yaml" or path.name in text, f"{path} is used by nobody"
 
     def test_every_named_path_exists(self) -> None:
         for kustomization in K8S.rglob("kustomization.yaml"):
             content = load(kustomization)
             named = [*content.get("resources", ()), *content.get("configurations", ())]
             named += [patch["path"] for patch in content.get("patches", ()) if "path" in patch]
-            named += [env for generator in content.get("configMapGenerator", ()) for env in generator.get("envs", ())]
+            generators = [*content.get("configMapGenerator", ()), *content.get("secretGenerator", ())]
+            named += [env for generator in generators for env in generator.get("envs", ())]
             missing = [name for name in named if not (kustomization.parent / name).exists()]
             assert not missing, f"{kustomization} names {missing}"
 
     def test_no_secret_is_in_any_file(self) -> None:
         for path in K8S.rglob("*"):
-            if path.is_file() and not path.name.endswith(".secret"):
+            if path.is_file() and "site" not in path.parts:
                 text = path.read_text()
                 assert not re.search(r"(AKIA|ASIA)[A-Z0-9]{16}|hf_[A-Za-z0-9]{20}|BEGIN [A-Z ]*PRIVATE KEY", text), path
                 assert "kind: Secret\n" not in text, path
 
     def test_each_operators_object_has_a_valid_file_without_kustomize_too(self) -> None:
-        for path in sorted(BASE.glob("*.yaml")):
+        for path in sorted([*BASE.glob("*.yaml"), *KAFKA.glob("*.yaml")]):
             if path.name in ("kustomization.yaml", "name-references.yaml"):
                 continue
             for thing in documents(path.read_text()):
@@ -157,8 +155,8 @@ class TestTheChecksThemselves:
             ("scaled-object.yaml", lambda o: o["spec"]["triggers"][0]["metadata"].update(offsetResetPolicy="first")),
             ("scaled-object.yaml", lambda o: o["spec"]["triggers"][0]["metadata"].update(excludePersistentLag=False)),
             ("scaled-object.yaml", lambda o: o["spec"].pop("triggers")),
-            ("kafka-user.yaml", lambda o: o["spec"]["authorization"]["acls"][0].update(operations=["Reed"])),
-            ("kafka-user.yaml", lambda o: o.update(apiVersion="kafka.strimzi.io/v1beta2")),
+            ("../kafka/user.yaml", lambda o: o["spec"]["authorization"]["acls"][0].update(operations=["Reed"])),
+            ("../kafka/user.yaml", lambda o: o.update(apiVersion="kafka.strimzi.io/v1beta2")),
             ("pod-monitor.yaml", lambda o: o["spec"]["podMetricsEndpoints"][0].update(interval="soon")),
             ("prometheus-rule.yaml", lambda o: o["spec"]["groups"][0]["rules"][0].pop("expr")),
             ("trigger-authentication.yaml", lambda o: o["spec"]["secretTargetRef"][0].pop("key")),
@@ -255,26 +253,26 @@ class TestPods:
         ]
         for selector in selectors:
             assert selector.items() <= labels
-        assert {thing["metadata"].get("namespace") for thing in objects if thing["kind"] != "Namespace"} == {
-            "image-generation"
-        }
+        for thing in objects:
+            namespace = "kafka" if thing["kind"].startswith("Kafka") else "image-generation"
+            assert thing["metadata"].get("namespace") == (None if thing["kind"] == "Namespace" else namespace)
 
     def test_every_config_map_and_secret_that_is_named_is_made_by_somebody(self, overlay: str) -> None:
         made = {thing["metadata"]["name"] for thing in rendered(overlay) if thing["kind"] == "ConfigMap"}
         used = set(re.findall(r"sdxl-worker-[a-z0-9]{10}\b", rendered_text(overlay)))
         assert used == made
         by_others = {"sdxl-worker", "kafka-cluster-ca-cert"}
-        by_component = {g["name"] for g in load(K8S / "components/secrets/kustomization.yaml")["secretGenerator"]}
+        by_site = {g["name"] for g in load(K8S / "site.example/kustomization.yaml")["secretGenerator"]}
         secrets = set(re.findall(r"secretName: (\S+)", rendered_text(overlay)))
         for one in (*pod(overlay)["initContainers"], *pod(overlay)["containers"]):
             secrets |= {
                 e["valueFrom"]["secretKeyRef"]["name"] for e in one["env"] if "secretKeyRef" in e.get("valueFrom", {})
             }
-        assert secrets == by_others | by_component
+        assert secrets == by_others | by_site
 
 
 class TestKafka:
-    @pytest.mark.parametrize(("overlay", "partitions"), [("base", 12), ("overlays/many-gpus", 96)])
+    @pytest.mark.parametrize(("overlay", "partitions"), [("overlays/one-gpu", 12), ("overlays/many-gpus", 96)])
     def test_topics_are_those_that_the_worker_would_create(self, overlay: str, partitions: int) -> None:
         found = {t["metadata"]["name"]: t["spec"] for t in rendered(overlay) if t["kind"] == "KafkaTopic"}
         expected = layouts(Topics(), partitions)
@@ -285,7 +283,7 @@ class TestKafka:
             assert (found[name]["partitions"], found[name]["replicas"]) == (layout.partitions, 3), name
 
     def test_the_user_may_do_all_that_a_worker_does_and_no_more(self) -> None:
-        acls = load(BASE / "kafka-user.yaml")["spec"]["authorization"]["acls"]
+        acls = load(KAFKA / "user.yaml")["spec"]["authorization"]["acls"]
 
         def allowed(kind: str, name: str) -> set[str]:
             found: set[str] = set()
@@ -356,27 +354,54 @@ def test_one_gpu_has_one_worker_and_no_autoscaler() -> None:
 def test_egress_reaches_what_the_worker_needs_and_not_the_metadata_service() -> None:
     spec = load(BASE / "network-policy.yaml")["spec"]
     assert set(spec["policyTypes"]) == {"Ingress", "Egress"}
-    ports = {port["port"] for rule in spec["egress"] for port in rule["ports"]}
     kafka = int(load_env(BASE / "worker.env")["KAFKA_BOOTSTRAP_SERVERS"].rpartition(":")[2])
-    assert ports == {53, kafka, 443}
-    [block] = [to["ipBlock"] for rule in spec["egress"] for to in rule["to"] if "ipBlock" in to]
-    assert block["except"] == ["169.254.0.0/16"]
+    found = {
+        (to.get("ipBlock", {}).get("cidr", "pods"), port["port"])
+        for rule in spec["egress"]
+        for to in rule["to"]
+        for port in rule["ports"]
+    }
+    assert found == {
+        ("pods", 53),
+        ("169.254.20.10/32", 53),
+        ("pods", kafka),
+        ("169.254.170.23/32", 80),
+        ("0.0.0.0/0", 443),
+    }
+    [everywhere] = [to["ipBlock"] for rule in spec["egress"] for to in rule["to"] if "except" in to.get("ipBlock", {})]
+    assert everywhere["except"] == ["169.254.0.0/16"]
 
 
-def test_the_secrets_component_builds_from_its_examples(tmp_path: Path) -> None:
-    shutil.copytree(K8S, tmp_path / "k8s")
-    folder = tmp_path / "k8s/components/secrets"
-    for example in folder.glob("*.example"):
-        example.rename(example.with_suffix(""))
-    overlay = tmp_path / "k8s/overlays/one-gpu"
-    with (overlay / "kustomization.yaml").open("a") as file:
-        file.write("\ncomponents:\n  - ../../components/secrets\n")
-    objects = documents(build(overlay))
-    secrets = {thing["metadata"]["name"]: thing for thing in objects if thing["kind"] == "Secret"}
-    assert len(secrets) == 2
-    # kustomize has put the hashed names into the pod.
-    text = yaml.safe_dump(only(objects, "Deployment"))
-    assert all(name in text for name in secrets)
+def test_kafka_is_named_so_that_every_namespace_resolves_it() -> None:
+    host = load_env(BASE / "worker.env")["KAFKA_BOOTSTRAP_SERVERS"].partition(":")[0]
+    assert host.split(".")[1:] == [load(KAFKA / "kustomization.yaml")["namespace"], "svc"]
+
+
+def test_the_prometheus_operator_finds_what_is_monitored() -> None:
+    """kube-prometheus-stack selects by this label."""
+    monitors = [thing for thing in rendered("overlays/one-gpu") if thing["apiVersion"].startswith("monitoring.")]
+    assert {thing["kind"] for thing in monitors} == {"PodMonitor", "PrometheusRule"}
+    for thing in monitors:
+        assert thing["metadata"]["labels"]["release"] == "kube-prometheus-stack"
+
+
+@pytest.mark.parametrize(("before", "after"), [("one-gpu", "many-gpus"), ("many-gpus", "spot"), ("spot", "one-gpu")])
+def test_one_overlay_can_be_applied_over_another(before: str, after: str) -> None:
+    """An API server refuses to change these fields."""
+
+    def fixed(overlay: str) -> dict[tuple[str, str], Any]:
+        found = {}
+        for thing in rendered(f"overlays/{overlay}"):
+            spec, name = thing.get("spec", {}), (thing["kind"], thing["metadata"]["name"])
+            if thing["kind"] == "PersistentVolumeClaim":
+                found[name] = (spec["accessModes"], spec.get("storageClassName"), spec.get("volumeName"))
+            elif thing["kind"] == "Deployment":
+                found[name] = spec["selector"]
+        return found
+
+    old, new = fixed(before), fixed(after)
+    assert ("Deployment", "sdxl-worker") in old.keys() & new.keys()
+    assert all(old[name] == new[name] for name in old.keys() & new.keys())
 
 
 def load_env(path: Path) -> dict[str, str]:

@@ -147,9 +147,12 @@ class Audit:
             starts = self.most_starts.get(request.number, 0)
             _check(starts >= self._crash_loop_limit, f"{request} is given up after {starts} starts")
             return
-        twins = [other for other in self.requests.values() if other.job_id == request.job_id]
-        if any(twin.value != request.value for twin in twins):
-            return
+        if self._is_id_of_another(request) and request.kind is not Kind.UNDECODABLE:
+            # One that makes no picture may have ended by itself before.
+            reused = outcome == "failed invalid_request"
+            _check(reused or request.kind is not Kind.GOOD, f"{request} has the id of another picture, ends otherwise")
+            if reused:
+                return
         expected = {
             Kind.GOOD: "completed",
             Kind.NAN: "failed model_error",
@@ -158,6 +161,14 @@ class Audit:
             Kind.POISON: "failed crash_loop",
         }
         _check(outcome == expected[request.kind], f"{request} should end as {expected[request.kind]}")
+
+    def _is_id_of_another(self, request: Request) -> bool:
+        """Whether a different request under the same id has the picture."""
+        return any(
+            other.outcomes == ["completed"] and other.value != request.value
+            for other in self.requests.values()
+            if other.job_id == request.job_id
+        )
 
     def _check_statuses(self) -> None:
         last: dict[str, GenerationStatus] = {}

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from worker.errors import ModelLoadError, SettingsError
+from worker.models.cuda import cuda_trouble
 from worker.models.pull import ModelFiles, locate
 
 DTYPES = {
@@ -122,15 +123,19 @@ def resolve_device(spec: str) -> torch.device:
     """Return the device for `auto`, `cuda`, `cuda:1`, `mps` or `cpu`.
 
     Raises:
-        SettingsError: the device is unknown, or not available on this machine.
+        SettingsError: the device is unknown, or not available on this machine; for `auto` too where there is a GPU that
+            torch cannot use, since a CPU takes minutes for a picture.
     """
     if spec == "auto":
-        return torch.device(_best_device())
+        spec = _best_device()
+        if spec != "mps":
+            _refuse_unusable_gpu(0)
     try:
         device = torch.device(spec)
     except RuntimeError as error:
         raise SettingsError(f"{spec!r} is not a device: use auto, cuda, cuda:N, mps or cpu.") from error
     if device.type == "cuda":
+        _refuse_unusable_gpu(device.index or 0)
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
             raise SettingsError(f"device {spec} is not available: torch sees {count} CUDA devices.")
@@ -249,6 +254,12 @@ def _modules(
 
 def _is_half(dtype: torch.dtype) -> bool:
     return dtype in {torch.float16, torch.bfloat16}
+
+
+def _refuse_unusable_gpu(index: int) -> None:
+    trouble = cuda_trouble(index)
+    if trouble is not None:
+        raise SettingsError(f"DEVICE: {trouble}")
 
 
 def _best_device() -> str:

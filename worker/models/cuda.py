@@ -1,0 +1,107 @@
+"""Can torch use the NVIDIA GPUs of this machine? torch itself only says no, and then everything runs on the CPU."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+# NVIDIA's table of the oldest driver for each major version of CUDA (on Linux).
+_OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
+_HIDING = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
+_HIDDEN = {"", "-1", "none", "void", "NoDevFiles"}
+_ADVICE = "set DEVICE=cpu to work without it"
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the operating system knows of NVIDIA GPUs.
+
+    Args:
+        gpus: how many the kernel driver offers to this process.
+        driver: the driver's version, as 550.54.14; None where it cannot be read.
+        hidden: whether the environment hides all of them on purpose.
+    """
+
+    gpus: int
+    driver: str | None
+    hidden: bool
+
+
+def look_at_machine(root: Path = Path("/"), environment: Mapping[str, str] = os.environ) -> Machine:
+    """Look for device files, the driver's version and the variables that hide GPUs."""
+    # A container has only the devices that it was given, while /proc shows the driver of the host.
+    gpus = sum(1 for path in root.glob("dev/nvidia[0-9]*") if path.name.removeprefix("nvidia").isdigit())
+    try:
+        text = (root / "proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    version = re.search(r"Kernel Module.*?\s(\d+(?:\.\d+)+)\s", text)
+    hidden = any(environment.get(name, "all") in _HIDDEN for name in _HIDING)
+    return Machine(gpus, None if version is None else version[1], hidden)
+
+
+def unusable_gpus(machine: Machine, cuda: str | None) -> str | None:
+    """Why torch sees no GPU although there are some; None where there are none, or where they are hidden.
+
+    Args:
+        cuda: the version that torch was built for, as 13.0; None for a build without CUDA.
+    """
+    if machine.gpus == 0 or machine.hidden:
+        return None
+    there = "an NVIDIA GPU is there" if machine.gpus == 1 else f"{machine.gpus} NVIDIA GPUs are there"
+    if cuda is None:
+        return f"{there}, but this torch is built without CUDA: install PyPI's build for Linux, or {_ADVICE}"
+    oldest = _OLDEST_DRIVER.get(int(cuda.split(".")[0]))
+    if machine.driver is not None and oldest is not None and int(machine.driver.split(".")[0]) < oldest:
+        return (
+            f"{there}, but the driver {machine.driver} is too old for CUDA {cuda}: install {oldest} or newer on the "
+            f"host, or {_ADVICE}"
+        )
+    driver = "" if machine.driver is None else f" (driver {machine.driver})"
+    return f"{there}, but torch cannot use it{driver}: see whether nvidia-smi works here, or {_ADVICE}"
+
+
+def unsupported_card(name: str, capability: tuple[int, int], built_for: Iterable[str]) -> str | None:
+    """Why a card cannot run this torch: it has no kernels for it; None where it has.
+
+    Args:
+        capability: the card's compute capability, as (6, 1).
+        built_for: the architectures that torch was built for, as sm_75 or, to be compiled by the driver, compute_90.
+    """
+    major, minor = capability
+    known = [(kind, int(digits[:-1]), int(digits[-1])) for kind, digits in map(_split, built_for) if digits]
+    runs = any(
+        (kind == "sm" and their_major == major and their_minor <= minor)
+        or (kind == "compute" and (their_major, their_minor) <= capability)
+        for kind, their_major, their_minor in known
+    )
+    if runs or not known:
+        return None
+    oldest = min((their_major, their_minor) for _, their_major, their_minor in known)
+    return (
+        f"{name} has compute capability {major}.{minor}, and this torch needs {oldest[0]}.{oldest[1]} or newer "
+        f"(7.5 is Turing: GTX 16, RTX 20, T4): use another card, or {_ADVICE}"
+    )
+
+
+def cuda_trouble(index: int = 0) -> str | None:
+    """Why torch cannot compute on this machine's GPU of this index; None where it can, and where there is none."""
+    if torch.version.hip is not None:
+        return None
+    if not torch.cuda.is_available():
+        return unusable_gpus(look_at_machine(), torch.version.cuda)
+    if index >= torch.cuda.device_count():
+        return None
+    properties = torch.cuda.get_device_properties(index)
+    return unsupported_card(properties.name, (properties.major, properties.minor), torch.cuda.get_arch_list())
+
+
+def _split(architecture: str) -> tuple[str, str]:
+    """`sm_90a` is ("sm", "90")."""
+    kind, _, digits = architecture.partition("_")
+    return kind, re.sub(r"\D", "", digits)
