@@ -118,6 +118,11 @@ def _problems(profile: Profile, rules: AdmissionRules) -> Iterator[str]:
             yield f"{key}: it points at a minor, so requests with an nsfw_level above 0 fail as content_rejected"
         if rules.denied is not None and any(rules.denied.found_in(reading) for reading in folded):
             yield f"{key}: it contains a phrase from CONTENT_DENY_PATH"
+    for key, text in _negative_texts(profile):
+        try:
+            readings(text, syntax)
+        except ValueError as error:
+            yield f"{key}: it {error}"
     lora_dir = rules.settings.lora_dir
     if profile.loras and lora_dir is None:
         yield "loras: SDXL_LORA_PATH is not set"
@@ -133,6 +138,14 @@ def _texts(profile: Profile) -> Iterator[tuple[str, str]]:
     yield from ((f"quality.{index}", tag) for index, tag in enumerate(profile.quality))
     for key, fragments in (("affection", profile.affection), ("nsfw", profile.nsfw)):
         yield from ((f"{key}.{index}.prompt", fragment.prompt) for index, fragment in enumerate(fragments))
+
+
+def _negative_texts(profile: Profile) -> Iterator[tuple[str, str]]:
+    yield "negative_prompt", profile.negative_prompt or ""
+    for key, fragments in (("affection", profile.affection), ("nsfw", profile.nsfw)):
+        yield from (
+            (f"{key}.{index}.negative_prompt", fragment.negative_prompt) for index, fragment in enumerate(fragments)
+        )
 
 
 def _object(name: str, profile: Profile) -> dict[str, Any]:
