@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import json
 import types
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -101,6 +102,8 @@ def _values(field: FieldInfo) -> str:
         return ", ".join(f"`{value}`" for value in get_args(kind))
     if get_origin(kind) is dict:
         return "JSON"
+    if issubclass(kind, StrEnum):
+        return ", ".join(f"`{value}`" for value in kind)
     names = {bool: "`true`, `false`", int: "integer", float: "number", str: "text", Path: "path", SecretStr: "secret"}
     bounds = " and ".join(bound for bound in map(_bound, field.metadata) if bound)
     return f"{names[kind]} {bounds}".strip()

@@ -240,6 +240,22 @@ def test_the_check_tells_what_would_fail_later(tmp_path: Path) -> None:
     assert "schoolgirl" not in done.stderr
 
 
+def test_the_check_reads_weights_where_the_profile_has_them(tmp_path: Path) -> None:
+    weighted = "prompt_syntax = 'a1111'\n"
+    folder = write(
+        tmp_path,
+        good=weighted + "prompt = '(a fox:1.3)'",
+        hidden=weighted + "prompt = 'school(girl)'",
+        much=weighted + "prompt = '(a:11)'\nnegative_prompt = '(adult:-1)'",
+        literal="prompt = '(a:11)'",
+    )
+    done = sdxl("profiles", "check", str(folder), "--json")
+    found = {line["name"]: line["problems"] for line in map(json.loads, done.stdout.splitlines())}
+    assert found["good"] == found["literal"] == []
+    assert [problem.partition(":")[0] for problem in found["much"]] == ["prompt", "negative_prompt"]
+    assert "it points at a minor" in found["hidden"][0]
+
+
 def test_the_check_of_a_wrong_file_names_it(tmp_path: Path) -> None:
     done = sdxl("profiles", "check", PROFILES_PATH=str(write(tmp_path, mia="promt = 'x'")))
     assert done.returncode == 2

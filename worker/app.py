@@ -256,6 +256,7 @@ def load_model(settings: Settings) -> tuple[SdxlModel, ModelInfo, dict[str, Any]
     """The model for the engine, its description for manifests, and what /health tells about it."""
     import torch
 
+    from worker.engine.embeddings import embedding_widths, read_embeddings
     from worker.engine.pipeline import SdxlModel
     from worker.engine.trial import try_out
     from worker.models.fingerprint import fingerprint
@@ -268,6 +269,7 @@ def load_model(settings: Settings) -> tuple[SdxlModel, ModelInfo, dict[str, Any]
     if settings.sdxl_refiner_id is not None:
         home = torch.device("cpu") if settings.refiner_offload else device
         refiner = load_refiner(settings.sdxl_refiner_id, dtype=dtype, device=home, share=base)
+    embeddings = read_embeddings(settings.sdxl_embeddings_path, embedding_widths(base))
     info = ModelInfo(
         model_id=settings.sdxl_model_id,
         model_fingerprint=fingerprint(settings.sdxl_model_id, dtype=dtype),
@@ -278,6 +280,7 @@ def load_model(settings: Settings) -> tuple[SdxlModel, ModelInfo, dict[str, Any]
         dtype=str(dtype).removeprefix("torch."),
         deterministic=settings.deterministic,
         slots=settings.slots,
+        embeddings_fingerprint=embeddings.fingerprint,
     )
     metrics.MODEL.info({"model": info.model_id, "fingerprint": info.model_fingerprint, "dtype": info.dtype})
     if device.type == "cuda":
@@ -291,7 +294,14 @@ def load_model(settings: Settings) -> tuple[SdxlModel, ModelInfo, dict[str, Any]
         "model": info.model_id,
         "model_fingerprint": info.model_fingerprint,
     }
-    model = SdxlModel(base, refiner, settings.lora_dir, settings.lora_cache_size, settings.refiner_offload)
+    model = SdxlModel(
+        base,
+        refiner,
+        settings.lora_dir,
+        settings.lora_cache_size,
+        settings.refiner_offload,
+        embeddings=embeddings,
+    )
     try_out(model, model_id=settings.sdxl_model_id, refiner_id=settings.sdxl_refiner_id)
     return model, info, facts
 

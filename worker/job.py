@@ -9,6 +9,8 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
 
 from worker.errors import ErrorCode
+from worker.presets import Preset
+from worker.prompt_syntax import PromptSyntax
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +37,8 @@ SCHEDULERS = (
     "DEISMultistepScheduler",
     "UniPCMultistepScheduler",
     "DPMSolverSinglestepScheduler",
+    "LCMScheduler",
+    "TCDScheduler",
 )
 
 
@@ -87,9 +91,11 @@ class Job:
     """A validated request with all defaults resolved. Times are seconds since the epoch.
 
     `seed` is what counts of the request's (`effective_seed`), or derived from `job_id`. `prompt` and `negative_prompt`
-    include those of the profile. `loras` holds (name, weight), including the profile's LoRAs and the default one.
-    `recorded_at` is the time of the record, None where that is unknown. `headers` are passed through to the results.
-    `checkpoint` is the state that another worker saved of this job (`engine/checkpoint.py`).
+    include those of the profile; `prompt_syntax` says how their signs are read. `loras` holds (name, weight), including
+    those of the profile, of the preset and the default one. `recorded_at` is the time of the record, None where that is
+    unknown. `headers` are passed through to the results. `checkpoint` is the state that another worker saved of this
+    job (`engine/checkpoint.py`). `preset` replaces what the request says about sampling, so read
+    that from the properties below, never from `request`.
     """
 
     request: GenerationRequest
@@ -107,11 +113,30 @@ class Job:
     headers: dict[str, str] = field(default_factory=dict)
     replay_id: str | None = None
     profile: AppliedProfile | None = None
+    preset: Preset | None = None
+    prompt_syntax: PromptSyntax = PromptSyntax.LITERAL
     checkpoint: bytes | None = field(default=None, repr=False)
 
     @property
     def job_id(self) -> str:
         return self.request.job_id
+
+    @property
+    def scheduler(self) -> str:
+        return self.request.scheduler if self.preset is None else self.preset.scheduler
+
+    @property
+    def num_inference_steps(self) -> int:
+        return self.request.num_inference_steps if self.preset is None else self.preset.num_inference_steps
+
+    @property
+    def guidance_scale(self) -> float:
+        return self.request.guidance_scale if self.preset is None else self.preset.guidance_scale
+
+    @property
+    def high_quality(self) -> bool:
+        """Whether the refiner draws the end. It was trained for the steps of the base, so presets do without it."""
+        return self.request.high_quality and self.preset is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +187,11 @@ class Failure:
     attempt: int = 1
     headers: dict[str, str] = field(default_factory=dict)
     replay_id: str | None = None
+    preset: Preset | None = None
+
+    @property
+    def num_inference_steps(self) -> int:
+        return self.request.num_inference_steps if self.preset is None else self.preset.num_inference_steps
 
     @classmethod
     def of(cls, job: Job, code: ErrorCode, message: str) -> Failure:
@@ -176,6 +206,7 @@ class Failure:
             attempt=job.attempt,
             headers=job.headers,
             replay_id=job.replay_id,
+            preset=job.preset,
         )
 
 

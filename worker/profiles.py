@@ -1,4 +1,4 @@
-"""Profiles: prompts and LoRAs that are added to all requests of one archetype; `docs/profiles.md` lists the fields.
+"""Profiles: what is added to all requests of one archetype: prompts, LoRAs, sampling (`docs/profiles.md`).
 
 Each profile is a TOML file. A request's `girl_id` selects the profile of that name, else `default`, else none.
 """
@@ -18,10 +18,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from worker.errors import SettingsError
 from worker.events.types import GenerationRequest
 from worker.job import SAFE_NAME, AppliedProfile
+from worker.presets import preset_named
+from worker.prompt_syntax import PromptSyntax
 
 DEFAULT = "default"
 
 _FINGERPRINT_DIGITS = 16
+
+_YOUNGER = ("preset", "prompt_syntax")
 
 Loras = tuple[tuple[str, float], ...]
 
@@ -76,8 +80,17 @@ class Profile(_Table):
     negative_prompt: str | None = None
     quality: tuple[str, ...] = ()
     loras: tuple[ProfileLora, ...] = ()
+    preset: str | None = None
+    prompt_syntax: PromptSyntax | None = None
     affection: tuple[Fragment, ...] = ()
     nsfw: tuple[Fragment, ...] = ()
+
+    @field_validator("preset")
+    @classmethod
+    def _is_preset(cls, preset: str | None) -> str | None:
+        if preset is not None:
+            preset_named(preset)
+        return preset
 
     @field_validator("loras")
     @classmethod
@@ -99,7 +112,9 @@ class Profile(_Table):
     @property
     def fingerprint(self) -> str:
         """16 hex digits of the SHA-256 of the profile's values, without comments, layout and the description."""
-        text = self.model_dump_json(by_alias=True, exclude={"description"})
+        # Younger keys that are not set are left out, so that older profiles keep the fingerprint that manifests hold.
+        unset = {name for name in _YOUNGER if getattr(self, name) is None}
+        text = self.model_dump_json(by_alias=True, exclude={"description"} | unset)
         return hashlib.sha256(text.encode()).hexdigest()[:_FINGERPRINT_DIGITS]
 
     def prompt_for(self, request: GenerationRequest) -> str:

@@ -22,6 +22,9 @@ from pydantic_settings import SettingsError as SourceError
 
 from worker import settings_checks as checks
 from worker.errors import SettingsError
+from worker.job import SAFE_NAME
+from worker.presets import NO_PRESET, preset_named
+from worker.prompt_syntax import PromptSyntax
 
 # Variables that share the KAFKA_ prefix but are no librdkafka property: this object's own, those that
 # Kubernetes injects for a Service named `kafka` or `kafka-…`, and those of Kafka's own Java tools.
@@ -132,6 +135,16 @@ class Settings(BaseSettings):
         description="refiner: hub id, folder or file, as for the base; with `none`, requests with high_quality are "
         "rejected",
     )
+    sdxl_preset: str = Field(
+        NO_PRESET,
+        description="preset of a base model that was distilled to few steps (docs/presets.md); it replaces "
+        "scheduler, steps and guidance of all requests; `none`: they are drawn as they ask",
+    )
+    sdxl_preset_lora: str | None = Field(
+        None,
+        description="LoRA in SDXL_LORA_PATH that makes the base a few-step model; every job that is drawn with "
+        "SDXL_PRESET gets it, at weight 1",
+    )
     refiner_offload: bool = Field(
         False, description="keep only one of base UNet and refiner on the device at a time: saves memory, costs time"
     )
@@ -139,6 +152,10 @@ class Settings(BaseSettings):
         None,
         description="folder of LoRA files; or one .safetensors file, which is then the default LoRA "
         "and its folder the folder of LoRAs",
+    )
+    sdxl_embeddings_path: Path | None = Field(
+        None,
+        description="folder of textual-inversion files, which a prompt uses by naming them (docs/prompts.md)",
     )
     lora_cache_size: int = Field(8, ge=1, le=1_000, description="number of LoRAs that are kept on the device")
     device: str = Field(
@@ -203,6 +220,11 @@ class Settings(BaseSettings):
     profiles_path: Path | None = Field(
         None,
         description="folder of profiles, of which girl_id chooses one; when unset, prompts are drawn as they are sent",
+    )
+    prompt_syntax: PromptSyntax = Field(
+        PromptSyntax.LITERAL,
+        description="how brackets in prompts are read: `literal`, as text; `a1111`, as weights such as (word:1.3) "
+        "and [word], with BREAK and \\( for a bracket (docs/prompts.md)",
     )
     nsfw_detector: str = Field(
         "none",
@@ -285,7 +307,7 @@ class Settings(BaseSettings):
     def _one_line(cls, value: Any) -> Any:
         return checks.one_line(value)
 
-    @field_validator("log_level", "log_format", "delivery", mode="before")
+    @field_validator("log_level", "log_format", "delivery", "prompt_syntax", mode="before")
     @classmethod
     def _in_any_case(cls, value: Any) -> Any:
         return value.lower() if isinstance(value, str) else value
@@ -344,6 +366,12 @@ class Settings(BaseSettings):
     def _is_url(cls, value: str | None) -> str | None:
         return None if value is None else checks.http_url(value)
 
+    @field_validator("sdxl_preset")
+    @classmethod
+    def _is_preset(cls, value: str) -> str:
+        preset_named(value)
+        return value
+
     @field_validator("nsfw_thresholds")
     @classmethod
     def _rising(cls, thresholds: dict[int, float]) -> dict[int, float]:
@@ -359,6 +387,8 @@ class Settings(BaseSettings):
     def _consistent(self) -> Self:
         if (self.aws_access_key_id is None) != (self.aws_secret_access_key is None):
             raise ValueError("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY go together: set both or neither")
+        if self.sdxl_preset_lora is not None and (self.sdxl_preset == NO_PRESET or self.sdxl_lora_path is None):
+            raise ValueError("SDXL_PRESET_LORA needs SDXL_PRESET and SDXL_LORA_PATH")
         if self.min_side > self.max_side:
             raise ValueError("MIN_SIDE is larger than MAX_SIDE")
         if self.min_side**2 > self.max_pixels:
@@ -408,12 +438,23 @@ class Settings(BaseSettings):
         return self.aws_s3_bucket
 
     def check_paths(self) -> None:
-        """Look at the LoRA path, so that a wrong one is reported at the start. Raises SettingsError."""
+        """Look at the paths of LoRAs and embeddings, so that a wrong one is told at the start. Raises SettingsError."""
         if self.sdxl_lora_path is not None:
             try:
                 checks.lora_path(self.sdxl_lora_path)
             except ValueError as error:
                 raise SettingsError(f"SDXL_LORA_PATH: {error}") from None
+        if self.sdxl_embeddings_path is not None:
+            try:
+                any(self.sdxl_embeddings_path.iterdir())
+            except OSError as error:
+                raise SettingsError(
+                    f"SDXL_EMBEDDINGS_PATH: {self.sdxl_embeddings_path} is not a readable folder: {error.strerror}"
+                ) from None
+        if self.sdxl_preset_lora is not None and self.lora_dir is not None:
+            file = self.lora_dir / f"{self.sdxl_preset_lora}.safetensors"
+            if not SAFE_NAME.fullmatch(self.sdxl_preset_lora) or not file.is_file():
+                raise SettingsError(f"SDXL_PRESET_LORA: there is no file {file}")
 
     @property
     def lora_dir(self) -> Path | None:

@@ -16,6 +16,7 @@ from worker.delivery.encode import EncodedPicture, encode_picture
 from worker.delivery.manifest import ModelInfo, build_manifest
 from worker.events.types import GenerationRequest, Lora, OutputFormat
 from worker.job import AppliedProfile, Job, Lane, Origin, Picture, Timing
+from worker.presets import Preset
 
 CREATED_AT = datetime(2026, 3, 1, 12, 0, 5, tzinfo=UTC)
 
@@ -91,11 +92,12 @@ def make_manifest(model: ModelInfo) -> Callable[..., tuple[EncodedPicture, dict[
         *,
         reproducible: bool = True,
         profile: AppliedProfile | None = None,
+        preset: Preset | None = None,
         **changes: Any,
     ) -> tuple[EncodedPicture, dict[str, Any]]:
         request = sample_request(**changes)
         picture = sample_picture(request)
-        picture = replace(picture, job=replace(picture.job, profile=profile), reproducible=reproducible)
+        picture = replace(picture, job=replace(picture.job, profile=profile, preset=preset), reproducible=reproducible)
         encoded = encode_picture(
             picture.pixels,
             output_format=request.output_format.value,

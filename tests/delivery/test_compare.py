@@ -160,6 +160,7 @@ def test_the_same_circumstances_give_no_reason(stored: dict[str, Any], model: Mo
         ({"model_fingerprint": "x"}, "model"),
         ({"device": "NVIDIA H100"}, "device"),
         ({"dtype": "bfloat16"}, "dtype"),
+        ({"embeddings_fingerprint": "x"}, "embeddings"),
         ({"versions": {"torch": "2.16.0", "diffusers": "0.42.0"}}, "version torch"),
         ({"slots": 8}, "slots"),
         ({"deterministic": False}, "deterministic"),

@@ -26,6 +26,8 @@ from worker.errors import ProtocolError
 from worker.events.types import GenerationRequest, Lora, OutputFormat, Priority, timestamp
 from worker.intake.admit import AdmissionRules, Arrival, admit
 from worker.job import AppliedProfile, Job, Lane, Origin
+from worker.presets import PRESETS
+from worker.prompt_syntax import PromptSyntax
 from worker.rule_files import read_rules
 from worker.settings import Settings
 
@@ -78,6 +80,8 @@ JOB_CHANGES: dict[str, Any] = {
     "replay_id": "r",
     "profile": AppliedProfile("p", "f"),
     "checkpoint": b"x",
+    "preset": PRESETS["lightning-4"],
+    "prompt_syntax": PromptSyntax.A1111,
 }
 
 PROFILE = """

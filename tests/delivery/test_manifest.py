@@ -148,6 +148,8 @@ def test_the_manifest_holds_what_makes_the_picture_again(make_manifest: MakeMani
         "high_quality": False,
         "loras": [{"name": "ink", "weight": 0.8, "fingerprint": "f" * 64}],
         "profile": None,
+        "preset": None,
+        "prompt_syntax": "literal",
     }
     assert manifest["model"]["versions"] == {"torch": "2.15.0", "diffusers": "0.42.0"}
     assert manifest["model"]["slots"] == 4

@@ -18,6 +18,7 @@ from worker.events.types import GenerationRequest
 from worker.intake.admit import AdmissionRules, Arrival, admit
 from worker.job import Job, Lane, Origin
 from worker.profiles import Profile
+from worker.prompt_syntax import readings
 from worker.rule_files import read_rules
 from worker.settings import load_settings
 
@@ -106,12 +107,22 @@ def _load(folder: Path | None) -> AdmissionRules:
 
 def _problems(profile: Profile, rules: AdmissionRules) -> Iterator[str]:
     """Yield the problems that do not keep the worker from starting but make all or most requests fail."""
+    syntax = profile.prompt_syntax or rules.settings.prompt_syntax
     for key, text in _texts(profile):
-        folded = fold(text)
-        if points_at_minor(folded):
+        try:
+            folded = [fold(reading) for reading in readings(text, syntax)]
+        except ValueError as error:
+            yield f"{key}: it {error}"
+            continue
+        if any(points_at_minor(reading) for reading in folded):
             yield f"{key}: it points at a minor, so requests with an nsfw_level above 0 fail as content_rejected"
-        if rules.denied is not None and rules.denied.found_in(folded):
+        if rules.denied is not None and any(rules.denied.found_in(reading) for reading in folded):
             yield f"{key}: it contains a phrase from CONTENT_DENY_PATH"
+    for key, text in _negative_texts(profile):
+        try:
+            readings(text, syntax)
+        except ValueError as error:
+            yield f"{key}: it {error}"
     lora_dir = rules.settings.lora_dir
     if profile.loras and lora_dir is None:
         yield "loras: SDXL_LORA_PATH is not set"
@@ -127,6 +138,14 @@ def _texts(profile: Profile) -> Iterator[tuple[str, str]]:
     yield from ((f"quality.{index}", tag) for index, tag in enumerate(profile.quality))
     for key, fragments in (("affection", profile.affection), ("nsfw", profile.nsfw)):
         yield from ((f"{key}.{index}.prompt", fragment.prompt) for index, fragment in enumerate(fragments))
+
+
+def _negative_texts(profile: Profile) -> Iterator[tuple[str, str]]:
+    yield "negative_prompt", profile.negative_prompt or ""
+    for key, fragments in (("affection", profile.affection), ("nsfw", profile.nsfw)):
+        yield from (
+            (f"{key}.{index}.negative_prompt", fragment.negative_prompt) for index, fragment in enumerate(fragments)
+        )
 
 
 def _object(name: str, profile: Profile) -> dict[str, Any]:
@@ -156,6 +175,7 @@ def _composed(job: Job) -> dict[str, Any]:
         "prompt": job.prompt,
         "negative_prompt": job.negative_prompt,
         "loras": dict(job.loras),
+        "preset": None if job.preset is None else job.preset.name,
     }
 
 

@@ -69,7 +69,8 @@ def submit(
     scheduler: Annotated[
         str | None,
         typer.Option(
-            help="Name of a diffusers scheduler (default DPMSolverMultistepScheduler).", rich_help_panel=_PICTURE
+            help="Name of a diffusers scheduler (default DPMSolverMultistepScheduler), or of a few-step preset.",
+            rich_help_panel=_PICTURE,
         ),
     ] = None,
     lora: Annotated[

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, Field, asdict, fields, is_dataclass
 from enum import Enum
 from typing import Any
 
@@ -50,13 +50,14 @@ REQUEST_FIELDS: Mapping[str, Decides] = {
 
 LORA_FIELDS: Mapping[str, Decides] = {"name": Decides.PIXELS, "weight": Decides.PIXELS}
 
-# In the order in which the checkpoint's digest takes those that decide the pixels.
 JOB_FIELDS: Mapping[str, Decides] = {
     "prompt": Decides.PIXELS,
     "negative_prompt": Decides.PIXELS,
     "seed": Decides.PIXELS,
     "loras": Decides.PIXELS,
     "request": Decides.PIXELS,  # field by field, by the table above
+    "preset": Decides.PIXELS,
+    "prompt_syntax": Decides.PIXELS,
     "profile": Decides.NOTHING,  # what it says is in the prompts and LoRAs by now
     "lane": Decides.NOTHING,
     "origin": Decides.NOTHING,
@@ -69,6 +70,9 @@ JOB_FIELDS: Mapping[str, Decides] = {
     "replay_id": Decides.NOTHING,
     "checkpoint": Decides.NOTHING,  # it holds a part of the way to the same pixels
 }
+
+_COMPOSED = ("prompt", "negative_prompt", "seed", "loras")
+_ADDED = {name for name, decides in JOB_FIELDS.items() if decides is not Decides.NOTHING} - {*_COMPOSED, "request"}
 
 # Enough of a SHA-256 for the checkpoints of one job.
 _CHECKPOINT_DIGITS = 16
@@ -111,17 +115,23 @@ def pixels_digest(job: Job, model: Mapping[str, object]) -> str:
     Args:
         model: all that is known of what draws the picture: model, card, precision, versions, batch size.
     """
-    composed = [
-        getattr(job, name)
-        for name, decides in JOB_FIELDS.items()
-        if decides is not Decides.NOTHING and name != "request"
-    ]
-    recipe = {"request": request_digest(job.request), "composed": composed, "model": model}
+    composed = [getattr(job, name) for name in _COMPOSED]
+    recipe: dict[str, object] = {"request": request_digest(job.request), "composed": composed, "model": model}
+    # Younger than the first checkpoints; left out at their default, so that those stay valid.
+    recipe |= {
+        field.name: _plain(getattr(job, field.name))
+        for field in fields(Job)
+        if field.name in _ADDED and getattr(job, field.name) != _default(field)
+    }
     return hashlib.sha256(_json(recipe)).hexdigest()[:_CHECKPOINT_DIGITS]
 
 
 def _json(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=dict, allow_nan=False).encode()
+
+
+def _plain(value: Any) -> object:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 def _digestible(value: Any) -> object:

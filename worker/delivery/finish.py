@@ -113,6 +113,9 @@ class Finisher:
 
     def _checkpoint_key(self, job: Job) -> str:
         model = {field.name: getattr(self.model, field.name) for field in fields(self.model)}
+        if model["embeddings_fingerprint"] is None:
+            # Younger than the first checkpoints, whose keys stay as they are.
+            del model["embeddings_fingerprint"]
         return checkpoint_key(job.request.girl_id, job.job_id, pixels_digest(job, model))
 
     def stored(self, job: Job, now: float) -> GenerationCompleted | None:

@@ -21,6 +21,8 @@ from worker.events.types import (
     to_record,
 )
 from worker.job import AppliedProfile, effective_seed
+from worker.presets import Preset
+from worker.prompt_syntax import PromptSyntax
 
 if TYPE_CHECKING:
     from worker.delivery.encode import EncodedPicture
@@ -31,8 +33,17 @@ MANIFEST_VERSION = 1
 _Shape: TypeAlias = "type | UnionType | dict[str, _Shape]"
 _NUMBER = int | float
 _LORA_SHAPE: dict[str, _Shape] = {"name": str, "weight": _NUMBER, "fingerprint": str}
-# Younger than the first manifests, so it may be absent.
+# Younger than the first manifests, so they may be absent.
 _PROFILE_SHAPE: dict[str, _Shape] = {"name": str, "fingerprint": str}
+_PRESET_SHAPE: dict[str, _Shape] = {
+    "name": str,
+    "scheduler": str,
+    "num_inference_steps": int,
+    "guidance_scale": _NUMBER,
+    "timestep_spacing": str | None,
+    "timesteps": list,
+    "eta": _NUMBER,
+}
 _SHAPE: dict[str, _Shape] = {
     "job_id": str,
     "girl_id": str,
@@ -75,7 +86,8 @@ class ModelInfo:
     """What made the picture: the same values and the same request give the same pixels.
 
     `versions` are those of the libraries (torch, diffusers …); `device` is the accelerator's name;
-    `slots` is the padded batch size, which decides the kernels when `deterministic`.
+    `slots` is the padded batch size, which decides the kernels when `deterministic`; `embeddings_fingerprint` is of all
+    files of SDXL_EMBEDDINGS_PATH, since a prompt may name any of them.
     """
 
     model_id: str
@@ -87,6 +99,7 @@ class ModelInfo:
     dtype: str
     deterministic: bool
     slots: int
+    embeddings_fingerprint: str | None = None
 
 
 def build_manifest(
@@ -157,6 +170,12 @@ def load_manifest(data: bytes) -> dict[str, Any]:
     _check(manifest, _SHAPE, "")
     if manifest["recipe"].get("profile") is not None:
         _check(manifest["recipe"]["profile"], _PROFILE_SHAPE, "recipe.profile")
+    applied_syntax(manifest["recipe"])
+    if manifest["recipe"].get("preset") is not None:
+        _check(manifest["recipe"]["preset"], _PRESET_SHAPE, "recipe.preset")
+        for timestep in manifest["recipe"]["preset"]["timesteps"]:
+            _check(timestep, int, "recipe.preset.timesteps")
+        applied_preset(manifest["recipe"])
     for lora in manifest["recipe"]["loras"]:
         _check(lora, _LORA_SHAPE, "recipe.loras")
     _keys(manifest)
@@ -258,6 +277,20 @@ def applied_profile(recipe: Mapping[str, Any]) -> AppliedProfile | None:
     return None if profile is None else AppliedProfile(profile["name"], profile["fingerprint"])
 
 
+def applied_preset(recipe: Mapping[str, Any]) -> Preset | None:
+    """The preset that a stored recipe was drawn with, as it was then. Raises ValueError: it contradicts itself."""
+    preset = recipe.get("preset")
+    if preset is None:
+        return None
+    known = {name: preset[name] for name in _PRESET_SHAPE}
+    return Preset(**(known | {"timesteps": tuple(preset["timesteps"])}))
+
+
+def applied_syntax(recipe: Mapping[str, Any]) -> PromptSyntax:
+    """How the prompts of a stored recipe were read. Raises ValueError: as none that is known."""
+    return PromptSyntax(recipe.get("prompt_syntax", PromptSyntax.LITERAL))
+
+
 def _keys(manifest: Mapping[str, Any]) -> Keys:
     return object_keys(manifest["girl_id"], manifest["job_id"], manifest["picture"]["output_format"])
 
@@ -280,21 +313,22 @@ def _json(value: object) -> object:
 
 
 def _recipe(job: Job, encoded: EncodedPicture, lora_fingerprints: Mapping[str, str]) -> dict[str, Any]:
-    request = job.request
     return {
         "prompt": job.prompt,
         "negative_prompt": job.negative_prompt,
+        "prompt_syntax": job.prompt_syntax.value,
         "seed": job.seed,
-        "num_inference_steps": request.num_inference_steps,
-        "guidance_scale": request.guidance_scale,
+        "num_inference_steps": job.num_inference_steps,
+        "guidance_scale": job.guidance_scale,
         "width": encoded.width,
         "height": encoded.height,
-        "scheduler": request.scheduler,
-        "high_quality": request.high_quality,
+        "scheduler": job.scheduler,
+        "high_quality": job.high_quality,
         "loras": [
             {"name": name, "weight": weight, "fingerprint": lora_fingerprints[name]} for name, weight in job.loras
         ],
         "profile": None if job.profile is None else asdict(job.profile),
+        "preset": None if job.preset is None else asdict(job.preset) | {"timesteps": list(job.preset.timesteps)},
     }
 
 

@@ -129,7 +129,7 @@ class MessageWriter:
             user_id=request.user_id,
             status=status,
             step=step,
-            num_inference_steps=request.num_inference_steps,
+            num_inference_steps=job.num_inference_steps,
             priority=Priority(job.lane.label),
             image_url=image_url,
             thumbnail_url=thumbnail_url,

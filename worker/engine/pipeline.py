@@ -20,11 +20,12 @@ from diffusers.utils.torch_utils import randn_tensor
 from worker.engine.checkpoint import Checkpoint
 from worker.engine.cost import Group, Stage
 from worker.engine.decode import decode
+from worker.engine.embeddings import Embeddings
 from worker.engine.lora.cache import Adapters
 from worker.engine.offload import Offload
 from worker.engine.prompt import Encoded, chunks_needed, encode
 from worker.engine.row import Conditioning, Row
-from worker.engine.samplers import guidance_rescale, make_sampler, make_scheduler, window
+from worker.engine.samplers import guidance_rescale, make_sampler, make_scheduler, set_timesteps, window
 from worker.engine.schedule import Segment
 from worker.errors import ErrorCode, RequestRejected
 from worker.job import Job, effective_seed
@@ -47,6 +48,7 @@ class SdxlModel:
         lora_cache_size: number of LoRAs that are kept loaded.
         refiner_offload: keep only one of the refiner and the base's UNet on the device at a time (`offload.py`).
         unusable: schedulers that a stage's model cannot be drawn with, each with the reason (`trial.py`).
+        embeddings: textual inversions that prompts may name (`embeddings.py`).
     """
 
     base: Any
@@ -55,6 +57,7 @@ class SdxlModel:
     lora_cache_size: int = LORAS_CACHED
     refiner_offload: bool = False
     unusable: dict[tuple[Stage, str], str] = field(default_factory=dict)
+    embeddings: Embeddings = field(default_factory=Embeddings)
     adapters: Adapters = field(init=False)
     device: torch.device = field(init=False)
     _offload: Offload | None = field(init=False, default=None)
@@ -105,7 +108,7 @@ class SdxlModel:
                 a LoRA is missing or does not fit.
         """
         request = job.request
-        if request.high_quality and self.refiner is None:
+        if job.high_quality and self.refiner is None:
             raise RequestRejected(
                 ErrorCode.INVALID_REQUEST,
                 "high_quality needs a refiner, but this worker has none (SDXL_REFINER_ID)",
@@ -114,29 +117,36 @@ class SdxlModel:
         if request.height % factor or request.width % factor:
             raise RequestRejected(ErrorCode.INVALID_REQUEST, f"width and height must be multiples of {factor}")
         segments = []
-        for stage in (Stage.BASE, Stage.REFINER) if request.high_quality else (Stage.BASE,):
-            scheduler = self._scheduler(request.scheduler, stage)
+        for stage in (Stage.BASE, Stage.REFINER) if job.high_quality else (Stage.BASE,):
+            scheduler = self._scheduler(job, stage)
             try:
-                scheduler.set_timesteps(request.num_inference_steps)
+                set_timesteps(scheduler, job.num_inference_steps, job.preset)
             except (ValueError, IndexError) as error:
                 raise RequestRejected(
                     ErrorCode.INVALID_REQUEST,
-                    f"num_inference_steps: {request.scheduler} cannot make a schedule of"
-                    f" {request.num_inference_steps} steps ({error})",
+                    f"num_inference_steps: {job.scheduler} cannot make a schedule of"
+                    f" {job.num_inference_steps} steps ({error})",
                 ) from error
-            first, last = window(scheduler, stage, refined=request.high_quality)
+            first, last = window(scheduler, stage, refined=job.high_quality)
             if last > first:
-                chunks = chunks_needed(self._pipe(stage), job.prompt, job.negative_prompt if _is_guided(job) else None)
+                chunks = chunks_needed(
+                    self._pipe(stage),
+                    job.prompt,
+                    job.negative_prompt if _is_guided(job) else None,
+                    job.prompt_syntax,
+                    self.embeddings,
+                )
                 group = Group(stage, request.height // factor, request.width // factor, chunks)
                 segments.append(Segment(group, last - first))
         self.adapters.check(job.loras)
         return segments
 
-    def _scheduler(self, name: str, stage: Stage) -> Any:
+    def _scheduler(self, job: Job, stage: Stage) -> Any:
+        name = job.scheduler
         reason = self.unusable.get((stage, name))
         if reason is None:
             try:
-                return make_scheduler(name, self.scheduler_config(stage))
+                return make_scheduler(name, self.scheduler_config(stage), job.preset)
             except (NotImplementedError, ValueError) as error:
                 reason = str(error)
         raise RequestRejected(
@@ -230,13 +240,14 @@ class SdxlModel:
 
     def _sampler(self, job: Job, stage: Stage, generator: torch.Generator) -> Any:
         return make_sampler(
-            job.request.scheduler,
+            job.scheduler,
             self.scheduler_config(stage),
-            job.request.num_inference_steps,
+            job.num_inference_steps,
             stage,
-            refined=job.request.high_quality,
+            refined=job.high_quality,
             device=self.device,
             generator=generator,
+            preset=job.preset,
         )
 
     def condition(self, job: Job, stage: Stage) -> Conditioning:
@@ -245,7 +256,7 @@ class SdxlModel:
         prompt, negative, pooled, negative_pooled = self._encode(job, stage, guided)
         time_ids, negative_time_ids = self._time_ids(job, stage, prompt.dtype)
         return Conditioning(
-            job.request.guidance_scale,
+            job.guidance_scale,
             prompt,
             pooled,
             time_ids.to(self.device),
@@ -257,11 +268,19 @@ class SdxlModel:
 
     def _encode(self, job: Job, stage: Stage, guided: bool) -> Encoded:
         loras = job.loras if stage is Stage.BASE else ()
-        key = (stage, job.prompt, job.negative_prompt, guided, self.adapters.text_key(loras))
+        key = (stage, job.prompt, job.negative_prompt, job.prompt_syntax, guided, self.adapters.text_key(loras))
         encoded = self._encoded.get(key)
         if encoded is None:
             with self.adapters.text(loras):
-                encoded = encode(self._pipe(stage), job.prompt, job.negative_prompt, guided=guided, device=self.device)
+                encoded = encode(
+                    self._pipe(stage),
+                    job.prompt,
+                    job.negative_prompt,
+                    guided=guided,
+                    device=self.device,
+                    syntax=job.prompt_syntax,
+                    embeddings=self.embeddings,
+                )
             self._encoded[key] = encoded
         return encoded
 
@@ -288,4 +307,4 @@ class SdxlModel:
 
 
 def _is_guided(job: Job) -> bool:
-    return job.request.guidance_scale > 1
+    return job.guidance_scale > 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +21,7 @@ from cachetools import LRUCache
 
 from worker.engine.cost import Stage
 from worker.job import SCHEDULERS
+from worker.presets import Preset
 
 _KARRAS_2M = {
     "algorithm_type": "dpmsolver++",
@@ -39,13 +41,17 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "PNDMScheduler": {"skip_prk_steps": True},
 }
 
+# These warn of explicit timesteps that they do not expect, which is what some presets were distilled for.
+for _module in ("scheduling_lcm", "scheduling_tcd"):
+    logging.getLogger(f"diffusers.schedulers.{_module}").setLevel(logging.ERROR)
+
 # Share of the noise schedule that the base runs before the refiner takes over (ensemble of experts; SDXL paper,
 # arXiv:2307.01952, section 2.5).
 HANDOVER = 0.8
 
 
-def build_scheduler(name: str, config: Any) -> Any:
-    """Build a diffusers scheduler of class `name` from the model's scheduler configuration.
+def build_scheduler(name: str, config: Any, preset: Preset | None = None) -> Any:
+    """Build a diffusers scheduler of class `name` from the model's scheduler configuration, spaced as `preset` says.
 
     Raises:
         ValueError: `name` is not one of `SCHEDULERS`, or does not know a base of this kind.
@@ -58,6 +64,8 @@ def build_scheduler(name: str, config: Any) -> Any:
     if "clip_sample" in known:
         # Latents are not bounded by 1 as pixels are; where a configuration leaves the key out, DDIM and DDPM clip.
         options = options | {"clip_sample": False}
+    if preset is not None and preset.timestep_spacing is not None:
+        options = options | {"timestep_spacing": preset.timestep_spacing}
     if _ends_without_signal(config):
         if "rescale_betas_zero_snr" not in known:
             raise ValueError("it does not know zero terminal SNR, with which this base was trained")
@@ -78,16 +86,28 @@ def _ends_without_signal(config: Any) -> bool:
     return bool(config.get("rescale_betas_zero_snr"))
 
 
-def make_scheduler(name: str, config: Any) -> Any:
+def make_scheduler(name: str, config: Any, preset: Preset | None = None) -> Any:
     """Like `build_scheduler`, but return a copy of a cached one; building a KDPM2 scheduler takes 0.1 s."""
-    key = (name, repr(config))
+    key = (name, repr(config), preset and preset.timestep_spacing)
     if key not in _built:
-        _built[key] = build_scheduler(name, config)
+        _built[key] = build_scheduler(name, config, preset)
     return copy.deepcopy(_built[key])
 
 
 # Room for every scheduler with two model configurations (base and refiner), and as many again.
-_built: LRUCache[tuple[str, str], Any] = LRUCache(4 * len(SCHEDULERS))
+_built: LRUCache[Hashable, Any] = LRUCache(4 * len(SCHEDULERS))
+
+
+def set_timesteps(scheduler: Any, steps: int, preset: Preset | None = None, device: torch.device | None = None) -> None:
+    """Give `scheduler` its schedule: that of `preset`, where it names timesteps, else one of so many steps.
+
+    Raises:
+        ValueError, IndexError: the scheduler cannot make such a schedule.
+    """
+    if preset is not None and preset.timesteps:
+        scheduler.set_timesteps(timesteps=list(preset.timesteps), device=device)
+    else:
+        scheduler.set_timesteps(steps, device=device)
 
 
 def _cutoff(scheduler: Any) -> int:
@@ -174,20 +194,22 @@ def make_sampler(
     refined: bool,
     device: torch.device,
     generator: torch.Generator,
+    preset: Preset | None = None,
 ) -> Sampler:
     """Return the sampler of one row in one stage; if the stage has no steps, it is `over` from the beginning."""
-    key = (name, repr(config), steps, stage, refined, device)
+    key = (name, repr(config), steps, stage, refined, device, preset)
     known = _tabled.get(key)
     if known is not None:
         return replace(known)
-    scheduler = make_scheduler(name, config)
-    scheduler.set_timesteps(steps, device=device)
+    scheduler = make_scheduler(name, config, preset)
+    set_timesteps(scheduler, steps, preset, device)
     first, last = window(scheduler, stage, refined=refined)
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(first)
     table = _table(scheduler, first, last).to(device) if _is_vectorised(scheduler) else None
     accepted = inspect.signature(scheduler.step).parameters
-    extra = {k: v for k, v in (("eta", 0.0), ("generator", generator)) if k in accepted}
+    eta = 0.0 if preset is None else preset.eta
+    extra = {k: v for k, v in (("eta", eta), ("generator", generator)) if k in accepted}
     sampler = Sampler(scheduler, scheduler.timesteps[first:last], table, extra)
     if table is not None:
         _tabled[key] = replace(sampler, extra={})

@@ -22,7 +22,9 @@ from worker.job import (
     Origin,
     effective_seed,
 )
+from worker.presets import PRESETS, Preset, preset_named
 from worker.profiles import Profiles
+from worker.prompt_syntax import PromptSyntax, readings
 from worker.settings import Settings
 
 # SDXL's latents are an eighth of the picture.
@@ -64,6 +66,8 @@ class _Composed:
     negative_prompt: str | None
     loras: tuple[tuple[str, float], ...]
     profile: AppliedProfile | None = None
+    preset: Preset | None = None
+    prompt_syntax: PromptSyntax = PromptSyntax.LITERAL
 
 
 def admit(request: GenerationRequest, arrival: Arrival, rules: AdmissionRules, now: float) -> Job:
@@ -79,7 +83,8 @@ def admit(request: GenerationRequest, arrival: Arrival, rules: AdmissionRules, n
     _check_numbers(request, settings)
     _check_size(request, settings)
     composed = _compose(request, rules)
-    check_content(composed.prompt, request.nsfw_level, rules.denied)
+    for text in _readings(composed):
+        check_content(text, request.nsfw_level, rules.denied)
     expires_at = None if request.expires_at is None else request.expires_at.timestamp()
     if expires_at is not None and expires_at <= now:
         raise RequestRejected(ErrorCode.EXPIRED, "expires_at had passed when the request arrived")
@@ -101,6 +106,8 @@ def admit(request: GenerationRequest, arrival: Arrival, rules: AdmissionRules, n
         headers=arrival.headers,
         replay_id=arrival.replay_id,
         profile=composed.profile,
+        preset=composed.preset,
+        prompt_syntax=composed.prompt_syntax,
     )
 
 
@@ -166,8 +173,9 @@ def _check_numbers(request: GenerationRequest, settings: Settings) -> None:
             raise _reject(f"{name} is {value}; it must be from {low} to {high:g}")
     if request.seed is not None and not 0 <= request.seed <= _MAX_SEED:
         raise _reject(f"seed is {request.seed}; it must be from 0 to 2^63 - 1")
-    if request.scheduler not in SCHEDULERS:
-        raise _reject(f"scheduler {_shown(request.scheduler)} is unknown; known are {', '.join(SCHEDULERS)}")
+    if request.scheduler not in SCHEDULERS and request.scheduler not in PRESETS:
+        known = ", ".join(SCHEDULERS)
+        raise _reject(f"scheduler {_shown(request.scheduler)} is unknown; known are {known}, and presets by name")
     if request.output_format is OutputFormat.UNKNOWN:
         raise _reject("output_format is unknown; known are jpeg, webp, png")
 
@@ -190,17 +198,47 @@ def _compose(request: GenerationRequest, rules: AdmissionRules) -> _Composed:
     found = None if rules.profiles is None else rules.profiles.of(request.girl_id)
     if found is None:
         loras = tuple((lora.name, lora.weight) for lora in request.loras)
-        composed = _Composed(request.prompt, request.negative_prompt, loras)
+        composed = _Composed(request.prompt, request.negative_prompt, loras, prompt_syntax=settings.prompt_syntax)
     else:
         profile, applied = found
         loras = profile.loras_for(request)
         if len(loras) > settings.max_loras:
             limit = settings.max_loras
             raise _reject(f"loras has {len(loras)} entries with the profile's; at most {limit} are allowed")
-        composed = _Composed(profile.prompt_for(request), profile.negative_prompt_for(request), loras, applied)
+        composed = _Composed(
+            profile.prompt_for(request),
+            profile.negative_prompt_for(request),
+            loras,
+            applied,
+            prompt_syntax=profile.prompt_syntax or settings.prompt_syntax,
+        )
     if not composed.loras and settings.default_lora is not None:
         composed = replace(composed, loras=((settings.default_lora, 1.0),))
-    return composed
+    return _with_preset(composed, request, None if found is None else found[0].preset, settings)
+
+
+def _with_preset(
+    composed: _Composed, request: GenerationRequest, of_profile: str | None, settings: Settings
+) -> _Composed:
+    """Add the preset that the request names as its scheduler, else the profile's, else that of the model."""
+    if request.scheduler in PRESETS:
+        return replace(composed, preset=PRESETS[request.scheduler])
+    if of_profile is not None:
+        return replace(composed, preset=preset_named(of_profile))
+    added = () if settings.sdxl_preset_lora is None else ((settings.sdxl_preset_lora, 1.0),)
+    loras = tuple(dict([*added, *composed.loras]).items())
+    return replace(composed, loras=loras, preset=preset_named(settings.sdxl_preset))
+
+
+def _readings(composed: _Composed) -> tuple[str, ...]:
+    """What rules about words see of the prompt. Raises RequestRejected: a weight of a prompt is out of bounds."""
+    found = {}
+    for name in ("prompt", "negative_prompt"):
+        try:
+            found[name] = readings(getattr(composed, name) or "", composed.prompt_syntax)
+        except ValueError as error:
+            raise _reject(f"{name} {error}") from error
+    return found["prompt"]
 
 
 def _check_loras(request: GenerationRequest, settings: Settings) -> None:

@@ -10,11 +10,13 @@ from typing import Any
 from worker.delivery.digest import request_digest
 from worker.delivery.encode import CONTENT_TYPES
 from worker.delivery.keys import legacy_manifest_key, object_keys
-from worker.delivery.manifest import ModelInfo, applied_profile, stored_request
+from worker.delivery.manifest import ModelInfo, applied_preset, applied_profile, stored_request
 from worker.events.types import GenerationCompleted, GenerationRequest
 from worker.job import AppliedProfile, Job, effective_seed
 
-# Fields of the request that are copied to the recipe unchanged.
+# What a preset replaces, but for the refiner, which it does without.
+_SAMPLING = ("num_inference_steps", "guidance_scale", "scheduler")
+# Fields of the request that are copied to the recipe unchanged, where no preset replaces them.
 _CHOSEN = ("num_inference_steps", "guidance_scale", "width", "height", "scheduler", "high_quality")
 # A recipe that is older than a field was drawn with the field's default.
 _DEFAULTS = {field.name: field.default for field in fields(GenerationRequest)}
@@ -90,6 +92,7 @@ def reasons(
         found.append(_change("refiner", then, now.refiner_fingerprint, "refiner_fingerprint"))
     for lora in manifest["recipe"]["loras"]:
         found.append(_change(f"lora {lora['name']}", lora, lora_fingerprints.get(lora["name"]), "fingerprint"))
+    found.append(_change("embeddings", then, now.embeddings_fingerprint, "embeddings_fingerprint"))
     found.append(_change("device", then, now.device, "device"))
     found.append(_change("dtype", then, now.dtype, "dtype"))
     versions = then.get("versions") or {}
@@ -117,7 +120,12 @@ def _stored_digest(manifest: Mapping[str, Any]) -> str | None:
 
 
 def _changed(recipe: Mapping[str, Any], request: GenerationRequest, job: Job | None) -> list[str]:
-    changed = [name for name in _CHOSEN if recipe.get(name, _DEFAULTS[name]) != getattr(request, name)]
+    preset = applied_preset(recipe)
+    expected = {name: getattr(request, name) for name in _CHOSEN}
+    if preset is not None:
+        # Which preset applied then, only the completed event can confirm.
+        expected |= {name: getattr(preset, name) for name in _SAMPLING} | {"high_quality": False}
+    changed = [name for name in _CHOSEN if recipe.get(name, _DEFAULTS[name]) != expected[name]]
     if job is not None and effective_seed(recipe["seed"]) != job.seed:
         changed.append("seed")
     profile = applied_profile(recipe)
@@ -137,9 +145,9 @@ def _loras_fit(
     if not wanted:
         # The job may have been given the default LoRA of that time.
         return True
-    if profile is None:
+    if profile is None and recipe.get("preset") is None:
         return used == wanted
-    if job is not None and job.profile == profile:
+    if job is not None and job.profile == profile and job.preset == applied_preset(recipe):
         return used == list(job.loras)
     return set(wanted) <= set(used)
 
@@ -150,6 +158,7 @@ def agrees(manifest: Mapping[str, Any], event: GenerationCompleted) -> bool:
     return (
         all(picture[name] == getattr(event, name) for name in _PICTURE_IN_EVENT)
         and all(recipe[name] == getattr(event, name) for name in _RECIPE_IN_EVENT)
+        and all(recipe[name] == getattr(event, name) for name in _SAMPLING)
         # Older events hold 63 bits, of which the low 32 have always been the ones that count.
         and effective_seed(recipe["seed"]) == effective_seed(event.seed)
         and model["model_fingerprint"] == event.model_fingerprint

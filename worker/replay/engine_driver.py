@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TypeVar
 
-from worker.delivery.manifest import applied_profile
+from worker.delivery.manifest import applied_preset, applied_profile, applied_syntax
 from worker.job import Engine, EngineHooks, Failure, Job, MakeEngine, Picture, effective_seed
 from worker.replay.plan import Item
 
@@ -64,4 +64,6 @@ def job_of_manifest(item: Item, now: float, replay_id: str | None = None) -> Job
         headers=requested.headers,
         replay_id=replay_id,
         profile=applied_profile(recipe),
+        preset=applied_preset(recipe),
+        prompt_syntax=applied_syntax(recipe),
     )

@@ -117,9 +117,16 @@ class Verifier:
 
     def _explain(self, item: Item, failure: Failure) -> Done:
         """Give the verdict on a picture that was made once and cannot be made now."""
-        no_refiner = item.requested.request.high_quality and self.info.refiner_fingerprint is None
-        if failure.code is ErrorCode.UNKNOWN_LORA or no_refiner:
-            return _done(item, Verdict.DIFFERS, f"{'refiner' if no_refiner else 'lora'}: {failure.message}")
+        assert item.manifest is not None
+        then = item.manifest["model"].get("embeddings_fingerprint")
+        lacking = {
+            "refiner": item.manifest["recipe"]["high_quality"] and self.info.refiner_fingerprint is None,
+            "lora": failure.code is ErrorCode.UNKNOWN_LORA,
+            "embeddings": failure.code is ErrorCode.INVALID_REQUEST and then != self.info.embeddings_fingerprint,
+        }
+        for name, lacks in lacking.items():
+            if lacks:
+                return _done(item, Verdict.DIFFERS, f"{name}: {failure.message}")
         return _done(item, Verdict.UNEXPLAINED, f"not made ({failure.code.value}): {failure.message}")
 
 

@@ -55,17 +55,19 @@ def by_diffusers(model: SdxlModel, job: Job) -> torch.Tensor | None:
     """Return the latents from diffusers' own pipelines, or None if they cannot make the schedule."""
     request, generator = job.request, torch.Generator().manual_seed(job.seed)
     options: dict[str, Any] = {
-        "num_inference_steps": request.num_inference_steps,
-        "guidance_scale": request.guidance_scale,
+        "num_inference_steps": job.num_inference_steps,
+        "guidance_scale": job.guidance_scale,
         "negative_prompt": job.negative_prompt,
         "generator": generator,
         "output_type": "latent",
         "guidance_rescale": guidance_rescale(model.base.scheduler.config),
     }
+    if job.preset is not None:
+        options |= {"eta": job.preset.eta, "timesteps": list(job.preset.timesteps) or None}
     try:
-        with _scheduler(model.base, request.scheduler), _scheduler(model.refiner, request.scheduler):
+        with _scheduler(model.base, job), _scheduler(model.refiner, job):
             size = {"height": request.height, "width": request.width}
-            if not request.high_quality:
+            if not job.high_quality:
                 plain: torch.Tensor = model.base(job.prompt, **size, **options).images
                 return plain
             latents = model.base(job.prompt, **size, **options, denoising_end=HANDOVER).images
@@ -76,10 +78,10 @@ def by_diffusers(model: SdxlModel, job: Job) -> torch.Tensor | None:
 
 
 @contextmanager
-def _scheduler(pipeline: Any, name: str) -> Iterator[None]:
-    """Give a pipeline a scheduler of class `name` inside the block."""
+def _scheduler(pipeline: Any, job: Job) -> Iterator[None]:
+    """Give a pipeline the scheduler of `job` inside the block."""
     own = pipeline.scheduler
-    pipeline.scheduler = build_scheduler(name, own.config)
+    pipeline.scheduler = build_scheduler(job.scheduler, own.config, job.preset)
     try:
         yield
     finally:
