@@ -13,7 +13,7 @@ import torch
 from worker.engine.samplers import Sampler
 
 
-class Update:
+class BatchedSampler:
     """The samplers of the rows of one batch; valid until the rows of the batch change.
 
     Args:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import rescale_noise_cfg
 
-from worker.engine.batched_sampler import Update
+from worker.engine.batched_sampler import BatchedSampler
 from worker.engine.lora.batch import Mix
 from worker.engine.lora.cache import Adapters
 from worker.engine.row import Row
@@ -27,7 +27,7 @@ class _Batch:
 
     latents: torch.Tensor
     held: Sequence[tuple[torch.Tensor, int]]
-    update: Update
+    sampler: BatchedSampler
     guided: list[int]
     prompt: torch.Tensor
     pooled: torch.Tensor
@@ -59,7 +59,7 @@ class Denoiser:
         batch = self._batch_of(rows)
         noise = self._predict(batch)
         # This is the last call that may raise; every row is unchanged if it does.
-        batch.latents = batch.update.step(noise, batch.latents)
+        batch.latents = batch.sampler.step(noise, batch.latents)
         batch.held = [(batch.latents, place) for place in range(len(rows))]
         for row, held in zip(rows, batch.held, strict=True):
             row.held = held
@@ -67,7 +67,7 @@ class Denoiser:
 
     def _predict(self, batch: _Batch) -> torch.Tensor:
         """Return the guided noise prediction, (rows, C, h, w)."""
-        samples, timesteps = batch.update.unet_input(batch.latents)
+        samples, timesteps = batch.sampler.unet_input(batch.latents)
         with self._applied(batch.mix):
             predicted: torch.Tensor = self._unet(
                 samples,
@@ -110,7 +110,7 @@ def _stack(rows: Sequence[Row], slots: int | None, adapters: Adapters | None) ->
     return _Batch(
         torch.cat([row.latents for row in rows]),
         [row.held for row in rows],
-        Update([row.sampler for row in rows], torch.tensor(order, device=device)),
+        BatchedSampler([row.sampler for row in rows], torch.tensor(order, device=device)),
         guided,
         stack([c.negative_prompt for c in conditions], [c.prompt for c in conditions]),
         stack([c.negative_pooled for c in conditions], [c.pooled for c in conditions]),
