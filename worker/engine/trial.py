@@ -10,7 +10,7 @@ import structlog
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
-from worker.engine.batched_sampler import Update
+from worker.engine.batched_sampler import BatchedSampler
 from worker.engine.cost import Stage
 from worker.engine.decode import decode
 from worker.engine.pipeline import SdxlModel
@@ -126,10 +126,10 @@ def _step_through(
         generator=torch.Generator("cpu").manual_seed(_SEED),
     )
     latents = latents * sampler.scheduler.init_noise_sigma
-    update = Update([sampler], torch.zeros(1, dtype=torch.int64, device=model.device))
+    batched = BatchedSampler([sampler], torch.zeros(1, dtype=torch.int64, device=model.device))
     while not sampler.over:
-        update.unet_input(latents)
-        latents = update.step(predicted, latents)
+        batched.unet_input(latents)
+        latents = batched.step(predicted, latents)
     if not bool(torch.isfinite(latents).all()):
         raise ValueError("its steps yield NaN")
 
