@@ -70,7 +70,9 @@ def let_a_doubt_outlive_its_flush(patch: pytest.MonkeyPatch) -> None:
         send(transport, records, *rest, again=True)
         transport._in_doubt = transport._in_doubt or doubt
 
+    prepare = ExactlyOnce.prepare
     patch.setattr(ExactlyOnce, "send", doubtful)
+    patch.setattr(ExactlyOnce, "prepare", lambda transport, **_: prepare(transport, again=True))
 
 
 def ask_for_the_membership_too_late(patch: pytest.MonkeyPatch) -> None:

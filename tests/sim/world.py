@@ -59,6 +59,8 @@ class World:
         self.broker = self.audit.broker = Broker(self.kernel, scenario.partitions, group, self.audit)
         self.workers: list[SimWorker] = []
         self.crashes = 0
+        # Why workers have ended themselves.
+        self.ends: list[str] = []
         self._names = 0
         self._closing = False
 
@@ -95,6 +97,7 @@ class World:
             name,
             crash=self.crash,
             died=self._died,
+            end=self._end,
             on_run=self._on_run,
         )
         self.workers.append(worker)
@@ -120,6 +123,10 @@ class World:
     def _died(self, worker: SimWorker, error: Exception) -> None:
         if not isinstance(error, KafkaException):
             raise Violation(f"a loop of {worker.name} died of {error!r}") from error
+        self.crash(worker)
+
+    def _end(self, worker: SimWorker, reason: str) -> None:
+        self.ends.append(reason)
         self.crash(worker)
 
     def _on_run(self, worker: SimWorker, job: Job) -> None:

@@ -25,6 +25,10 @@ INIT_TIMEOUT_S = 60.0
 CALL_TIMEOUT_S = 30.0
 # Well inside the transaction's own timeout: past that the broker aborts it, and waiting is of no use.
 TRANSACTION_CALL_TIMEOUT_S = 8.0
+# How often a commit or an abort that got no answer is repeated.
+_TRIES = 3
+# The longest that `send` takes: the offsets, the commit, and the abort of a transaction; records and offsets otherwise.
+SEND_MAX_S = max(TRANSACTION_CALL_TIMEOUT_S * (1 + 2 * _TRIES) + 1.0, 2 * CALL_TIMEOUT_S)
 # A topic that is not there is reported after this, and not only when the message times out. Long enough for the
 # metadata of a topic that was just created.
 UNKNOWN_TOPIC_CONFIG: dict[str, Any] = {"topic.metadata.propagation.max.ms": 1_500}
@@ -123,8 +127,19 @@ class Group(Protocol):
 class Transport(Protocol):
     """Makes records and offsets durable together."""
 
+    def prepare(self, *, again: bool = False) -> None:
+        """Do all that may take long before the books are read: nothing that was read before a wait is trusted after it.
+
+        Args:
+            again: as for `send`.
+
+        Raises:
+            TryAgain: nothing can be sent now.
+        """
+        ...
+
     def membership(self) -> Any:
-        """Who we are in the group, for `send`; to be asked before the books are read.
+        """Who we are in the group, for `send`; to be asked after `prepare` and before the books are read.
 
         The broker checks the membership, and not who owns a partition. One that is older than the look into the books
         is refused when a partition goes in between; a newer one would be let through.
@@ -134,7 +149,7 @@ class Transport(Protocol):
     def send(
         self, records: Sequence[Encoded], offsets: Sequence[Offset], membership: Any = None, *, again: bool = False
     ) -> None:
-        """Return when all of it is durable.
+        """Return when all of it is durable, within `SEND_MAX_S`; `prepare` comes first.
 
         Args:
             membership: of the group whose offsets these are.
@@ -174,6 +189,8 @@ class ExactlyOnce:
         self._producer: Producer | None = None
         # Offsets of a commit whose answer was lost: only the broker knows whether it took place.
         self._in_doubt: Sequence[Offset] = ()
+        # What was committed for them when `prepare` asked.
+        self._found: dict[tuple[str, int], tuple[int, str]] = {}
 
     def open(self) -> None:
         """Fence off a predecessor and wait until its transaction is ended. Raises KafkaException, TryAgain."""
@@ -185,19 +202,23 @@ class ExactlyOnce:
             raise TryAgain(f"init_transactions: {error}") from error
         self._producer = producer
 
+    def prepare(self, *, again: bool = False) -> None:
+        if self._producer is None:
+            self.open()
+        witnesses = [offset for offset in self._in_doubt if offset.finishing] if again else []
+        self._found = _committed(self._group, witnesses) if witnesses else {}
+
     def membership(self) -> Any:
         return self._group.membership
 
     def send(
         self, records: Sequence[Encoded], offsets: Sequence[Offset], membership: Any = None, *, again: bool = False
     ) -> None:
-        if self._producer is None:
-            self.open()
-        if again and self._took_place(offsets):
-            self._in_doubt = ()
-            return
+        took_place = again and self._took_place(offsets)
         self._in_doubt = ()
-        assert self._producer is not None
+        if took_place:
+            return
+        assert self._producer is not None, "prepare comes first"
         reports = DeliveryReports()
         try:
             self._transact(self._producer, records, offsets, membership, reports)
@@ -280,8 +301,7 @@ class ExactlyOnce:
         witnesses = [offset for offset in self._in_doubt if offset.finishing and offset.place in ours]
         if not witnesses:
             return False
-        committed = _committed(self._group, witnesses)
-        return all(committed.get(o.place) == (o.offset, o.metadata) for o in witnesses)
+        return all(self._found.get(o.place) == (o.offset, o.metadata) for o in witnesses)
 
 
 class AtLeastOnce:
@@ -299,6 +319,9 @@ class AtLeastOnce:
 
     def open(self) -> None:
         """There are no transactions."""
+
+    def prepare(self, *, again: bool = False) -> None:
+        """There is nothing to wait for."""
 
     def membership(self) -> Any:
         return None
@@ -359,7 +382,7 @@ def _is_fatal(error: Exception) -> bool:
 
 def _patiently(call: Callable[[], object]) -> None:
     """Repeat a call that may be repeated; librdkafka goes on where it was."""
-    for _ in range(3):
+    for _ in range(_TRIES):
         try:
             call()
         except KafkaException as error:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import stamina
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -32,8 +31,6 @@ from worker.telemetry import logs, metrics
 
 _log = structlog.get_logger()
 
-COMMITTED_TIMEOUT_S = 10.0
-_COMMITTED_TRIES = 12
 # A writer's schema is fetched within milliseconds where the registry answers.
 _REGISTRY_PAUSE_S = 0.1
 # A paused partition goes on at this share of its limit, so that it does not flap (librdkafka#2052).
@@ -258,7 +255,7 @@ class Intake:
     def _on_assign(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if partitions:
             self._hooks.wait_for_flush()
-        committed = _committed(self._proxy, partitions)
+        committed = self._proxy.committed_at_assignment(partitions) if partitions else []
         with self._ledger.lock:
             for place in committed:
                 offset = place.offset if place.offset >= 0 else None
@@ -299,19 +296,6 @@ class Intake:
             self._consumer.resume([TopicPartition(*key) for key in paused])
         self._paused -= paused
         return keys
-
-
-def _committed(group: ConsumerProxy, partitions: list[TopicPartition]) -> list[TopicPartition]:
-    """Committed offsets with their metadata; waits out a predecessor's open transaction (librdkafka#3265)."""
-    if not partitions:
-        return []
-    for attempt in stamina.retry_context(on=KafkaException, attempts=_COMMITTED_TRIES, timeout=None):
-        with attempt:
-            answers = group.committed(partitions, COMMITTED_TIMEOUT_S)
-            failed = next((answer.error for answer in answers if answer.error is not None), None)
-            if failed is not None:
-                raise KafkaException(failed)
-    return answers
 
 
 def _names(partitions: Sequence[TopicPartition]) -> list[str]:

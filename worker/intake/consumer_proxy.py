@@ -16,12 +16,20 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from worker.threads import Threads
 
 # A poll thread that is gone, or held up by a rebalance, must not hold the publisher for ever.
 ANSWER_TIMEOUT_S = 30.0
+# How long an assignment may wait for its committed offsets: a dead predecessor's transaction and a coordinator that
+# moves take less, and the group is patient for far longer (`max.poll.interval.ms`).
+COMMITTED_WITHIN_S = 45.0
+COMMITTED_TIMEOUT_S = 10.0
+_PAUSE_S = 0.1
+
+_log = structlog.get_logger()
 
 _Result = list[TopicPartition] | None
 
@@ -59,6 +67,23 @@ class ConsumerProxy:
         """Committed offsets with their metadata. Raises KafkaException."""
         return self._offsets_reader.committed(list(partitions), timeout_s)
 
+    def committed_at_assignment(self, partitions: Sequence[TopicPartition]) -> list[TopicPartition]:
+        """Committed offsets with their metadata, for the poll thread inside a rebalance.
+
+        Ends the process where there is no answer within `COMMITTED_WITHIN_S`: without the offsets nothing can be
+        opened, and records that are read from elsewhere would be done again.
+        """
+        deadline = self._threads.monotonic() + COMMITTED_WITHIN_S
+        while True:
+            try:
+                return _sound(self.committed(partitions, COMMITTED_TIMEOUT_S))
+            except KafkaException as error:
+                if self._threads.monotonic() >= deadline - COMMITTED_TIMEOUT_S:
+                    self._threads.end(f"no committed offsets within {COMMITTED_WITHIN_S:g} s: {error}")
+                _log.warning("committed_failed", error=str(error))
+            self.serve()
+            self._threads.sleep(_PAUSE_S)
+
     def _ask(self, request: Callable[[], _Result]) -> _Result:
         if self._poll_thread in (None, self._threads.current()):
             return request()
@@ -68,3 +93,11 @@ class ConsumerProxy:
             return self._threads.answer(answer, ANSWER_TIMEOUT_S)
         except TimeoutError:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "the poll loop does not answer")) from None
+
+
+def _sound(answers: list[TopicPartition]) -> list[TopicPartition]:
+    """The answers, unless one of them is an error."""
+    failed = next((answer.error for answer in answers if answer.error is not None), None)
+    if failed is not None:
+        raise KafkaException(failed)
+    return answers
