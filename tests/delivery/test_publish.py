@@ -33,6 +33,12 @@ class Brokers:
     sends: int = 0
     down: bool = False
 
+    def prepare(self, *, again: bool) -> None:
+        """There is nothing to wait for."""
+
+    def serve(self) -> None:
+        """There are no events."""
+
     def membership(self) -> None:
         return None
 

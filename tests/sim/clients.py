@@ -126,6 +126,9 @@ class FakeConsumer:
         assert keys <= set(self._assigned), "pause of a partition that is not assigned"
         self._paused |= keys
 
+    def seek(self, place: TopicPartition) -> None:
+        self._assigned[place.topic, place.partition] = place.offset
+
     def resume(self, places: list[TopicPartition]) -> None:
         keys = _keys(places)
         assert keys <= self._paused, "a needless resume rewinds (librdkafka#4686)"
@@ -163,6 +166,13 @@ class FakeConsumer:
         self._let_go("revoke" if known else "lost", set(self._assigned))
         self._port.call("close", lambda: self._broker.group.leave(member), lambda _fault: None)
         self.member = None
+
+
+class FakeReader(FakeConsumer):
+    """A client that asks for committed offsets and never joins."""
+
+    def poll(self, _timeout_s: float) -> Record | None:
+        return None
 
 
 class NoCancellations:

@@ -9,7 +9,7 @@ from threading import get_ident
 from typing import Any, NoReturn, TypeVar, cast
 
 from tests.sim.broker import Broker
-from tests.sim.clients import FakeConsumer, FakeProducer, NoCancellations
+from tests.sim.clients import FakeConsumer, FakeProducer, FakeReader, NoCancellations
 from tests.sim.engine import FakeEngine
 from tests.sim.faults import Faults, Port
 from tests.sim.kernel import Crashed, Kernel, Process
@@ -57,7 +57,9 @@ ANSWER_PAUSE_S = 0.05
 class SimThreads:
     """The kernel's time and threads, of one process."""
 
-    def __init__(self, kernel: Kernel, process: Process, died: Callable[[Exception], None], end: Callable[[str], None]) -> None:
+    def __init__(
+        self, kernel: Kernel, process: Process, died: Callable[[Exception], None], end: Callable[[str], None]
+    ) -> None:
         self._kernel, self._process, self._died, self._end = kernel, process, died, end
         # Real thread -> name of the simulated one whose tick runs on it.
         self._running: dict[int, str] = {}
@@ -149,7 +151,7 @@ class SimConnections:
         return self.consumer
 
     def offsets_reader(self) -> Any:
-        return FakeConsumer(self._kernel, self._broker, self._port, self._wait_for_records)
+        return FakeReader(self._kernel, self._broker, self._port, self._wait_for_records)
 
     def cancellations_reader(self) -> Any:
         return NoCancellations()

@@ -168,6 +168,8 @@ class Publisher:
         """Flush if it is time; False when it is not."""
         batch = self._next(now)
         if batch is None:
+            # A broker that is down has 20 error events a second for whoever polls.
+            self._transport.serve()
             return False
         if self._failing_since is None:
             self._failing_since = now

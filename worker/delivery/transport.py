@@ -165,6 +165,10 @@ class Transport(Protocol):
         """End what a predecessor left open, as early as possible; raises TryAgain, and `send` does it then."""
         ...
 
+    def serve(self) -> None:
+        """Take the producer's events; to be called now and then, whether something is sent or not."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -189,6 +193,9 @@ class ExactlyOnce:
         self._producer: Producer | None = None
         # Offsets of a commit whose answer was lost: only the broker knows whether it took place.
         self._in_doubt: Sequence[Offset] = ()
+        # The coordinator did not answer about these: nothing is sent before it answers another client, since every try
+        # that it leaves without an answer keeps a producer with its threads (`producer`).
+        self._unanswered: Sequence[Offset] = ()
         # What was committed for them when `prepare` asked.
         self._found: dict[tuple[str, int], tuple[int, str]] = {}
 
@@ -203,6 +210,9 @@ class ExactlyOnce:
         self._producer = producer
 
     def prepare(self, *, again: bool = False) -> None:
+        if self._unanswered:
+            _committed(self._group, self._unanswered)
+            self._unanswered = ()
         if self._producer is None:
             self.open()
         witnesses = [offset for offset in self._in_doubt if offset.finishing] if again else []
@@ -235,6 +245,10 @@ class ExactlyOnce:
             raise TryAgain("the producer's queue is full") from error
         metrics.FLUSHES.labels("committed").inc()
 
+    def serve(self) -> None:
+        if self._producer is not None:
+            collect_reports(self._producer)
+
     def close(self) -> None:
         """Let go of the producer; nothing is open between two calls of `send`."""
         self._producer = None
@@ -252,7 +266,12 @@ class ExactlyOnce:
         if offsets:
             positions = [offset.to_kafka() for offset in offsets]
             # Once only: a call that got no answer may still be under way (`producer`).
-            producer.send_offsets_to_transaction(positions, membership, TRANSACTION_CALL_TIMEOUT_S)
+            try:
+                producer.send_offsets_to_transaction(positions, membership, TRANSACTION_CALL_TIMEOUT_S)
+            except KafkaException as error:
+                if error.args[0].code() == KafkaError._TIMED_OUT:
+                    self._unanswered = offsets[:1]
+                raise
         self._in_doubt = offsets
         _patiently(lambda: producer.commit_transaction(TRANSACTION_CALL_TIMEOUT_S))
         self._in_doubt = ()
@@ -356,6 +375,9 @@ class AtLeastOnce:
         if offsets:
             self._commit(offsets)
         metrics.FLUSHES.labels("committed").inc()
+
+    def serve(self) -> None:
+        collect_reports(self._producer)
 
     def close(self) -> None:
         """Nothing is left in the queue between two calls of `send`."""
