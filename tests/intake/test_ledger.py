@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from worker.errors import ProtocolError
-from worker.intake.ledger import Commit, Ledger, TopicPartition
+from worker.intake.ledger import DELIVERED_MAX, Commit, Ledger, TopicPartition
 from worker.intake.offset_metadata import MAX_BYTES, encode
 from worker.job import Origin
 
@@ -410,3 +410,18 @@ def test_ten_thousand_records_finished_in_order_are_cheap() -> None:
     for origin in origins:
         books.finish([origin])
     assert time.perf_counter() - before < 2
+
+
+def test_records_above_one_that_does_not_end_are_bounded() -> None:
+    ledger = Ledger()
+    ledger.assign("normal", 0, 0, None)
+    stuck = ledger.deliver("normal", 0, 0)
+    assert stuck is not None
+    for offset in range(1, DELIVERED_MAX):
+        assert not ledger.is_crowded(("normal", 0))
+        origin = ledger.deliver("normal", 0, offset)
+        assert origin is not None
+        ledger.finish([origin])
+    assert ledger.is_crowded(("normal", 0))
+    ledger.finish([stuck])
+    assert not ledger.is_crowded(("normal", 0))
