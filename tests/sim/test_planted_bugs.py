@@ -100,7 +100,6 @@ def start_before_it_is_durable(patch: pytest.MonkeyPatch) -> None:
 
 
 EVERYTHING = tuple(Fault)
-SLOW = (Fault.SLOW_BEFORE, Fault.SLOW_AFTER)
 
 
 def restless(seed: int, faults: tuple[Fault, ...]) -> Scenario:
@@ -119,7 +118,7 @@ def restless(seed: int, faults: tuple[Fault, ...]) -> Scenario:
         (ignore_the_epoch, DELAYS),
         (send_again_after_a_doubt, LOST),
         (let_a_doubt_outlive_its_flush, LOST),
-        (ask_for_the_membership_too_late, SLOW),
+        (ask_for_the_membership_too_late, DELAYS),
         (start_before_it_is_durable, EVERYTHING),
     ],
 )
