@@ -23,13 +23,14 @@ demo: $(READY) ## the whole path on this machine: 14 requests, a gallery in out/
 
 # A file is one process's, so that its fixtures are made once; tests/conftest.py orders the files, heavy ones first. Four
 # processes on two cores, since the heavy tests mostly wait for servers.
-PARALLEL := -n $(or $(WORKERS),4) --dist loadfile --no-loadscope-reorder
+# The quick ones wait for nothing, and each process imports torch.
+PARALLEL := --dist loadfile --no-loadscope-reorder
 
-quick: $(READY) ## the tests that are fast and need no server: WORKERS=4 in parallel
-	$(RUN)python -m pytest $(PARALLEL) -m "not server and not slow" --timeout 60
+quick: $(READY) ## the tests that are fast and need no server: WORKERS=2 in parallel
+	$(RUN)python -m pytest -n $(or $(WORKERS),2) $(PARALLEL) -m "not server and not slow" --timeout 60
 
 test: $(READY) ## every test, on real Kafka and S3: WORKERS=4 in parallel
-	$(RUN)python -m pytest $(PARALLEL)
+	$(RUN)python -m pytest -n $(or $(WORKERS),4) $(PARALLEL)
 
 JOBS ?= 2000
 

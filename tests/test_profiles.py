@@ -253,6 +253,7 @@ def test_the_worker_does_not_start_with_a_wrong_one(tmp_path: Path) -> None:
     assert "mia.toml: loras.0.name: a LoRA is named by its file" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_preview_is_what_would_be_drawn(tmp_path: Path) -> None:
     folder = write(tmp_path, mia=FULL)
     arguments = ("profiles", "preview", "mia", "--prompt", "reading", "--affection", "60", "--nsfw-level", "12")

@@ -20,6 +20,8 @@ from worker.client.errors import CommandError
 from worker.errors import SettingsError, StoreUnavailable
 from worker.events.types import GenerationCompleted
 
+pytestmark = pytest.mark.slow
+
 SUBMIT = ("submit", "--girl-id", "g", "--user-id", "1", "--prompt")
 
 

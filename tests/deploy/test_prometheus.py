@@ -46,6 +46,7 @@ class TestPromtool:
     def test_the_scrape_configuration_is_valid(self) -> None:
         run(promtool(), "check", "config", PROMETHEUS / "prometheus.yml")
 
+    @pytest.mark.slow
     def test_every_alert_does_what_its_tests_say(self) -> None:
         run(promtool(), "test", "rules", *TESTS)
 
@@ -130,6 +131,7 @@ class TestAlerts:
         assert bounds.keys() == {lane.label for lane in Lane}
 
 
+@pytest.mark.slow
 def test_one_line_gives_the_runbook_another_address(tmp_path: Path) -> None:
     [line] = re.findall(r"^\$ (grep -rl git\.example\.com .*)$", (ROOT / "docs/deploy.md").read_text(), re.MULTILINE)
     for folder in ("deploy/prometheus", "k8s/base"):

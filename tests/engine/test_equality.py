@@ -24,7 +24,7 @@ from devtools.bench.equality.jobs import LORAS, random_jobs
 from worker.job import SCHEDULERS, Job
 
 # numpy 2 on diffusers' KDPM2 schedulers.
-pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")]
 
 FEW_STEPS = (1, 2, 3)
 OWN_NOISE = ("EulerAncestralDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "DDPMScheduler")
@@ -35,7 +35,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> WatchedModel:
     return load_toy(tmp_path_factory.mktemp("equality"))
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1200)  # a minute of work, on a machine that may be busy
 def test_the_pixels_of_200_jobs_do_not_depend_on_company(model: WatchedModel) -> None:
     rng = random.Random(0)
@@ -47,7 +46,6 @@ def test_the_pixels_of_200_jobs_do_not_depend_on_company(model: WatchedModel) ->
     assert result["preemptions"] > 50
 
 
-@pytest.mark.slow
 def test_50_jobs_alone_equal_diffusers_own_pipelines(model: WatchedModel) -> None:
     jobs = random_jobs(50, random.Random(1))
     _assert_covers_every_scheduler(jobs)
@@ -63,7 +61,6 @@ def test_refined_pictures_of_few_steps_equal_diffusers(model: WatchedModel, sche
     assert against_diffusers(model, refined)["diffusers_max_abs_diff"] == 0.0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_equals_diffusers(tmp_path: Path, dtype: torch.dtype) -> None:
     jobs = random_jobs(36, random.Random(2))
@@ -72,7 +69,6 @@ def test_half_precision_equals_diffusers(tmp_path: Path, dtype: torch.dtype) -> 
     assert against_diffusers(model, jobs)["diffusers_max_abs_diff"] == 0.0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_models_that_predict_velocity_equal_diffusers(tmp_path: Path, dtype: torch.dtype) -> None:
     jobs = random_jobs(36, random.Random(6))

@@ -30,7 +30,7 @@ from worker.job import EngineHooks, Failure, Job, Lane, Origin, Picture
 from worker.models.load import load_base, load_refiner
 
 # PEFT, of every second adapter.
-pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Already found a `peft_config`")]
 
 SLOTS = 4
 STEPS = 4

@@ -23,6 +23,8 @@ from worker.job import Lane, Picture
 from worker.models.load import load_base, load_refiner
 from worker.telemetry import metrics
 
+pytestmark = pytest.mark.slow
+
 SLOTS = 2
 OWN_NOISE = ("EulerAncestralDiscreteScheduler", "DDPMScheduler")
 # In a batch of another size other kernels are at work, which differ in the last bits.
@@ -57,7 +59,6 @@ def allocator(model: SdxlModel, monkeypatch: pytest.MonkeyPatch) -> FakeAllocato
     return FakeAllocator(model, monkeypatch, OWN_NOISE)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1200)  # a minute of work, on a machine that may be busy
 @pytest.mark.parametrize("late", [False, True], ids=["before its work", "after its work"])
 def test_any_one_allocation_may_fail_and_every_picture_is_the_same(
@@ -75,7 +76,6 @@ def test_any_one_allocation_may_fail_and_every_picture_is_the_same(
     assert failed >= models | {"lora", "noise", "torch.cat", "torch.stack", *OWN_NOISE}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("length", [2, 3, 4])
 def test_failures_in_a_row_shrink_the_batch_and_mark_its_pictures(
     model: SdxlModel, allocator: FakeAllocator, length: int

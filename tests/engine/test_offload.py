@@ -17,6 +17,8 @@ from worker.engine.pipeline import SdxlModel
 from worker.job import Lane
 from worker.models.load import load_base, load_refiner
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 JOBS = (
     make_job("refined", steps=8, refined=True, guidance=5.0, seed=1),

@@ -270,7 +270,7 @@ class Scheduling(RuleBasedStateMachine):
         self.every_row_is_in_one_state()
 
 
-TestScheduling = Scheduling.TestCase
+TestScheduling = pytest.mark.slow(Scheduling.TestCase)
 TestScheduling.settings = settings(max_examples=400, stateful_step_count=40, deadline=None)
 
 

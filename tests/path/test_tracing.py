@@ -175,6 +175,7 @@ def test_a_collector_that_is_away_costs_neither_jobs_nor_a_slow_end(place: Site)
     client.close()
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_without_an_endpoint() -> None:
     script = (
         "import sys; from worker import app, settings, engine; import worker.engine.loop, worker.delivery.upload\n"

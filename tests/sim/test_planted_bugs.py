@@ -19,6 +19,8 @@ from worker.intake.ledger import Commit, Ledger, TopicPartition
 from worker.job import Job, Origin, Picture
 from worker.lifecycle import Lifecycle
 
+pytestmark = pytest.mark.slow
+
 FEW = 60
 
 

@@ -19,6 +19,8 @@ from worker.models.load import load_base
 from worker.training.dataset import TrainingError
 from worker.training.lora import Recipe, train_lora
 
+pytestmark = pytest.mark.slow
+
 RECIPE = Recipe(resolution=64, rank=4, batch_size=2, max_steps=3, learning_rate=1e-2)
 
 
