@@ -258,7 +258,7 @@ def test_the_books_are_read_after_every_wait() -> None:
         assert desk.publisher.flush_under_way is None
         desk.books.lost.add(1)
 
-    brokers.prepare = lose  # type: ignore[method-assign, assignment]
+    brokers.prepare = lose  # type: ignore[method-assign]
     desk.put(outcome(0), outcome(1))
     desk.run(1)
     assert (desk.committed, desk.released) == ([0], [1])
