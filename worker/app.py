@@ -41,7 +41,7 @@ from worker.signals import Signals, StoppedEarly
 from worker.telemetry import gpu, logs, metrics
 from worker.telemetry.health import Health, serve
 from worker.telemetry.job_log import JobLog
-from worker.threads import SystemThreads, Threads
+from worker.threads import EXIT_CRASHED, SystemThreads, Threads
 from worker.topics import Topics
 
 if TYPE_CHECKING:
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger()
 
-EXIT_CRASHED = 1
 STORE_PAUSE_FIRST_S = 0.25
 STORE_PAUSE_MAX_S = 10.0
 
@@ -87,6 +86,12 @@ def build(
     codec = make_codec(settings, waits=False)
     consumer = connections.member()
     proxy = ConsumerProxy(consumer, connections.offsets_reader(), threads)
+
+    def serve_poll_thread() -> None:
+        # The waits that call this are bounded, so the thread is alive.
+        health.beat("poll")
+        proxy.serve()
+
     retry_queue = RetryQueue(threads.monotonic)
     cancelled = CancelledJobs()
     job_log = JobLog(spans)
@@ -102,7 +107,7 @@ def build(
             connections.transport(proxy), ledger, codec, hooks, flush_interval_s=settings.flush_interval_ms / 1000
         ),
         cancellation_of=cancelled.reason,
-        serve_poll_thread=proxy.serve,
+        serve_poll_thread=serve_poll_thread,
         crash_loop_limit=settings.crash_loop_limit,
         revoke_timeout_s=settings.revoke_timeout_s,
         wait_bounds_s=(settings.urgent_wait_s, settings.high_wait_s, settings.normal_wait_s),

@@ -14,6 +14,7 @@ from worker.delivery.finish import Finisher, IdReused
 from worker.delivery.messages import MessageWriter
 from worker.delivery.publish import Publisher, PublisherHooks, Start, Touch
 from worker.delivery.retry_queue import RetryQueue
+from worker.delivery.transport import SEND_MAX_S
 from worker.errors import ErrorCode, RequestRejected, StoreUnavailable
 from worker.events.types import GenerationCompleted, GenerationRequest, JobStatus
 from worker.intake.gate import Gate
@@ -30,8 +31,8 @@ _log = structlog.get_logger()
 
 # How long the last commit of a partition may take when it is given away.
 _LAST_COMMIT_S = 5.0
-# Longer than a transaction's coordinator takes to move to another broker.
-_FLUSH_S = 30.0
+# Beyond the longest that a flush takes once it has looked into the books.
+SETTLE_S = SEND_MAX_S + 5.0
 
 _PAUSE_S = 0.01
 
@@ -373,8 +374,19 @@ class Lifecycle:
         self._release_waiting()
 
     def wait_for_flush(self) -> None:
-        """Before partitions come, and when they are off the books: let a flush end that may hold their offsets."""
-        self._wait_until(lambda: not self.publisher.sending, _FLUSH_S)
+        """Before partitions come, and when they are off the books: let a flush end that may hold their offsets.
+
+        Where it does not end, the process does, at once: this call must not return while a flush may still reach the
+        brokers that was made up from older books.
+        """
+        flush = self.publisher.flush_under_way
+        if flush is None:
+            return
+        before = self._threads.monotonic()
+        if not self._wait_until(lambda: self.publisher.flush_under_way != flush, SETTLE_S):
+            metrics.SETTLE_TIMEOUTS.inc()
+            self._threads.end(f"a flush has not ended for {SETTLE_S:g} s, and its partitions may be given away")
+        metrics.SETTLE.observe(self._threads.monotonic() - before)
 
     def _wait_until(self, done: Callable[[], bool], timeout_s: float) -> bool:
         """Let the other threads work until `done`; False when the time is up."""

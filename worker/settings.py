@@ -250,7 +250,7 @@ class Settings(BaseSettings):
         description="milliseconds that a result waits at most for others, to be published with them",
     )
     revoke_timeout_s: float = Field(
-        10.0, ge=0, le=3_600, description="seconds that running jobs of a revoked partition may go on"
+        10.0, ge=0, le=180, description="seconds that running jobs of a revoked partition may go on"
     )
     drain_timeout_s: float = Field(
         30.0, ge=0, le=DAY_S, description="seconds that running jobs may go on after SIGTERM"

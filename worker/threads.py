@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import NoReturn, Protocol, TypeVar
+
+import structlog
+
+_log = structlog.get_logger()
 
 T = TypeVar("T")
 
 # How long an idle loop sleeps before it looks again by itself.
 IDLE_S = 0.2
+EXIT_CRASHED = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +59,9 @@ class Threads(Protocol):
 
     def call(self, name: str, function: Callable[[], object], timeout_s: float) -> bool:
         """Run a call that may never return, on a thread of its own; False when it has not returned in time."""
+
+    def end(self, reason: str) -> NoReturn:
+        """End the process now, before any other thread can do more; the next owners repeat what is not committed."""
 
     def start(self, loop: Loop, beat: Callable[[str], None], died: Callable[[str, BaseException], None]) -> None:
         """Run a loop until `stop`.
@@ -92,6 +103,14 @@ class SystemThreads:
         thread.start()
         thread.join(timeout_s)
         return not thread.is_alive()
+
+    def end(self, reason: str) -> NoReturn:
+        _log.error("process_ended", reason=reason, hint="nothing is lost: what is not committed is done again")
+        # Not an exception: librdkafka would tell the broker that the partitions are free before it comes out of `poll`.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        os._exit(EXIT_CRASHED)
 
     def start(self, loop: Loop, beat: Callable[[str], None], died: Callable[[str, BaseException], None]) -> None:
         def run() -> None:

@@ -274,6 +274,22 @@ def worker() -> dict[str, Any]:
                 text="Transactions, or flushes of an at-least-once worker.",
             ),
             panel(
+                "Flush time, p99",
+                "s",
+                (
+                    f"histogram_quantile(0.99, sum by (instance, le) "
+                    f"(rate(sdxl_worker_transaction_seconds_bucket{{{ONE}}}{RATE})))",
+                    "{{instance}}",
+                ),
+                text="From the look into the books until results and offsets are durable.",
+            ),
+            panel(
+                "Hung flushes and silent partitions",
+                "none",
+                (each("sdxl_worker_settle_timeouts_total"), "{{instance}} processes ended by a hung flush"),
+                (each("sdxl_worker_partitions_reopened_total"), "{{instance}} partitions opened again"),
+            ),
+            panel(
                 "Discarded and republished",
                 "none",
                 (each("sdxl_worker_discarded_results_total"), "{{instance}} discarded"),

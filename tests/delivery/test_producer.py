@@ -12,7 +12,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition, cimpl
 
 from devtools.local.embedded import EmbeddedBroker
-from worker.delivery.producer import TransactionalProducer
+from worker.delivery.producer import LEFT_BEHIND_MAX, CallsLeftBehind, TransactionalProducer
 from worker.delivery.transport import TRANSACTION_CONFIG, Encoded, ExactlyOnce, Offset, TryAgain
 
 FIND_COORDINATOR = 10
@@ -20,16 +20,21 @@ RECORD = Encoded("letters", b"key", b"value", [])
 
 
 class Group:
-    """The membership of a consumer that has joined; a send that succeeds or is tried again asks for nothing else."""
+    """The membership of a consumer that has joined, and whether the coordinator answers another client."""
 
     def __init__(self, consumer: Consumer) -> None:
+        self.answers = True
+        self.asked = 0
         self.membership = consumer.consumer_group_metadata()
 
     def commit(self, offsets: Any) -> None:
         raise AssertionError(f"exactly-once commits by the producer, not {offsets}")
 
     def committed(self, partitions: Any, timeout_s: float) -> list[TopicPartition]:
-        raise AssertionError(f"no answer to a commit was lost, yet {partitions} are asked for ({timeout_s} s)")
+        self.asked += 1
+        if not self.answers:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"no answer within {timeout_s} s"))
+        return list(partitions)
 
 
 @pytest.fixture
@@ -105,8 +110,29 @@ def test_a_flush_that_got_no_answer_is_sent_anew_by_a_new_producer(
     hide_coordinator(broker, 3)
     with pytest.raises(TryAgain):
         transport.send([RECORD], offsets, transport.membership())
+    group.answers = False
+    for _ in range(3):
+        with pytest.raises(TryAgain):
+            transport.prepare(again=True)
+    assert len(calls_under_way()) == 1, "a try without a coordinator costs a producer and its threads"
+    group.answers = True
+    transport.prepare(again=True)
     transport.send([RECORD], offsets, transport.membership(), again=True)
+    assert group.asked == 4
     transport.close()
+
+
+def test_calls_that_do_not_return_are_bounded() -> None:
+    over = threading.Event()
+    threads = [threading.Thread(target=over.wait, name="offsets", daemon=True) for _ in range(LEFT_BEHIND_MAX)]
+    for thread in threads:
+        thread.start()
+    producer = TransactionalProducer({"bootstrap.servers": "127.0.0.1:1", "log_level": 0, "transactional.id": "t"})
+    with pytest.raises(CallsLeftBehind):
+        producer.send_offsets_to_transaction([TopicPartition("letters", 0, 1)], None, 0.1)
+    over.set()
+    for thread in threads:
+        thread.join()
 
 
 def test_offsets_that_are_refused_raise_what_the_library_says(broker: EmbeddedBroker, group: Group) -> None:

@@ -33,6 +33,12 @@ class Brokers:
     sends: int = 0
     down: bool = False
 
+    def prepare(self, *, again: bool) -> None:
+        """There is nothing to wait for."""
+
+    def serve(self) -> None:
+        """There are no events."""
+
     def membership(self) -> None:
         return None
 
@@ -230,6 +236,42 @@ def test_a_flush_that_fails_for_long_is_a_problem_until_it_passes() -> None:
     desk.run(10)
     assert (desk.committed, desk.publisher.problem(desk.now)) == ([0], None)
     assert desk.publisher.failing_s(desk.now) == 0
+
+
+def test_a_blocked_outcome_is_named_and_does_not_count_as_a_failing_flush() -> None:
+    desk = Desk(Brokers(refuses("result-1", size=True)))
+    desk.put(outcome(1))
+    desk.run(5 * STUCK_AFTER_S)
+    problem = desk.publisher.problem(desk.now)
+    assert problem is not None
+    assert "outcomes cannot be written; first generation.requests.high/1@1" in problem
+    assert desk.publisher.failing_s(desk.now) == 0
+
+
+def test_the_books_are_read_after_every_wait() -> None:
+    """What is lost while the transport waits for a coordinator, or the registry is asked, is not sent."""
+    brokers = Brokers()
+    desk = Desk(brokers)
+
+    def lose(*, again: bool) -> None:
+        del again
+        assert desk.publisher.flush_under_way is None
+        desk.books.lost.add(1)
+
+    brokers.prepare = lose  # type: ignore[method-assign]
+    desk.put(outcome(0), outcome(1))
+    desk.run(1)
+    assert (desk.committed, desk.released) == ([0], [1])
+    assert b"result-1" not in brokers.values
+
+
+def test_an_idle_publisher_takes_the_events_of_its_producer() -> None:
+    brokers = Brokers()
+    served: list[None] = []
+    brokers.serve = lambda: served.append(None)  # type: ignore[method-assign]
+    desk = Desk(brokers)
+    assert not desk.publisher.tick(0.0)
+    assert served
 
 
 def test_what_is_not_acknowledged_goes_aside_whole_and_is_written_later() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from worker.errors import ProtocolError
-from worker.intake.ledger import Commit, Ledger, TopicPartition
+from worker.intake.ledger import DELIVERED_MAX, Commit, Ledger, TopicPartition
 from worker.intake.offset_metadata import MAX_BYTES, encode
 from worker.job import Origin
 
@@ -474,3 +474,18 @@ def test_what_is_not_read_leaves_out_what_the_map_knows() -> None:
     books = ledger(5, encode(5, [(6, 9), (12, 14)], {}))
     assert books.unread(("t", 0), 13) == 4
     assert books.unread(("t", 0), 4) == 0
+
+
+def test_records_above_one_that_does_not_end_are_bounded() -> None:
+    ledger = Ledger()
+    ledger.assign("normal", 0, 0, None)
+    stuck = ledger.deliver("normal", 0, 0)
+    assert stuck is not None
+    for offset in range(1, DELIVERED_MAX):
+        assert not ledger.is_crowded(("normal", 0))
+        origin = ledger.deliver("normal", 0, offset)
+        assert origin is not None
+        ledger.finish([origin])
+    assert ledger.is_crowded(("normal", 0))
+    ledger.finish([stuck])
+    assert not ledger.is_crowded(("normal", 0))

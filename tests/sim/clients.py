@@ -178,6 +178,9 @@ class FakeConsumer:
         assert keys <= set(self._assigned), "pause of a partition that is not assigned"
         self._paused |= keys
 
+    def seek(self, place: TopicPartition) -> None:
+        self._assigned[place.topic, place.partition] = place.offset
+
     def resume(self, places: list[TopicPartition]) -> None:
         keys = _keys(places)
         assert keys <= self._paused, "a needless resume rewinds (librdkafka#4686)"
@@ -258,6 +261,13 @@ class FakeAdmin:
 
         self._kernel.at(rng.uniform(0.0, 0.5), answer)
         return future
+
+
+class FakeReader(FakeConsumer):
+    """A client that asks for committed offsets and never joins."""
+
+    def poll(self, _timeout_s: float) -> Record | None:
+        return None
 
 
 class NoCancellations:

@@ -9,13 +9,19 @@ from random import Random
 from typing import TypeVar
 
 from tests.sim.kernel import Crashed, Kernel, Process
+from worker.delivery.transport import INIT_TIMEOUT_S, SEND_MAX_S
+from worker.intake.consumer_proxy import ANSWER_TIMEOUT_S, COMMITTED_WITHIN_S
+from worker.lifecycle import SETTLE_S
+from worker.runtime import LEAVE_S
 
 _T = TypeVar("_T")
 
 # Longer than any retry of the worker, so that a doubt stays one.
 _IN_A_ROW = 4
 STALL_S = 9.0
-SLOWEST_S = 25.0
+# Above every timeout in the code, so that no bounded wait outlasts each call.
+SLOWEST_S = 1.5 * max(SETTLE_S, SEND_MAX_S, INIT_TIMEOUT_S, COMMITTED_WITHIN_S, ANSWER_TIMEOUT_S, LEAVE_S)
+_SLOW_S = (3.0, 25.0, SLOWEST_S)
 
 
 class Fault(StrEnum):
@@ -138,4 +144,4 @@ class Port:
             self.process.stopped_until = self.kernel.now + STALL_S
             self.kernel.wait(self.process, 0.0)
         if fault is slow:
-            self.kernel.wait(self.process, self.kernel.rng.uniform(0.5, SLOWEST_S))
+            self.kernel.wait(self.process, self.kernel.rng.uniform(0.5, self.kernel.rng.choice(_SLOW_S)))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 from threading import get_ident
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 from tests.sim.broker import Broker
-from tests.sim.clients import FakeAdmin, FakeConsumer, FakeProducer, NoCancellations
+from tests.sim.clients import FakeAdmin, FakeConsumer, FakeProducer, FakeReader, NoCancellations
 from tests.sim.engine import FakeEngine
 from tests.sim.faults import Faults, Port
-from tests.sim.kernel import Kernel, Process
+from tests.sim.kernel import Crashed, Kernel, Process
 from tests.sim.store import Bucket, FakeStore
 from worker import app, kafka_config
 from worker.cluster.check import Problem
@@ -56,8 +56,10 @@ ANSWER_PAUSE_S = 0.05
 class SimThreads:
     """The kernel's time and threads, of one process."""
 
-    def __init__(self, kernel: Kernel, process: Process, died: Callable[[Exception], None]) -> None:
-        self._kernel, self._process, self._died = kernel, process, died
+    def __init__(
+        self, kernel: Kernel, process: Process, died: Callable[[Exception], None], end: Callable[[str], None]
+    ) -> None:
+        self._kernel, self._process, self._died, self._end = kernel, process, died, end
         # Real thread -> name of the simulated one whose tick runs on it.
         self._running: dict[int, str] = {}
         self._stopped = False
@@ -85,6 +87,10 @@ class SimThreads:
     def call(self, _name: str, function: Callable[[], object], _timeout_s: float) -> bool:
         function()
         return True
+
+    def end(self, reason: str) -> NoReturn:
+        self._end(reason)
+        raise Crashed(reason)
 
     def start(self, loop: Loop, _beat: Callable[[str], None], _died: Callable[[str, BaseException], None]) -> None:
         uniform = self._kernel.rng.uniform
@@ -144,7 +150,7 @@ class SimConnections:
         return self.consumer
 
     def offsets_reader(self) -> Any:
-        return FakeConsumer(self._kernel, self._broker, self._port, self._wait_for_records)
+        return FakeReader(self._kernel, self._broker, self._port, self._wait_for_records)
 
     def cancellations_reader(self) -> Any:
         return NoCancellations()
@@ -178,6 +184,7 @@ class SimWorker(Process):
         buffer: int = SETTINGS.buffer_per_partition,
         crash: Callable[[SimWorker], None],
         died: Callable[[SimWorker, Exception], None],
+        end: Callable[[SimWorker, str], None],
         on_run: Callable[[SimWorker, Job], None],
     ) -> None:
         super().__init__(worker_id)
@@ -187,7 +194,7 @@ class SimWorker(Process):
         port = Port(kernel, faults, self, lambda: crash(self), self._check_unlocked)
         connections = SimConnections(kernel, broker, bucket, port, worker_id, lambda: self._worker.draining)
         self.consumer = connections.consumer
-        self._threads = SimThreads(kernel, self, lambda error: died(self, error))
+        self._threads = SimThreads(kernel, self, lambda error: died(self, error), lambda reason: end(self, reason))
 
         def make_engine(hooks: EngineHooks) -> FakeEngine:
             return FakeEngine(

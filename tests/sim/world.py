@@ -61,6 +61,8 @@ class World:
         self.broker = self.audit.broker = Broker(self.kernel, scenario.partitions, group, self.audit)
         self.workers: list[SimWorker] = []
         self.crashes = 0
+        # Why workers have ended themselves.
+        self.ends: list[str] = []
         self._names = 0
         self._closing = False
 
@@ -101,6 +103,7 @@ class World:
             buffer=self.scenario.buffer,
             crash=self.crash,
             died=self._died,
+            end=self._end,
             on_run=self._on_run,
         )
         self.workers.append(worker)
@@ -126,6 +129,10 @@ class World:
     def _died(self, worker: SimWorker, error: Exception) -> None:
         if not isinstance(error, KafkaException):
             raise Violation(f"a loop of {worker.name} died of {error!r}") from error
+        self.crash(worker)
+
+    def _end(self, worker: SimWorker, reason: str) -> None:
+        self.ends.append(reason)
         self.crash(worker)
 
     def _on_run(self, worker: SimWorker, job: Job) -> None:

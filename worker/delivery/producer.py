@@ -8,8 +8,17 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
+from worker.errors import WorkerError
+
 # The library's own answer comes first wherever it gives one.
 _GRACE_S = 1.0
+# Calls that were left behind and may hold their producers, each with its threads, until a connection comes or goes.
+LEFT_BEHIND_MAX = 8
+_CALLS = "offsets"
+
+
+class CallsLeftBehind(WorkerError):
+    """Too many calls without an answer are under way; only the end of the process ends them."""
 
 
 class TransactionalProducer(Producer):
@@ -31,7 +40,11 @@ class TransactionalProducer(Producer):
 
         Raises:
             KafkaException: it failed, or took longer than `timeout` seconds.
+            CallsLeftBehind: `LEFT_BEHIND_MAX` calls of this process have been given up and have not returned.
         """
+        under_way = sum(thread.name == _CALLS for thread in threading.enumerate())
+        if under_way >= LEFT_BEHIND_MAX:
+            raise CallsLeftBehind(f"{under_way} calls of send_offsets_to_transaction have not returned")
         answer: Future[None] = Future()
 
         def call() -> None:
@@ -43,7 +56,7 @@ class TransactionalProducer(Producer):
                 answer.set_result(None)
 
         # Not of an executor, whose threads Python waits for at its end.
-        threading.Thread(target=call, name="offsets", daemon=True).start()
+        threading.Thread(target=call, name=_CALLS, daemon=True).start()
         try:
             answer.result(None if timeout < 0 else timeout + _GRACE_S)
         except TimeoutError:

@@ -65,6 +65,8 @@ class Touch:
 
 
 Item = Outcome | Start | Notice | Touch
+# Records by the identity of their message, or why one cannot be written.
+_Records = Mapping[int, Encoded | Cause]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +114,8 @@ class Publisher:
         self._retry_at = 0.0
         self._tries = 0
         self._blocked = BlockedOutcomes()
-        self._sending = False
+        self._flush_number = 0
+        self._under_way: int | None = None
         self._failing_since: float | None = None
         self._failure = ""
         self._blocked_sentence: str | None = None
@@ -132,9 +135,9 @@ class Publisher:
             return not self._items and not self._pending
 
     @property
-    def sending(self) -> bool:
-        """Whether a flush is under way that was made up from the books as they were."""
-        return self._sending
+    def flush_under_way(self) -> int | None:
+        """The number of the flush under way that was made up from the books as they were; None without one."""
+        return self._under_way
 
     def failing_s(self, now: float) -> float:
         """How long the flush under way has been failing or hanging; 0 while all is well."""
@@ -165,6 +168,8 @@ class Publisher:
         """Flush if it is time; False when it is not."""
         batch = self._next(now)
         if batch is None:
+            # A broker that is down has 20 error events a second for whoever polls.
+            self._transport.serve()
             return False
         if self._failing_since is None:
             self._failing_since = now
@@ -176,6 +181,9 @@ class Publisher:
             self._on_failed(batch, error, now)
         else:
             self._on_durable(batch, now)
+        if not self._pending:
+            # Only blocked outcomes are left, and they have a sentence of their own.
+            self._failing_since = None
         self._blocked_sentence = self._blocked.sentence()
         metrics.BLOCKED.set(len(self._blocked))
         return True
@@ -248,23 +256,24 @@ class Publisher:
             self._hooks.on_not_owned(job.origin)
 
     def _flush(self, batch: Batch, now: float) -> None:
+        # What may wait (for a coordinator, or for the schema registry) comes before the look into the books.
+        self._transport.prepare(again=self._tries > 0)
+        records = self._encode_all(batch)
         membership = self._transport.membership()
         try:
             offsets = self._compose(batch, now)
             if self._parts or offsets:
-                records = [self._encode(index, part) for index, part in enumerate(self._parts)]
-                before = time.perf_counter()
-                self._transport.send(records, offsets, membership, again=self._tries > 0)
-                metrics.PHASE.labels("publish").observe(time.perf_counter() - before)
+                self._send([_of(records, index, part) for index, part in enumerate(self._parts)], offsets, membership)
         finally:
-            self._sending = False
+            self._under_way = None
         with self._books.lock:
             self._books.finish(outcome.origin for outcome in batch.outcomes)
 
     def _compose(self, batch: Batch, now: float) -> list[Offset]:
         """Set the parts to send of the batch, by the books as they are now; returns the offsets to commit."""
         with self._books.lock:
-            self._sending = True
+            self._flush_number += 1
+            self._under_way = self._flush_number
             self._release_unowned(batch, now)
             finishing = {outcome.origin for outcome in batch.outcomes}
             notices = [n for n in batch.notices if self._books.owns(n.origin) and n.origin not in finishing]
@@ -286,15 +295,27 @@ class Publisher:
         metrics.LEFT_OUT.inc()
         return True
 
-    def _encode(self, index: int, part: Part) -> Encoded:
+    def _send(self, records: list[Encoded], offsets: list[Offset], membership: Any) -> None:
+        before, result = time.perf_counter(), "failed"
         try:
-            return encoded(self._codec, part.message)
+            self._transport.send(records, offsets, membership, again=self._tries > 0)
+            result = "committed"
+        finally:
+            seconds = time.perf_counter() - before
+            metrics.TRANSACTION.labels(result).observe(seconds)
+        metrics.PHASE.labels("publish").observe(seconds)
+
+    def _encode_all(self, batch: Batch) -> _Records:
+        return {id(part.message): self._encode(part.message) for part in parts_of(batch.outcomes, batch.notices)}
+
+    def _encode(self, message: Message) -> Encoded | Cause:
+        try:
+            return encoded(self._codec, message)
         except RegistryUnavailable:
             raise
         except Exception as error:  # a value that no schema takes is one outcome's trouble
-            _log.error("event_not_encodable", topic=part.message.topic, exc_info=True)
-            text = f"{part.message.topic}: {type(error).__name__} while the event was encoded"
-            raise Refused(text, {index: Cause(text, size=True)}) from error
+            _log.error("event_not_encodable", topic=message.topic, exc_info=True)
+            return Cause(f"{message.topic}: {type(error).__name__} while the event was encoded", size=True)
 
     def _release_unowned(self, batch: Batch, now: float) -> None:
         """Release the outcomes of records that have another owner by now."""
@@ -404,6 +425,13 @@ def encoded(codec: EventCodec, message: Message) -> Encoded:
         return Encoded(message.topic, message.key, message.value, headers)
     value, framing = codec.encode(message.value, topic=message.topic)
     return Encoded(message.topic, message.key, value, [*headers, *framing])
+
+
+def _of(records: _Records, index: int, part: Part) -> Encoded:
+    record = records[id(part.message)]
+    if isinstance(record, Cause):
+        raise Refused(record.text, {index: record})
+    return record
 
 
 def _is_urgent(item: Item) -> bool:

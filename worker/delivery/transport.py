@@ -25,6 +25,10 @@ INIT_TIMEOUT_S = 60.0
 CALL_TIMEOUT_S = 30.0
 # Well inside the transaction's own timeout: past that the broker aborts it, and waiting is of no use.
 TRANSACTION_CALL_TIMEOUT_S = 8.0
+# How often a commit or an abort that got no answer is repeated.
+_TRIES = 3
+# The longest that `send` takes: the offsets, the commit, and the abort of a transaction; records and offsets otherwise.
+SEND_MAX_S = max(TRANSACTION_CALL_TIMEOUT_S * (1 + 2 * _TRIES) + 1.0, 2 * CALL_TIMEOUT_S)
 # A topic that is not there is reported after this, and not only when the message times out. Long enough for the
 # metadata of a topic that was just created.
 UNKNOWN_TOPIC_CONFIG: dict[str, Any] = {"topic.metadata.propagation.max.ms": 1_500}
@@ -131,8 +135,19 @@ class Group(Protocol):
 class Transport(Protocol):
     """Makes records and offsets durable together."""
 
+    def prepare(self, *, again: bool = False) -> None:
+        """Do all that may take long before the books are read: nothing that was read before a wait is trusted after it.
+
+        Args:
+            again: as for `send`.
+
+        Raises:
+            TryAgain: nothing can be sent now.
+        """
+        ...
+
     def membership(self) -> Any:
-        """Who we are in the group, for `send`; to be asked before the books are read.
+        """Who we are in the group, for `send`; to be asked after `prepare` and before the books are read.
 
         The broker checks the membership, and not who owns a partition. One that is older than the look into the books
         is refused when a partition goes in between; a newer one would be let through.
@@ -142,7 +157,7 @@ class Transport(Protocol):
     def send(
         self, records: Sequence[Encoded], offsets: Sequence[Offset], membership: Any = None, *, again: bool = False
     ) -> None:
-        """Return when all of it is durable.
+        """Return when all of it is durable, within `SEND_MAX_S`; `prepare` comes first.
 
         Args:
             membership: of the group whose offsets these are.
@@ -156,6 +171,10 @@ class Transport(Protocol):
 
     def open(self) -> None:
         """End what a predecessor left open, as early as possible; raises TryAgain, and `send` does it then."""
+        ...
+
+    def serve(self) -> None:
+        """Take the producer's events; to be called now and then, whether something is sent or not."""
         ...
 
     def close(self) -> None: ...
@@ -182,6 +201,11 @@ class ExactlyOnce:
         self._producer: Producer | None = None
         # Offsets of a commit whose answer was lost: only the broker knows whether it took place.
         self._in_doubt: Sequence[Offset] = ()
+        # The coordinator did not answer about these: nothing is sent before it answers another client, since every try
+        # that it leaves without an answer keeps a producer with its threads (`producer`).
+        self._unanswered: Sequence[Offset] = ()
+        # What was committed for them when `prepare` asked.
+        self._found: dict[tuple[str, int], tuple[int, str]] = {}
 
     def open(self) -> None:
         """Fence off a predecessor and wait until its transaction is ended. Raises KafkaException, TryAgain."""
@@ -193,19 +217,26 @@ class ExactlyOnce:
             raise TryAgain(f"init_transactions: {error}") from error
         self._producer = producer
 
+    def prepare(self, *, again: bool = False) -> None:
+        if self._unanswered:
+            _committed(self._group, self._unanswered)
+            self._unanswered = ()
+        if self._producer is None:
+            self.open()
+        witnesses = [offset for offset in self._in_doubt if offset.finishing] if again else []
+        self._found = _committed(self._group, witnesses) if witnesses else {}
+
     def membership(self) -> Any:
         return self._group.membership
 
     def send(
         self, records: Sequence[Encoded], offsets: Sequence[Offset], membership: Any = None, *, again: bool = False
     ) -> None:
-        if self._producer is None:
-            self.open()
-        if again and self._took_place(offsets):
-            self._in_doubt = ()
-            return
+        took_place = again and self._took_place(offsets)
         self._in_doubt = ()
-        assert self._producer is not None
+        if took_place:
+            return
+        assert self._producer is not None, "prepare comes first"
         reports = DeliveryReports()
         try:
             self._transact(self._producer, records, offsets, membership, reports)
@@ -221,6 +252,10 @@ class ExactlyOnce:
             self._replace()
             raise TryAgain("the producer's queue is full") from error
         metrics.FLUSHES.labels("committed").inc()
+
+    def serve(self) -> None:
+        if self._producer is not None:
+            collect_reports(self._producer)
 
     def close(self) -> None:
         """Let go of the producer; nothing is open between two calls of `send`."""
@@ -239,7 +274,12 @@ class ExactlyOnce:
         if offsets:
             positions = [offset.to_kafka() for offset in offsets]
             # Once only: a call that got no answer may still be under way (`producer`).
-            producer.send_offsets_to_transaction(positions, membership, TRANSACTION_CALL_TIMEOUT_S)
+            try:
+                producer.send_offsets_to_transaction(positions, membership, TRANSACTION_CALL_TIMEOUT_S)
+            except KafkaException as error:
+                if error.args[0].code() == KafkaError._TIMED_OUT:
+                    self._unanswered = offsets[:1]
+                raise
         self._in_doubt = offsets
         _patiently(lambda: producer.commit_transaction(TRANSACTION_CALL_TIMEOUT_S))
         self._in_doubt = ()
@@ -288,8 +328,7 @@ class ExactlyOnce:
         witnesses = [offset for offset in self._in_doubt if offset.finishing and offset.place in ours]
         if not witnesses:
             return False
-        committed = _committed(self._group, witnesses)
-        return all(committed.get(o.place) == (o.offset, o.metadata) for o in witnesses)
+        return all(self._found.get(o.place) == (o.offset, o.metadata) for o in witnesses)
 
 
 class AtLeastOnce:
@@ -307,6 +346,9 @@ class AtLeastOnce:
 
     def open(self) -> None:
         """There are no transactions."""
+
+    def prepare(self, *, again: bool = False) -> None:
+        """There is nothing to wait for."""
 
     def membership(self) -> Any:
         return None
@@ -342,6 +384,9 @@ class AtLeastOnce:
             self._commit(offsets)
         metrics.FLUSHES.labels("committed").inc()
 
+    def serve(self) -> None:
+        collect_reports(self._producer)
+
     def close(self) -> None:
         """Nothing is left in the queue between two calls of `send`."""
 
@@ -367,7 +412,7 @@ def _is_fatal(error: Exception) -> bool:
 
 def _patiently(call: Callable[[], object]) -> None:
     """Repeat a call that may be repeated; librdkafka goes on where it was."""
-    for _ in range(3):
+    for _ in range(_TRIES):
         try:
             call()
         except KafkaException as error:

@@ -22,7 +22,7 @@ from safetensors.torch import load
 
 from worker.errors import ErrorCode, RequestRejected
 from worker.job import SAFE_NAME
-from worker.models.load import FINGERPRINT_HEX_DIGITS
+from worker.models.fingerprint import FINGERPRINT_HEX_DIGITS
 
 _log = structlog.get_logger()
 

@@ -28,6 +28,7 @@ from worker.intake.log_follower import LogFollower
 from worker.intake.membership import FirstAssignment
 from worker.intake.positions import Positions
 from worker.intake.records import Record, read_record
+from worker.intake.standstill import Progress, Standstill
 from worker.job import Failure, Job, Lane, Origin, Original
 from worker.settings import Settings
 from worker.telemetry import logs, metrics
@@ -38,6 +39,7 @@ _log = structlog.get_logger()
 _REGISTRY_PAUSE_S = 0.1
 # A paused partition goes on at this share of its limit, so that it does not flap (librdkafka#2052).
 _RESUME_SHARE = 0.5
+_LOOK_S = 5.0
 
 
 class IntakeHooks(Protocol):
@@ -110,6 +112,8 @@ class Intake:
         self._first_assignment = FirstAssignment()
         self._paused: set[Key] = set()
         self._held: deque[_Held] = deque()
+        self._standstill = Standstill()
+        self._looked_at = 0.0
         self._stopping = False
 
     @property
@@ -137,6 +141,7 @@ class Intake:
         self._log.look(self._paused, self._now())
         self._retry_held()
         self._balance()
+        self._reopen_silent()
 
     def _take(self, message: Message) -> None:
         error = message.error()
@@ -247,6 +252,38 @@ class Intake:
     def _next_offsets(self) -> dict[Key, int | None]:
         with self._ledger.lock:
             return {key: self._ledger.next_offset(key) for key in self._ledger.partitions()}
+
+    def _reopen_silent(self) -> None:
+        """Open partitions again that bring nothing although there is more (`standstill`)."""
+        now = self._now()
+        if now < self._looked_at + _LOOK_S:
+            return
+        self._looked_at = now
+        with self._ledger.lock:
+            read = {key: self._ledger.next_offset(key) for key in self._ledger.partitions() if key not in self._paused}
+        progress = {key: Progress(position, self._end(key)) for key, position in read.items()}
+        for key in self._standstill.find(progress, now):
+            position = progress[key].position
+            _log.warning("partition_reopened", topic=key[0], partition=key[1], position=position)
+            metrics.REOPENED.inc()
+            # Each on its own may be taken for done: librdkafka drops one that another has overtaken.
+            self._consumer.pause([TopicPartition(*key)])
+            self._consumer.resume([TopicPartition(*key)])
+            if position is not None:
+                self._seek(TopicPartition(*key, position))
+
+    def _seek(self, place: TopicPartition) -> None:
+        try:
+            self._consumer.seek(place)
+        except KafkaException as error:
+            _log.warning("seek_failed", topic=place.topic, partition=place.partition, error=str(error))
+
+    def _end(self, key: Key) -> int | None:
+        answer = self._consumer.get_watermark_offsets(TopicPartition(*key), cached=True)
+        if answer is None or answer[1] < 0:
+            return None
+        low, high = answer
+        return 0 if low == high else high
 
     def _on_assign(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if partitions:

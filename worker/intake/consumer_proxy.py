@@ -16,12 +16,22 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from worker.threads import Threads
 
 # A poll thread that is gone, or held up by a rebalance, must not hold the publisher for ever.
 ANSWER_TIMEOUT_S = 30.0
+# How long an assignment may wait for its committed offsets: a dead predecessor's transaction and a coordinator that
+# moves take less, and the group is patient for far longer (`max.poll.interval.ms`).
+COMMITTED_WITHIN_S = 45.0
+COMMITTED_TIMEOUT_S = 10.0
+_PAUSE_S = 0.1
+# While no broker answers, a client has 20 error events a second for whoever polls it.
+_READER_POLL_S = 1.0
+
+_log = structlog.get_logger()
 
 _Result = list[TopicPartition] | None
 
@@ -35,6 +45,8 @@ class ConsumerProxy:
         self._threads = threads
         self._waiting: deque[tuple[Callable[[], _Result], Future[_Result]]] = deque()
         self._poll_thread: object = None
+        self._reading = 0
+        self._reader_polled_at = 0.0
         # Group metadata for transactions, as of the last poll.
         self.membership: Any = None
 
@@ -44,6 +56,7 @@ class ConsumerProxy:
         # Once a consumer that is being closed has left its group there is none; what is flushed then is refused.
         with contextlib.suppress(RuntimeError):
             self.membership = self._consumer.consumer_group_metadata()
+        self._serve_reader()
         while self._waiting:
             request, answer = self._waiting.popleft()
             try:
@@ -57,7 +70,35 @@ class ConsumerProxy:
 
     def committed(self, partitions: Sequence[TopicPartition], timeout_s: float) -> list[TopicPartition]:
         """Committed offsets with their metadata. Raises KafkaException."""
-        return self._offsets_reader.committed(list(partitions), timeout_s)
+        self._reading += 1
+        try:
+            return self._offsets_reader.committed(list(partitions), timeout_s)
+        finally:
+            self._reading -= 1
+
+    def committed_at_assignment(self, partitions: Sequence[TopicPartition]) -> list[TopicPartition]:
+        """Committed offsets with their metadata, for the poll thread inside a rebalance.
+
+        Ends the process where there is no answer within `COMMITTED_WITHIN_S`: without the offsets nothing can be
+        opened, and records that are read from elsewhere would be done again.
+        """
+        deadline = self._threads.monotonic() + COMMITTED_WITHIN_S
+        while True:
+            try:
+                return _sound(self.committed(partitions, COMMITTED_TIMEOUT_S))
+            except KafkaException as error:
+                if self._threads.monotonic() >= deadline - COMMITTED_TIMEOUT_S:
+                    self._threads.end(f"no committed offsets within {COMMITTED_WITHIN_S:g} s: {error}")
+                _log.warning("committed_failed", error=str(error))
+            self.serve()
+            self._threads.sleep(_PAUSE_S)
+
+    def _serve_reader(self) -> None:
+        """Take the reader's events, which nobody else polls; not beside a call of another thread, which would block."""
+        now = self._threads.monotonic()
+        if self._reading == 0 and now - self._reader_polled_at >= _READER_POLL_S:
+            self._reader_polled_at = now
+            self._offsets_reader.poll(0)
 
     def _ask(self, request: Callable[[], _Result]) -> _Result:
         if self._poll_thread in (None, self._threads.current()):
@@ -68,3 +109,11 @@ class ConsumerProxy:
             return self._threads.answer(answer, ANSWER_TIMEOUT_S)
         except TimeoutError:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "the poll loop does not answer")) from None
+
+
+def _sound(answers: list[TopicPartition]) -> list[TopicPartition]:
+    """The answers, unless one of them is an error."""
+    failed = next((answer.error for answer in answers if answer.error is not None), None)
+    if failed is not None:
+        raise KafkaException(failed)
+    return answers

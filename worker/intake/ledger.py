@@ -18,6 +18,9 @@ from worker.job import Origin
 
 TopicPartition = tuple[str, int]
 
+# Records that are remembered above the lowest unfinished one, and walked through by every commit.
+DELIVERED_MAX = 5_000
+
 
 @dataclass(frozen=True, slots=True)
 class Commit:
@@ -231,9 +234,11 @@ class Ledger:
         return sum(self._partitions[key].unfinished for key in keys if key in self._partitions)
 
     def is_crowded(self, key: TopicPartition) -> bool:
-        """Whether the partition's completion map nears the broker's limit."""
+        """Whether too much stands above one unfinished record: for the broker's limit on metadata, or for memory."""
         book = self._partitions.get(key)
-        return book is not None and book.metadata_bytes > offset_metadata.PAUSE_BYTES
+        if book is None:
+            return False
+        return book.metadata_bytes > offset_metadata.PAUSE_BYTES or len(book.delivered) >= DELIVERED_MAX
 
     def partitions(self) -> list[TopicPartition]:
         """The open partitions."""

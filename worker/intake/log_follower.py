@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
-import stamina
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from worker.intake.consumer_proxy import ConsumerProxy
 from worker.intake.end_watch import EndWatch, Found, Learnt, Reached
@@ -23,9 +22,6 @@ from worker.intake.resets import Cause, GoOn, Lost, divergence
 from worker.telemetry import metrics
 
 _log = structlog.get_logger()
-
-COMMITTED_TIMEOUT_S = 10.0
-_COMMITTED_TRIES = 12
 
 
 class FollowerHooks(Protocol):
@@ -67,7 +63,7 @@ class LogFollower:
 
     def open(self, partitions: Sequence[TopicPartition], now: float) -> None:
         """In a rebalance callback: enter new partitions into the books, and start reading them."""
-        places = _committed(self._proxy, partitions)
+        places = self._proxy.committed_at_assignment(partitions)
         recreated = self._ends.recreated({_key(p): decode(p.offset, p.metadata).topic_id for p in places})
         for key in recreated:
             _log.warning("topic_recreated", topic=key[0], partition=key[1])
@@ -174,7 +170,7 @@ class LogFollower:
         with self._ledger.lock:
             self._ledger.revoke([key])
         self._hooks.wait_for_flush()
-        [place] = _committed(self._proxy, [TopicPartition(*key)])
+        [place] = self._proxy.committed_at_assignment([TopicPartition(*key)])
         with self._ledger.lock:
             self._ledger.assign(*key, _offset(place), place.metadata, place.leader_epoch, end=end)
             offset = self._ledger.next_offset(key)
@@ -206,19 +202,6 @@ class LogFollower:
                 self._ledger.learn_topic_id(key, topic_id)
         self._hooks.release_unowned()
         self._hooks.commit_soon(key)
-
-
-def _committed(group: ConsumerProxy, partitions: Sequence[TopicPartition]) -> list[TopicPartition]:
-    """Committed offsets with their metadata; waits out a predecessor's open transaction (librdkafka#3265)."""
-    if not partitions:
-        return []
-    for attempt in stamina.retry_context(on=KafkaException, attempts=_COMMITTED_TRIES, timeout=None):
-        with attempt:
-            answers = group.committed(partitions, COMMITTED_TIMEOUT_S)
-            failed = next((answer.error for answer in answers if answer.error is not None), None)
-            if failed is not None:
-                raise KafkaException(failed)
-    return answers
 
 
 def _key(place: TopicPartition) -> Key:

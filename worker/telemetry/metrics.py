@@ -58,6 +58,19 @@ STORE_REQUEST = Histogram(
 )
 DEAD_LETTERS = Counter("sdxl_worker_dead_letters", "Records sent to the dead-letter topic")
 FLUSHES = Counter("sdxl_worker_flushes", "Publishing flushes by result: committed, aborted", ["result"])
+TRANSACTION = Histogram(
+    "sdxl_worker_transaction_seconds",
+    "From the look into the books to the end of a flush, by result: committed, failed",
+    ["result"],
+    buckets=(*_SHORT, 60),
+)
+SETTLE = Histogram(
+    "sdxl_worker_settle_seconds", "Waits in a rebalance for a flush that was under way", buckets=(*_SHORT, 60)
+)
+SETTLE_TIMEOUTS = Counter("sdxl_worker_settle_timeouts", "Such waits that ended the process, since the flush hung")
+REOPENED = Counter(
+    "sdxl_worker_partitions_reopened", "Partitions opened again because they brought nothing though there was more"
+)
 UNOWNED_RESULTS = Counter("sdxl_worker_discarded_results", "Results of partitions that are no longer owned")
 BLOCKED = Gauge("sdxl_worker_blocked_outcomes", "Outcomes that the brokers refuse; their partitions are held back")
 LEFT_OUT = Counter("sdxl_worker_unwritten_records", "Status records left out, and results replaced by smaller ones")
@@ -115,6 +128,8 @@ def _begin_at_zero() -> None:
         LOST_OFFSETS.labels(cause)
     for result in ("committed", "aborted"):
         FLUSHES.labels(result)
+    for result in ("committed", "failed"):
+        TRANSACTION.labels(result)
     for use in ("useful", "wasted"):
         GPU_SECONDS.labels(use)
     # A gauge's default of 0 would mean that S3, or Kafka, is down before anybody has asked.

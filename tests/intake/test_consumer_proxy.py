@@ -1,0 +1,81 @@
+"""Committed offsets inside a rebalance: asked for within a bound, by a client whose events somebody takes."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn, cast
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+
+from worker.intake.consumer_proxy import COMMITTED_WITHIN_S, ConsumerProxy
+
+PLACES = [TopicPartition("urgent", 0)]
+
+
+class Ended(BaseException):
+    """The process is gone."""
+
+
+class Clock:
+    """Threads of one, on a clock of the test's own."""
+
+    def __init__(self) -> None:
+        self.time = 100.0
+
+    def monotonic(self) -> float:
+        return self.time
+
+    def sleep(self, seconds: float) -> None:
+        self.time += seconds
+
+    def current(self) -> object:
+        return self
+
+    def end(self, reason: str) -> NoReturn:
+        raise Ended(reason)
+
+
+class Client:
+    """A consumer whose coordinator does not answer until `answers_at`."""
+
+    def __init__(self, clock: Clock, answers_at: float) -> None:
+        self._clock, self._answers_at = clock, answers_at
+        self.polls = 0
+
+    def committed(self, places: list[TopicPartition], timeout_s: float) -> list[TopicPartition]:
+        if self._clock.time < self._answers_at:
+            self._clock.time += timeout_s
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        return places
+
+    def poll(self, _timeout_s: float) -> None:
+        self.polls += 1
+
+    def consumer_group_metadata(self) -> bytes:
+        return b""
+
+
+def proxy(answers_at: float) -> tuple[Clock, Client, ConsumerProxy]:
+    clock = Clock()
+    client = Client(clock, answers_at)
+    return clock, client, ConsumerProxy(cast("Any", client), cast("Any", client), cast("Any", clock))
+
+
+def test_a_coordinator_that_moves_is_waited_for() -> None:
+    _, _, asking = proxy(answers_at=120.0)
+    assert asking.committed_at_assignment(PLACES) == PLACES
+
+
+def test_one_that_does_not_answer_ends_the_process_in_time() -> None:
+    clock, _, asking = proxy(answers_at=1e9)
+    with pytest.raises(Ended, match="no committed offsets within 45 s"):
+        asking.committed_at_assignment(PLACES)
+    assert clock.time <= 100.0 + COMMITTED_WITHIN_S + 1e-6
+
+
+def test_the_events_of_the_reader_are_taken() -> None:
+    clock, client, asking = proxy(answers_at=0.0)
+    for _ in range(100):
+        asking.serve()
+        clock.sleep(0.1)
+    assert 9 <= client.polls <= 11

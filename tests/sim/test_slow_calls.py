@@ -1,0 +1,58 @@
+"""Calls that are slower than every timeout in the code: nothing is published for a partition that has gone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.sim.faults import SLOWEST_S, Fault, Plan, Port
+from tests.sim.requests import Kind, make
+from tests.sim.scenarios import random_scenario
+from tests.sim.world import Scenario, World, quiet
+from worker.intake.consumer_proxy import COMMITTED_WITHIN_S
+from worker.lifecycle import SETTLE_S
+from worker.telemetry.health import STALE_AFTER_S
+
+SLOW = (Fault.SLOW_BEFORE, Fault.SLOW_AFTER)
+
+
+def crowded(plan: Plan) -> Scenario:
+    """One worker has everything, and others come one after another, so that its epoch stays while it gives up more."""
+    requests = [(0.3 * n, make(n, Kind.GOOD, n % 3, f"job-{n}")) for n in range(1, 16)]
+    return Scenario(requests, workers=1, partitions=4, plan=plan, joins=[3.0, 6.0, 9.0, 12.0], trouble_s=100.0)
+
+
+@pytest.mark.parametrize(("seconds", "ends"), [(SETTLE_S - 10.0, False), (SLOWEST_S, True)])
+def test_a_transaction_that_takes_long_to_open_is_waited_for_or_ends_the_process(
+    seconds: float, ends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happen = Port._happen
+
+    def exactly(port: Port, fault: Fault | None, crash: Fault, stall: Fault, slow: Fault) -> None:
+        if fault is slow:
+            port.kernel.wait(port.process, seconds)
+        else:
+            happen(port, fault, crash, stall, slow)
+
+    monkeypatch.setattr(Port, "_happen", exactly)
+    # Calls of seed 1 and 2 that published for partitions of others, when the wait was 30 s and its end meant nothing.
+    with quiet():
+        worlds = [World(seed, crowded(Plan({call: Fault.SLOW_BEFORE}))) for seed, call in CALLS]
+        for world in worlds:
+            world.run()
+    assert any(world.ends for world in worlds) == ends
+
+
+CALLS = [(1, 14), (1, 37), (1, 85), (2, 35)]
+
+
+def test_any_call_may_be_slower_than_every_timeout() -> None:
+    with quiet():
+        for seed in range(6):
+            plan = Plan(rate=0.05, choices=SLOW)
+            World(seed, replace(random_scenario(seed), plan=plan, joins=[2, 5, 9], drains=[4, 8], trouble_s=12.0)).run()
+
+
+def test_the_waits_of_one_assignment_are_shorter_than_the_patience_of_the_liveness_probe() -> None:
+    assert SETTLE_S + COMMITTED_WITHIN_S < STALE_AFTER_S
