@@ -21,7 +21,7 @@ from worker.lifecycle import Lifecycle
 
 pytestmark = pytest.mark.slow
 
-FEW = 100
+FEW = 200
 
 
 def publish_before_the_upload(patch: pytest.MonkeyPatch) -> None:
