@@ -41,6 +41,11 @@ def quarrel(one: ExactlyOnce, other: ExactlyOnce, record: Encoded) -> None:
     for _ in range(20):
         for transport in (one, other):
             try:
-                transport.send([record], [])
+                send(transport, record)
             except TryAgain:
-                transport.send([record], [])
+                send(transport, record)
+
+
+def send(transport: ExactlyOnce, record: Encoded) -> None:
+    transport.prepare()
+    transport.send([record], [])

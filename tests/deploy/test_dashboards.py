@@ -243,7 +243,7 @@ class TestScrape:
         assert labels <= {
             "priority", "error_code", "le", "phase", "state", "use", "kind", "gpu", "result", "topic", "partition",
             "consumergroup", "model", "fingerprint", "dtype", "generation", "implementation", "major", "minor",
-            "patchlevel", "version", "operation",
+            "patchlevel", "version", "operation", "cause",
         }  # fmt: skip
 
 
