@@ -79,4 +79,5 @@ def test_readiness_follows_the_broker_and_the_topics_and_liveness_does_not(apach
 def delete(servers: str, topic: str) -> None:
     # Kept until the answer is there: a client that is let go takes its questions with it.
     admin = AdminClient({"bootstrap.servers": servers})
-    admin.delete_topics([topic])[topic].result(30)
+    # A broker that was stopped must first register with its controller again.
+    admin.delete_topics([topic], request_timeout=90.0)[topic].result(100)
