@@ -20,7 +20,7 @@ from worker.engine.samplers import build_scheduler
 from worker.job import SCHEDULERS, Job
 
 # numpy 2 on diffusers' KDPM2 schedulers.
-pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")]
 
 ZERO_SNR = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 

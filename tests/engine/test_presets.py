@@ -19,6 +19,8 @@ from worker.engine.samplers import make_sampler
 from worker.job import Job, Lane
 from worker.presets import PRESETS
 
+pytestmark = pytest.mark.slow
+
 # As the models' cards and their papers give them, on a schedule of 1,000 timesteps.
 TIMESTEPS = {
     "turbo-1": [999],

@@ -16,6 +16,8 @@ from tests.models.packagings import FIRST, SECOND, UNET, VAE, Pack
 from worker.errors import ModelLoadError
 from worker.models.load import load_base
 
+pytestmark = pytest.mark.slow
+
 TOKENIZER_SETTINGS = "tokenizer/tokenizer_config.json"
 SCHEDULER = "scheduler/scheduler_config.json"
 

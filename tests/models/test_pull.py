@@ -14,6 +14,8 @@ from worker.errors import ModelLoadError
 from worker.models.fingerprint import fingerprint
 from worker.models.pull import pull
 
+pytestmark = pytest.mark.slow
+
 UNET = "unet/diffusion_pytorch_model.safetensors"
 
 

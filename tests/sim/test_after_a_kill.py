@@ -9,6 +9,8 @@ import pytest
 from tests.sim.after_a_kill import JOBS, Run, measure
 from worker.job import Lane
 
+pytestmark = pytest.mark.slow
+
 # When all slots hold urgent jobs: what has to be drawn again is part of what is measured.
 KILLS_S = (1.1, 2.2)
 LONGER_MAX = 1.5

@@ -8,6 +8,8 @@ from prometheus_client import REGISTRY
 from tests.sim.requests import TOPICS, Kind, Request, make
 from tests.sim.world import Scenario, World, quiet
 
+pytestmark = pytest.mark.slow
+
 SEEDS = range(12)
 KEY = (TOPICS.requests[2], 0)
 
