@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from worker.engine.lora.cache import Adapters
+from worker.engine.lora.cache import LoraCache
 from worker.models.load import load_base
 
 
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def adapters(base: Any, folder: Path) -> Iterator[Adapters]:
-    adapters = Adapters(base, folder, capacity=8)
-    yield adapters
-    adapters.free()
+def lora_cache(base: Any, folder: Path) -> Iterator[LoraCache]:
+    lora_cache = LoraCache(base, folder, capacity=8)
+    yield lora_cache
+    lora_cache.free()

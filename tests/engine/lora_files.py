@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from worker.engine.lora.cache import Adapters, Loras
+from worker.engine.lora.cache import LoraCache, Loras
 from worker.errors import ErrorCode, RequestRejected
 
 # One of each kind of layer that LoRAs change: attention, feed-forward, projection, time embedding, convolutions
@@ -97,11 +97,11 @@ def hooks_of(model: torch.nn.Module) -> int:
     return sum(len(module._forward_hooks) for module in model.modules())
 
 
-def refused(adapters: Adapters, name: str, said: str) -> None:
+def refused(lora_cache: LoraCache, name: str, said: str) -> None:
     with pytest.raises(RequestRejected) as caught:
-        adapters.check([(name, 1.0)])
+        lora_cache.check([(name, 1.0)])
     assert caught.value.code is ErrorCode.UNKNOWN_LORA
     assert caught.value.message.startswith(f"LoRA {name}: ")
     assert said in caught.value.message
     assert "\n" not in caught.value.message
-    assert adapters.loaded == 0
+    assert lora_cache.loaded == 0

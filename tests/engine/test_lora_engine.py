@@ -52,9 +52,9 @@ def test_pictures_do_not_depend_on_the_loras_beside_them(toy: Path, folder: Path
     bare = _draw(model, [_job("both", [], guidance=3.0)])
     assert not torch.equal(bare["both"], together["both"])
     assert hooks_of(model.base.unet) == 0
-    assert model.adapters.loaded == 2
-    model.adapters.free()
-    assert model.adapters.loaded == 0, "every row has released its LoRAs"
+    assert model.lora_cache.loaded == 2
+    model.lora_cache.free()
+    assert model.lora_cache.loaded == 0, "every row has released its LoRAs"
 
 
 def test_a_job_alone_equals_diffusers_own_pipeline(toy: Path, folder: Path, reference: Any) -> None:
@@ -65,7 +65,7 @@ def test_a_job_alone_equals_diffusers_own_pipeline(toy: Path, folder: Path, refe
         reference.load_lora_weights(folder / f"{name}.safetensors", adapter_name=name)
     set_adapters(reference, loras)
     row = model.prepare(job, 0.0)
-    _denoise([row], Denoiser(model.base.unet, None, model.adapters))
+    _denoise([row], Denoiser(model.base.unet, None, model.lora_cache))
     reference.scheduler = row.sampler.scheduler.from_config(row.sampler.scheduler.config)
     theirs = reference(
         job.prompt,
@@ -94,7 +94,7 @@ def test_a_file_that_goes_between_intake_and_start_fails_its_job_alone(toy: Path
     engine, ended = _engine(model)
     engine.submit(_job("one", [("one", 1.0)]))
     engine._receive()
-    model.adapters.free()
+    model.lora_cache.free()
     (folder / "one.safetensors").unlink()
     while engine.tick():
         pass
@@ -109,13 +109,13 @@ def test_cancelled_and_given_back_rows_release_their_loras(toy: Path, folder: Pa
     for name in ("one", "two"):
         engine.submit(_job(name, [(name, 1.0)]))
     engine.tick()
-    model.adapters.free()
-    assert model.adapters.loaded == 2
+    model.lora_cache.free()
+    assert model.lora_cache.loaded == 2
     engine.cancel("one", ErrorCode.CANCELLED, "cancelled")
     engine.release(lambda _: False, started=True)
     engine.tick()
-    model.adapters.free()
-    assert model.adapters.loaded == 0
+    model.lora_cache.free()
+    assert model.lora_cache.loaded == 0
 
 
 def _model(toy: Path, folder: Path) -> SdxlModel:

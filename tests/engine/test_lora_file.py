@@ -16,13 +16,13 @@ from tests.engine.lora_files import (
     write_kohya,
     write_peft,
 )
-from worker.engine.lora.cache import Adapters
+from worker.engine.lora.cache import LoraCache
 
 
-def test_a_pickle_is_not_opened(folder: Path, adapters: Adapters, tmp_path: Path) -> None:
+def test_a_pickle_is_not_opened(folder: Path, lora_cache: LoraCache, tmp_path: Path) -> None:
     trap = tmp_path / "executed"
     (folder / "bad.safetensors").write_bytes(pickle.dumps(_Trap(trap)))
-    refused(adapters, "bad", "not safetensors")
+    refused(lora_cache, "bad", "not safetensors")
     assert not trap.exists()
 
 
@@ -34,17 +34,19 @@ class _Trap:
         return os.mkdir, (str(self.path),)
 
 
-def test_damaged_files_are_refused(base: Any, folder: Path, adapters: Adapters) -> None:
+def test_damaged_files_are_refused(base: Any, folder: Path, lora_cache: LoraCache) -> None:
     write_peft(folder / "good.safetensors", base)
     data = (folder / "good.safetensors").read_bytes()
     for name, damaged in {"cut": data[:-100], "stub": data[:5], "empty": b"", "length": b"\xff" * 8 + data[8:]}.items():
         (folder / f"{name}.safetensors").write_bytes(damaged)
-        refused(adapters, name, "damaged or not safetensors")
+        refused(lora_cache, name, "damaged or not safetensors")
     save_file({}, folder / "nothing.safetensors")
-    refused(adapters, "nothing", "is empty")
+    refused(lora_cache, "nothing", "is empty")
 
 
-def test_a_file_made_for_another_model_is_refused_by_its_first_key(base: Any, folder: Path, adapters: Adapters) -> None:
+def test_a_file_made_for_another_model_is_refused_by_its_first_key(
+    base: Any, folder: Path, lora_cache: LoraCache
+) -> None:
     good = write_peft(folder / "good.safetensors", base)
     to_q = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
     conv = "unet.conv_in"
@@ -67,11 +69,11 @@ def test_a_file_made_for_another_model_is_refused_by_its_first_key(base: Any, fo
     }
     for name, (changes, said) in cases.items():
         save_file({k: v for k, v in {**good, **changes}.items() if v is not None}, folder / f"{name}.safetensors")
-        refused(adapters, name, said)
+        refused(lora_cache, name, said)
 
 
 def test_a_kohya_file_that_does_not_fit_is_refused_by_its_first_key(
-    base: Any, folder: Path, adapters: Adapters
+    base: Any, folder: Path, lora_cache: LoraCache
 ) -> None:
     good = write_kohya(folder / "good.safetensors", base)
     stem = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"
@@ -89,39 +91,39 @@ def test_a_kohya_file_that_does_not_fit_is_refused_by_its_first_key(
     }
     for name, (changes, said) in cases.items():
         save_file({k: v for k, v in {**good, **changes}.items() if v is not None}, folder / f"{name}.safetensors")
-        refused(adapters, name, said)
+        refused(lora_cache, name, said)
     sgm = {k.replace("mid_block", "middle_block_9"): v for k, v in good.items() if "mid_block" in k}
     save_file(sgm, folder / "middle.safetensors")
-    refused(adapters, "middle", "cannot convert its keys")
+    refused(lora_cache, "middle", "cannot convert its keys")
 
 
 @pytest.mark.parametrize("metadata", ["[]", "{", '{"unet.lora_alpha": "x"}', '{"unet.alpha_pattern": 3}'])
-def test_nonsense_in_the_metadata_is_refused(base: Any, folder: Path, adapters: Adapters, metadata: str) -> None:
+def test_nonsense_in_the_metadata_is_refused(base: Any, folder: Path, lora_cache: LoraCache, metadata: str) -> None:
     tensors = write_peft(folder / "a.safetensors", base)
     save_file(tensors, folder / "a.safetensors", metadata={"lora_adapter_metadata": metadata})
-    refused(adapters, "a", "cannot convert")
+    refused(lora_cache, "a", "cannot convert")
 
 
-def test_nothing_outside_the_folder_is_read(base: Any, folder: Path, adapters: Adapters, tmp_path: Path) -> None:
+def test_nothing_outside_the_folder_is_read(base: Any, folder: Path, lora_cache: LoraCache, tmp_path: Path) -> None:
     write_peft(tmp_path / "secret.safetensors", base)
     (folder / "link.safetensors").symlink_to(tmp_path / "secret.safetensors")
     (folder / "up").symlink_to(tmp_path)
     (folder / "loop.safetensors").symlink_to(folder / "loop.safetensors")
     (folder / "folder.safetensors").mkdir()
     for name in ("../secret", str(tmp_path / "secret"), "up/secret", "link"):
-        refused(adapters, name, "outside the LoRA folder")
+        refused(lora_cache, name, "outside the LoRA folder")
     for name in ("absent", "loop", "nul\0byte", "x" * 5000):
-        refused(adapters, name, "no readable")
-    refused(adapters, "folder", "regular file")
-    refused(Adapters(base, None, 8), "any", "SDXL_LORA_PATH")
-    refused(Adapters(base, tmp_path / "gone", 8), "any", "no readable")
+        refused(lora_cache, name, "no readable")
+    refused(lora_cache, "folder", "regular file")
+    refused(LoraCache(base, None, 8), "any", "SDXL_LORA_PATH")
+    refused(LoraCache(base, tmp_path / "gone", 8), "any", "no readable")
 
 
-def test_links_inside_the_folder_are_followed(base: Any, folder: Path, adapters: Adapters) -> None:
+def test_links_inside_the_folder_are_followed(base: Any, folder: Path, lora_cache: LoraCache) -> None:
     (folder / "..data").mkdir()
     write_peft(folder / "..data" / "a.safetensors", base)
     (folder / "a.safetensors").symlink_to("..data/a.safetensors")
-    adapters.check([("a", 1.0)])
+    lora_cache.check([("a", 1.0)])
 
 
 def _pair(module: str) -> dict[str, torch.Tensor | None]:

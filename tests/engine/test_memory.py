@@ -99,8 +99,8 @@ def test_allocations_that_always_fail_end_every_job_once(model: SdxlModel, alloc
         assert set(play.outcomes.values()) == {1}
         assert set(play.codes().values()) <= {ErrorCode.OUT_OF_MEMORY}
         assert play.failures
-    model.adapters.free()
-    assert model.adapters.loaded == 0, "a failed job kept its LoRA"
+    model.lora_cache.free()
+    assert model.lora_cache.loaded == 0, "a failed job kept its LoRA"
 
 
 @pytest.mark.parametrize("place", ["unet", "vae"])
@@ -254,7 +254,7 @@ def _run(model: SdxlModel, jobs: Any) -> Stage:
 def _play(model: SdxlModel) -> Stage:
     """The scenario, from a cold start: nothing encoded, no LoRA loaded; the last job arrives later and goes first."""
     model.forget_prompts()
-    model.adapters.free()
+    model.lora_cache.free()
     play = stage(model, slots=SLOTS)
     play.submit(*JOBS[:-1])
     play.engine.tick()

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from devtools.bench.quality.lora import LESSONS, write_dataset
 from devtools.models.tiny import write_tiny
 from worker.cli import app
-from worker.engine.lora.cache import Adapters
+from worker.engine.lora.cache import LoraCache
+from worker.engine.pipeline import SdxlModel
 from worker.models.load import load_base
 from worker.training.dataset import TrainingError
 from worker.training.lora import Recipe, train_lora
@@ -43,7 +48,7 @@ def nothing(*_: object) -> None:
 
 
 def is_up(key: str) -> bool:
-    return ".lora_B." in key or ".lora.up." in key or ".lora_linear_layer.up." in key
+    return ".lora_B." in key
 
 
 def train(toy: Path, moons: Path, file: Path, recipe: Recipe, progress: Callable[..., None] = nothing) -> Path:
@@ -71,13 +76,54 @@ def test_the_worker_loads_what_was_trained(
         assert ups
         assert sum(bool(tensor.any()) for tensor in ups) >= len(ups) / 2
     base = load_base(str(toy), dtype=torch.float32, device="cpu")
-    adapters = Adapters(base, tmp_path, capacity=2)
+    lora_cache = LoraCache(base, tmp_path, capacity=2)
     loras = (("moon", 0.8),)
-    adapters.check(loras)
-    adapters.acquire(loras)
-    assert adapters.loaded == 1
-    assert bool(adapters.text_key(loras)) == recipe.text_encoders
-    adapters.free()
+    lora_cache.check(loras)
+    lora_cache.acquire(loras)
+    assert lora_cache.loaded == 1
+    assert bool(lora_cache.text_key(loras)) == recipe.text_encoders
+    lora_cache.free()
+
+
+def test_stock_diffusers_loads_every_layer_and_draws_the_same(toy: Path, moons: Path, tmp_path: Path) -> None:
+    file = train(toy, moons, tmp_path / "moon.safetensors", replace(RECIPE, convolutions=True, text_encoders=True))
+    tensors = load_file(file)
+    assert all(re.search(r"\.lora_[AB]\.weight$", key) for key in tensors), "one layout"
+    pipe = StableDiffusionXLPipeline.from_pretrained(toy)
+    pipe.load_lora_weights(file)
+    loaded = {
+        f"{component}.{name.removeprefix('text_model.')}"
+        for component in ("unet", "text_encoder", "text_encoder_2")
+        for name, module in getattr(pipe, component).named_modules()
+        if hasattr(module, "lora_A")
+    }
+    assert loaded == {re.sub(r"\.text_model|\.lora_[AB]\.weight$", "", key) for key in tensors}
+    model = SdxlModel(load_base(str(toy), dtype=torch.float32, device="cpu"), lora_dir=tmp_path)
+    ours = _condition_and_predict(model.base, _applied(model))
+    theirs = _condition_and_predict(pipe, nullcontext())
+    without = _condition_and_predict(model.base, nullcontext())
+    for mine, reference, bare in zip(ours, theirs, without, strict=True):
+        assert torch.allclose(mine, reference, atol=1e-4, rtol=1e-4)
+        assert not torch.allclose(mine, bare, atol=1e-3)
+
+
+@contextmanager
+def _applied(model: SdxlModel) -> Iterator[None]:
+    loras = [("moon", 1.0)]
+    model.lora_cache.acquire(loras)
+    with model.lora_cache.text(loras), model.lora_cache.batch(model.lora_cache.mix([loras])):
+        yield
+
+
+@torch.inference_mode()
+def _condition_and_predict(pipe: Any, applied: AbstractContextManager[None]) -> tuple[torch.Tensor, ...]:
+    """The prompt's embeddings, and the UNet's prediction with them."""
+    with applied:
+        prompt, _, pooled, _ = pipe.encode_prompt("a moon", do_classifier_free_guidance=False)
+        latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+        added = {"text_embeds": pooled, "time_ids": torch.zeros(1, 6)}
+        predicted = pipe.unet(latents, 500, prompt, added_cond_kwargs=added, return_dict=False)[0]
+        return prompt, predicted
 
 
 def test_the_same_seed_gives_the_same_file_and_another_does_not(toy: Path, moons: Path, tmp_path: Path) -> None:

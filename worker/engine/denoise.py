@@ -12,8 +12,8 @@ import torch
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import rescale_noise_cfg
 
 from worker.engine.batched_sampler import BatchedSampler
-from worker.engine.lora.batch import Mix
-from worker.engine.lora.cache import Adapters
+from worker.engine.lora.batch import LoraBatch
+from worker.engine.lora.cache import LoraCache
 from worker.engine.row import Row
 
 
@@ -33,7 +33,7 @@ class _Batch:
     pooled: torch.Tensor
     time_ids: torch.Tensor
     scale: torch.Tensor
-    mix: Mix | None
+    mix: LoraBatch | None
 
 
 class Denoiser:
@@ -43,14 +43,16 @@ class Denoiser:
         unet: a diffusers `UNet2DConditionModel` with `text_time` conditioning.
         slots: if set, every call is padded to 2 x `slots` samples, so that the kernels, and therefore the bits, do not
             depend on the other rows of the batch. None means no padding.
-        adapters: the LoRAs of this UNet; None if its rows never have any.
+        lora_cache: the LoRAs of this UNet; None if its rows never have any.
         rescale: `guidance_rescale` of diffusers' pipelines, from 0 to 1.
     """
 
-    def __init__(self, unet: Any, slots: int | None, adapters: Adapters | None = None, *, rescale: float = 0.0) -> None:
+    def __init__(
+        self, unet: Any, slots: int | None, lora_cache: LoraCache | None = None, *, rescale: float = 0.0
+    ) -> None:
         self._unet = unet
         self._rescale = rescale
-        self._adapters = adapters
+        self._lora_cache = lora_cache
         self.slots = slots
         self._batch: _Batch | None = None
 
@@ -78,14 +80,14 @@ class Denoiser:
             )[0]
         return _guide(predicted, batch, self._rescale)
 
-    def _applied(self, mix: Mix | None) -> AbstractContextManager[None]:
-        return nullcontext() if self._adapters is None else self._adapters.batch(mix)
+    def _applied(self, mix: LoraBatch | None) -> AbstractContextManager[None]:
+        return nullcontext() if self._lora_cache is None else self._lora_cache.batch(mix)
 
     def _batch_of(self, rows: Sequence[Row]) -> _Batch:
         known = self._batch
         # `held` is a new object after every step, so identity shows that this batch was the last to advance the row.
         if known is None or len(known.held) != len(rows) or any(map(is_not, known.held, [row.held for row in rows])):
-            known = self._batch = _stack(rows, self.slots, self._adapters)
+            known = self._batch = _stack(rows, self.slots, self._lora_cache)
         return known
 
     def forget(self) -> None:
@@ -93,7 +95,7 @@ class Denoiser:
         self._batch = None
 
 
-def _stack(rows: Sequence[Row], slots: int | None, adapters: Adapters | None) -> _Batch:
+def _stack(rows: Sequence[Row], slots: int | None, lora_cache: LoraCache | None) -> _Batch:
     conditions = [row.conditioning for row in rows]
     guided = [i for i, condition in enumerate(conditions) if condition.guided]
     padding = 0 if slots is None else 2 * slots - len(guided) - len(conditions)
@@ -116,7 +118,7 @@ def _stack(rows: Sequence[Row], slots: int | None, adapters: Adapters | None) ->
         stack([c.negative_pooled for c in conditions], [c.pooled for c in conditions]),
         stack([c.negative_time_ids for c in conditions], [c.time_ids for c in conditions]),
         torch.tensor(scales, dtype=torch.float32, device=device).view(-1, 1, 1, 1),
-        None if adapters is None else adapters.mix(loras),
+        None if lora_cache is None else lora_cache.mix(loras),
     )
 
 

@@ -75,7 +75,7 @@ class StepEngine:
             stage: Denoiser(
                 model.unet(stage),
                 pad,
-                model.adapters if stage is Stage.BASE else None,
+                model.lora_cache if stage is Stage.BASE else None,
                 rescale=model.guidance_rescale(stage),
             )
             for stage in stages
@@ -184,7 +184,7 @@ class StepEngine:
     def _with_checkpoint(self, live: _Live) -> Job:
         if not self._checkpoints or live.row is None or live.row.steps_done == live.steps:
             return live.job
-        return replace(live.job, checkpoint=dump(live.row, self._model.adapters.fingerprints(live.job.loras)))
+        return replace(live.job, checkpoint=dump(live.row, self._model.lora_cache.fingerprints(live.job.loras)))
 
     def _expire(self, now: float) -> None:
         for origin, live in [*self._live.items(), *self._to_decode.items()]:
@@ -289,7 +289,7 @@ class StepEngine:
             live.job,
             pixels,
             timing,
-            self._model.adapters.fingerprints(live.job.loras),
+            self._model.lora_cache.fingerprints(live.job.loras),
             reproducible=live.row.reproducible and not self._ladder.decodes_differ,
         )
         self._end(origin, picture)
@@ -340,7 +340,7 @@ class StepEngine:
 
     def _unpin_loras(self, live: _Live) -> None:
         if live.row is not None:
-            self._model.adapters.release(live.job.loras)
+            self._model.lora_cache.release(live.job.loras)
 
     def _remove(self, origin: Origin) -> _Live:
         self._scheduler.remove(origin)
@@ -372,7 +372,7 @@ class StepEngine:
         preemptions = self._scheduler.counts.preemptions
         metrics.PREEMPTIONS.inc(preemptions - self._preemptions_told)
         self._preemptions_told = preemptions
-        metrics.LORAS.set(self._model.adapters.loaded)
+        metrics.LORAS.set(self._model.lora_cache.loaded)
         gauges.set_memory(self._model.device, self._ladder.rung)
         not_begun = [live.job for live in list(self._live.values()) if live.row is None]
         gauges.set_queue(self._scheduler.depth(), queued, not_begun, self._clock())

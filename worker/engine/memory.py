@@ -111,7 +111,7 @@ def one_error() -> Iterator[None]:
 
 def _free(model: SdxlModel) -> None:
     model.forget_prompts()
-    model.adapters.free()
+    model.lora_cache.free()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

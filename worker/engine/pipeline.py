@@ -21,7 +21,7 @@ from worker.engine.checkpoint import Checkpoint
 from worker.engine.cost import Group, Stage
 from worker.engine.decode import decode
 from worker.engine.embeddings import Embeddings
-from worker.engine.lora.cache import Adapters
+from worker.engine.lora.cache import LoraCache
 from worker.engine.offload import Offload
 from worker.engine.prompt import Encoded, chunks_needed, encode
 from worker.engine.row import Conditioning, Row
@@ -58,7 +58,7 @@ class SdxlModel:
     refiner_offload: bool = False
     unusable: dict[tuple[Stage, str], str] = field(default_factory=dict)
     embeddings: Embeddings = field(default_factory=Embeddings)
-    adapters: Adapters = field(init=False)
+    lora_cache: LoraCache = field(init=False)
     device: torch.device = field(init=False)
     _offload: Offload | None = field(init=False, default=None)
     _encoded: LRUCache[Hashable, Encoded] = field(default_factory=lambda: LRUCache(_PROMPTS_CACHED))
@@ -66,7 +66,7 @@ class SdxlModel:
     def __post_init__(self) -> None:
         # The pipeline's own `device` walks through all modules, which is too slow for every step.
         self.device = self.base.unet.device
-        self.adapters = Adapters(self.base, self.lora_dir, self.lora_cache_size)
+        self.lora_cache = LoraCache(self.base, self.lora_dir, self.lora_cache_size)
         if self.refiner is not None and self.refiner_offload:
             self._offload = self._take_turns()
 
@@ -138,7 +138,7 @@ class SdxlModel:
                 )
                 group = Group(stage, request.height // factor, request.width // factor, chunks)
                 segments.append(Segment(group, last - first))
-        self.adapters.check(job.loras)
+        self.lora_cache.check(job.loras)
         return segments
 
     def _scheduler(self, job: Job, stage: Stage) -> Any:
@@ -162,7 +162,7 @@ class SdxlModel:
         """
         if not checkpoint.fits(self._latents_shape(job), self.base.unet.dtype):
             raise ValueError("latents of another shape or precision")
-        if checkpoint.facts.lora_fingerprints != self.adapters.fingerprints(job.loras):
+        if checkpoint.facts.lora_fingerprints != self.lora_cache.fingerprints(job.loras):
             raise ValueError("a LoRA has changed")
 
     def prepare(self, job: Job, now: float) -> Row:
@@ -174,11 +174,11 @@ class SdxlModel:
             RequestRejected: `unknown_lora`, if a LoRA file was removed or no longer fits since `segments`.
         """
         self.bring(Stage.BASE)
-        self.adapters.acquire(job.loras)
+        self.lora_cache.acquire(job.loras)
         try:
             return self._prepare(job, now)
         except BaseException:
-            self.adapters.release(job.loras)
+            self.lora_cache.release(job.loras)
             raise
 
     def resume(self, job: Job, now: float, checkpoint: Checkpoint) -> Row:
@@ -187,7 +187,7 @@ class SdxlModel:
         try:
             self._restore(row, checkpoint)
         except BaseException:
-            self.adapters.release(job.loras)
+            self.lora_cache.release(job.loras)
             raise
         return row
 
@@ -210,7 +210,7 @@ class SdxlModel:
             self.hand_over(row)
             done -= base_steps
         checkpoint.restore(row, done)
-        row.reproducible &= self.adapters.fingerprints(row.job.loras) == checkpoint.facts.lora_fingerprints
+        row.reproducible &= self.lora_cache.fingerprints(row.job.loras) == checkpoint.facts.lora_fingerprints
 
     def hand_over(self, row: Row) -> None:
         """Move `row` to the refiner's stage; its latents are used unchanged. If this raises, the row is unchanged."""
@@ -268,10 +268,10 @@ class SdxlModel:
 
     def _encode(self, job: Job, stage: Stage, guided: bool) -> Encoded:
         loras = job.loras if stage is Stage.BASE else ()
-        key = (stage, job.prompt, job.negative_prompt, job.prompt_syntax, guided, self.adapters.text_key(loras))
+        key = (stage, job.prompt, job.negative_prompt, job.prompt_syntax, guided, self.lora_cache.text_key(loras))
         encoded = self._encoded.get(key)
         if encoded is None:
-            with self.adapters.text(loras):
+            with self.lora_cache.text(loras):
                 encoded = encode(
                     self._pipe(stage),
                     job.prompt,

@@ -17,7 +17,6 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from diffusers import DDPMScheduler, StableDiffusionXLPipeline
 from diffusers.training_utils import _collate_lora_metadata, cast_training_params
-from diffusers.utils import convert_state_dict_to_diffusers
 from torch.nn import functional
 
 try:
@@ -68,7 +67,7 @@ def train_lora(
     device: str = "auto",
     progress: StageProgress,
 ) -> Path:
-    """Train a LoRA and write it to `file` in diffusers' layout; requests use it by the file's name.
+    """Train a LoRA and write it to `file` in PEFT's layout, as diffusers loads it; requests use it by the file's name.
 
     Args:
         model_id: base model, given by hub id, folder or single file as in `SDXL_MODEL_ID`.
@@ -217,16 +216,22 @@ def _save(pipeline: StableDiffusionXLPipeline, file: Path, recipe: Recipe) -> No
     modules = {"unet": pipeline.unet}
     if recipe.text_encoders:
         modules |= {"text_encoder": pipeline.text_encoder, "text_encoder_2": pipeline.text_encoder_2}
-    layers = {
-        # LoRAs are usually shared in half precision; the worker converts them to its own dtype.
-        f"{name}_lora_layers": {
-            key: tensor.half()
-            for key, tensor in convert_state_dict_to_diffusers(get_peft_model_state_dict(module)).items()
-        }
-        for name, module in modules.items()
-    }
+    layers = {f"{name}_lora_layers": _state(name, module) for name, module in modules.items()}
     StableDiffusionXLPipeline.save_lora_weights(
         file.parent, **layers, weight_name=file.name, safe_serialization=True, **_collate_lora_metadata(modules)
     )
     # The file is created readable only by its owner, but the worker may run as another user.
     file.chmod(0o644)
+
+
+def _state(component: str, module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return the matrices in PEFT's layout, in half precision, as LoRAs are usually shared.
+
+    diffusers' `convert_state_dict_to_diffusers` is not used: it renames attention layers alone, and of a file in two
+    layouts `load_lora_weights` drops one. Text encoders get the names of all releases of transformers but the newest,
+    which diffusers knows with each of them.
+    """
+    inner = "text_model." if component != "unet" else ""
+    return {
+        f"{inner}{key.removeprefix(inner)}": tensor.half() for key, tensor in get_peft_model_state_dict(module).items()
+    }

@@ -119,6 +119,6 @@ def _engine(model: SdxlModel, rows: int, queued: int) -> None:
 def _denoiser(model: SdxlModel, rows: int) -> None:
     with torch.inference_mode():
         batch = [model.prepare(bench_job(index, Arrival(0.0, Lane.NORMAL)), 0.0) for index in range(rows)]
-        denoiser = Denoiser(model.unet(Stage.BASE), rows, model.adapters)
+        denoiser = Denoiser(model.unet(Stage.BASE), rows, model.lora_cache)
         for _ in range(STEPS):
             denoiser.step(batch)

@@ -36,7 +36,7 @@ class Weights:
     having: dict[int, torch.Tensor] | None
 
 
-class Mix:
+class LoraBatch:
     """The LoRAs of one batch with their weights per sample, as hooks on the modules that they change.
 
     The hooks stay installed between uses, because installing 700 of them is slow; they do nothing outside `applied`.
@@ -76,7 +76,7 @@ class Mix:
 
 
 def placed(layer: Layer, device: torch.device, dtype: torch.dtype) -> Layer:
-    """Return `layer` on the device, in the model's dtype and with a padded rank, as `Mix` needs it."""
+    """Return `layer` on the device, in the model's dtype and with a padded rank, as `LoraBatch` needs it."""
     missing = -layer.down.shape[0] % _RANK_MULTIPLE
     others = [0, 0] * (layer.down.ndim - 2)
     return Layer(

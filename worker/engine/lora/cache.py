@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 import torch
 
-from worker.engine.lora.batch import Mix, Weights, placed, weigh
+from worker.engine.lora.batch import LoraBatch, Weights, placed, weigh
 from worker.engine.lora.file import COMPONENTS, TEXT_ENCODERS, UNET, Layer, LoraFile, Stamp, locate, read
 from worker.telemetry import metrics
 
@@ -25,7 +25,7 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True, eq=False)
-class _Adapter:
+class _Cached:
     """A LoRA in the cache; `users` counts the rows that have acquired it."""
 
     file: LoraFile
@@ -34,7 +34,7 @@ class _Adapter:
     placed: bool = False
 
 
-class Adapters:
+class LoraCache:
     """The LoRAs of one base pipeline: a bounded cache, and their use in a batch. It must be used by one thread only.
 
     Args:
@@ -47,10 +47,10 @@ class Adapters:
         self._pipeline = pipeline
         self._folder = folder
         self._capacity = capacity
-        self._cache: OrderedDict[str, _Adapter] = OrderedDict()
+        self._cache: OrderedDict[str, _Cached] = OrderedDict()
         self._fitting: dict[str, tuple[Stamp, str]] = {}
         self._modules = {component: dict(getattr(pipeline, component).named_modules()) for component in COMPONENTS}
-        self._attached: Mix | None = None
+        self._attached: LoraBatch | None = None
         self._warned = False
 
     @property
@@ -98,7 +98,7 @@ class Adapters:
         self._attach(None)
         self._shrink(0)
 
-    def mix(self, per_sample: Sequence[Loras]) -> Mix | None:
+    def mix(self, per_sample: Sequence[Loras]) -> LoraBatch | None:
         """Build the mix that `batch` applies to a UNet call, or None if no sample has a LoRA.
 
         Args:
@@ -111,7 +111,7 @@ class Adapters:
         return self._mix(UNET, weights)
 
     @contextmanager
-    def batch(self, mix: Mix | None) -> Iterator[None]:
+    def batch(self, mix: LoraBatch | None) -> Iterator[None]:
         """Apply `mix` to UNet calls inside the block; with None, no hook is installed."""
         if mix is not self._attached:
             self._attach(mix)
@@ -155,12 +155,12 @@ class Adapters:
             found[name] = self._fitting[name][1] if adapter is None else adapter.file.fingerprint
         return found
 
-    def _used(self, name: str) -> _Adapter | None:
+    def _used(self, name: str) -> _Cached | None:
         """Return the cached LoRA if rows have acquired it; it is kept even if its file has changed."""
         adapter = self._cache.get(name)
         return adapter if adapter is not None and adapter.users else None
 
-    def _get(self, name: str) -> _Adapter:
+    def _get(self, name: str) -> _Cached:
         adapter = self._used(name)
         if adapter is None:
             path, stamp = locate(self._folder, name)
@@ -170,13 +170,13 @@ class Adapters:
         self._cache.move_to_end(name)
         return adapter
 
-    def _load(self, name: str, path: Path, stamp: Stamp) -> _Adapter:
+    def _load(self, name: str, path: Path, stamp: Stamp) -> _Cached:
         self._cache.pop(name, None)
         self._fitting.pop(name, None)
         file = read(name, path, self._pipeline)
         metrics.LORA_LOADS.inc()
         self._fitting[name] = stamp, file.fingerprint
-        adapter = self._cache[name] = _Adapter(file, stamp)
+        adapter = self._cache[name] = _Cached(file, stamp)
         self._shrink(self._capacity, keep=name)
         return adapter
 
@@ -191,7 +191,7 @@ class Adapters:
             _log.warning("loras_over_capacity", loaded=len(self._cache), capacity=self._capacity)
         self._warned = over
 
-    def _place(self, adapter: _Adapter) -> None:
+    def _place(self, adapter: _Cached) -> None:
         if adapter.placed:
             return
         layers = {}
@@ -202,7 +202,7 @@ class Adapters:
             }
         adapter.file, adapter.placed = LoraFile(adapter.file.fingerprint, layers), True
 
-    def _mix(self, component: str, weights: Mapping[str, list[float]]) -> Mix | None:
+    def _mix(self, component: str, weights: Mapping[str, list[float]]) -> LoraBatch | None:
         modules = self._modules[component]
         parts: dict[torch.nn.Module, list[tuple[Layer, Weights]]] = {}
         for name in sorted(weights):
@@ -213,9 +213,9 @@ class Adapters:
                 if layer.scale not in scaled:
                     scaled[layer.scale] = weigh(weights[name], layer)
                 parts.setdefault(modules[module], []).append((layer, scaled[layer.scale]))
-        return Mix(parts) if parts else None
+        return LoraBatch(parts) if parts else None
 
-    def _attach(self, mix: Mix | None) -> None:
+    def _attach(self, mix: LoraBatch | None) -> None:
         if self._attached is not None:
             self._attached.detach()
         self._attached = mix

@@ -37,7 +37,7 @@ _SUFFIX = ".safetensors"
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 _KOHYA_PREFIXES = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")
 _KOHYA_DOWN, _KOHYA_UP, _KOHYA_ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
-# Keys of other kinds of adapters. diffusers drops the first of these with a warning, which would change the picture.
+# Keys of other kinds of lora_cache. diffusers drops the first of these with a warning, which would change the picture.
 _OTHER_KINDS = ("dora_scale", "lora_magnitude_vector", "hada_", "lokr_", "lora_mid")
 # Errors that diffusers' converters raise for keys that they do not expect, and json for invalid metadata.
 _UNCONVERTIBLE = (ValueError, KeyError, IndexError, RuntimeError, TypeError)

@@ -21,7 +21,7 @@ from tests.engine.lora_files import (
     write_kohya,
     write_peft,
 )
-from worker.engine.lora.cache import Adapters, Loras
+from worker.engine.lora.cache import LoraCache, Loras
 from worker.models.load import load_base
 
 # PEFT, of every second adapter.
@@ -53,27 +53,27 @@ def plain(pipeline: Any, inputs: dict[str, Any]) -> torch.Tensor:
     return predicted
 
 
-def mixed(adapters: Adapters, pipeline: Any, per_sample: Sequence[Loras], inputs: dict[str, Any]) -> torch.Tensor:
+def mixed(lora_cache: LoraCache, pipeline: Any, per_sample: Sequence[Loras], inputs: dict[str, Any]) -> torch.Tensor:
     """One UNet call of fully acquired LoRAs."""
     for loras in per_sample:
-        adapters.acquire(loras)
+        lora_cache.acquire(loras)
     try:
-        with torch.inference_mode(), adapters.batch(adapters.mix(per_sample)):
+        with torch.inference_mode(), lora_cache.batch(lora_cache.mix(per_sample)):
             return plain(pipeline, inputs)
     finally:
         for loras in per_sample:
-            adapters.release(loras)
+            lora_cache.release(loras)
 
 
 def test_each_row_equals_diffusers_with_its_own_set(
-    base: Any, reference: Any, folder: Path, adapters: Adapters
+    base: Any, reference: Any, folder: Path, lora_cache: LoraCache
 ) -> None:
     one = write_peft(folder / "one.safetensors", base, seed=1)
     two = write_kohya(folder / "two.safetensors", base, seed=2, rank=8)
     load_into(reference, one=one, two=two)
     sets: list[Loras] = [[("one", 0.8)], [("two", -1.3)], [("one", 0.5), ("two", 1.0)], []]
     inputs = unet_inputs(base, samples=len(sets))
-    ours = mixed(adapters, base, sets, inputs)
+    ours = mixed(lora_cache, base, sets, inputs)
     without = plain(base, inputs)
     for i, loras in enumerate(sets):
         set_adapters(reference, loras)
@@ -83,17 +83,17 @@ def test_each_row_equals_diffusers_with_its_own_set(
 
 @WRITERS
 def test_alphas_and_every_kind_of_layer_equal_diffusers(
-    base: Any, reference: Any, folder: Path, adapters: Adapters, write: Any
+    base: Any, reference: Any, folder: Path, lora_cache: LoraCache, write: Any
 ) -> None:
     tensors = write(folder / "lora.safetensors", base, seed=3)
     load_into(reference, lora=tensors)
     inputs = unet_inputs(base)
-    ours = mixed(adapters, base, [[("lora", 1.0)]] * SAMPLES, inputs)
+    ours = mixed(lora_cache, base, [[("lora", 1.0)]] * SAMPLES, inputs)
     assert torch.allclose(ours, plain(reference, inputs), atol=TOLERANCE, rtol=TOLERANCE)
     assert not torch.allclose(ours, plain(base, inputs), atol=0.01)
 
 
-def test_every_layer_has_its_own_alpha(base: Any, reference: Any, folder: Path, adapters: Adapters) -> None:
+def test_every_layer_has_its_own_alpha(base: Any, reference: Any, folder: Path, lora_cache: LoraCache) -> None:
     """Against merged weights: diffusers loses the alphas of kohya's attention layers where they differ."""
     tensors: Tensors = {}
     for i, module in enumerate(name for name in UNET_MODULES if ".attn" in name):
@@ -108,12 +108,12 @@ def test_every_layer_has_its_own_alpha(base: Any, reference: Any, folder: Path, 
         }
     save_file(tensors, folder / "lora.safetensors")
     inputs = unet_inputs(base)
-    ours = mixed(adapters, base, [[("lora", 1.0)]] * SAMPLES, inputs)
+    ours = mixed(lora_cache, base, [[("lora", 1.0)]] * SAMPLES, inputs)
     assert torch.allclose(ours, plain(reference, inputs), atol=TOLERANCE, rtol=TOLERANCE)
     assert not torch.allclose(ours, plain(base, inputs), atol=0.01)
 
 
-def test_saved_metadata_gives_the_alphas(base: Any, reference: Any, folder: Path, adapters: Adapters) -> None:
+def test_saved_metadata_gives_the_alphas(base: Any, reference: Any, folder: Path, lora_cache: LoraCache) -> None:
     from peft import LoraConfig
 
     config = LoraConfig(
@@ -129,19 +129,19 @@ def test_saved_metadata_gives_the_alphas(base: Any, reference: Any, folder: Path
     metadata = {f"unet.{key}": value for key, value in config.to_dict().items() if value is not None}
     _save_with_metadata(folder / "lora.safetensors", tensors, metadata)
     inputs = unet_inputs(base)
-    ours = mixed(adapters, base, [[("lora", 1.0)]] * SAMPLES, inputs)
+    ours = mixed(lora_cache, base, [[("lora", 1.0)]] * SAMPLES, inputs)
     assert torch.allclose(ours, plain(reference, inputs), atol=TOLERANCE, rtol=TOLERANCE)
 
 
 def test_block_names_of_the_original_are_understood(
-    base: Any, reference: Any, folder: Path, adapters: Adapters
+    base: Any, reference: Any, folder: Path, lora_cache: LoraCache
 ) -> None:
     stem = "lora_unet_input_blocks_3_1_transformer_blocks_0_attn1_to_q"
     tensors = {f"{stem}.lora_down.weight": torch.randn(4, 64), f"{stem}.lora_up.weight": torch.randn(64, 4)}
     save_file(tensors, folder / "sgm.safetensors")
     load_into(reference, sgm=tensors)
     inputs = unet_inputs(base)
-    ours = mixed(adapters, base, [[("sgm", 1.0)]] * SAMPLES, inputs)
+    ours = mixed(lora_cache, base, [[("sgm", 1.0)]] * SAMPLES, inputs)
     assert torch.allclose(ours, plain(reference, inputs), atol=TOLERANCE, rtol=TOLERANCE)
 
 
@@ -151,61 +151,61 @@ def test_a_row_does_not_depend_on_company_or_position(toy: Path, folder: Path, d
     base = load_base(str(toy / "base"), dtype=dtype, device="cpu")
     for seed, name in enumerate(("a", "mine", "z")):
         write_kohya(folder / f"{name}.safetensors", base, seed=seed, rank=1 + 2 * seed)
-    adapters = Adapters(base, folder, 8)
+    lora_cache = LoraCache(base, folder, 8)
     mine: Loras = [("mine", 0.7), ("a", -0.4)]
     inputs = unet_inputs(base)
-    alone = mixed(adapters, base, [mine] + [()] * (SAMPLES - 1), inputs)[0]
+    alone = mixed(lora_cache, base, [mine] + [()] * (SAMPLES - 1), inputs)[0]
     company: list[Loras] = [[("a", 1.0)], (), [("z", 2.0), ("a", 0.1)], [("z", -1.0)], (), [("mine", 3.0)], ()]
     order = torch.tensor([*range(1, position + 1), 0, *range(position + 1, SAMPLES)])
     moved = _reordered(inputs, order)
     company.insert(position, mine)
-    assert torch.equal(mixed(adapters, base, company, moved)[position], alone)
+    assert torch.equal(mixed(lora_cache, base, company, moved)[position], alone)
 
 
-def test_rows_without_lora_get_exactly_what_the_base_gives(base: Any, folder: Path, adapters: Adapters) -> None:
+def test_rows_without_lora_get_exactly_what_the_base_gives(base: Any, folder: Path, lora_cache: LoraCache) -> None:
     write_peft(folder / "a.safetensors", base, size=1e3)
     inputs = unet_inputs(base)
-    ours = mixed(adapters, base, [[("a", 5.0)], (), [("a", 0.0)], ()] * 2, inputs)
+    ours = mixed(lora_cache, base, [[("a", 5.0)], (), [("a", 0.0)], ()] * 2, inputs)
     assert _bits(ours[1::2]) == _bits(plain(base, inputs)[1::2])
     assert _bits(ours[2]) == _bits(plain(base, inputs)[2])
 
 
-def test_an_overflow_in_one_row_stays_there(base: Any, folder: Path, adapters: Adapters) -> None:
+def test_an_overflow_in_one_row_stays_there(base: Any, folder: Path, lora_cache: LoraCache) -> None:
     write_peft(folder / "huge.safetensors", base, size=1e30)
     inputs = unet_inputs(base)
-    ours = mixed(adapters, base, [[("huge", 1.0)]] + [()] * (SAMPLES - 1), inputs)
+    ours = mixed(lora_cache, base, [[("huge", 1.0)]] + [()] * (SAMPLES - 1), inputs)
     assert not torch.isfinite(ours[0]).all()
     assert torch.equal(ours[1:], plain(base, inputs)[1:])
 
 
-def test_weight_zero_adds_nothing_and_computes_nothing(base: Any, folder: Path, adapters: Adapters) -> None:
+def test_weight_zero_adds_nothing_and_computes_nothing(base: Any, folder: Path, lora_cache: LoraCache) -> None:
     write_peft(folder / "a.safetensors", base)
-    adapters.acquire([("a", 0.0)])
-    assert adapters.mix([[("a", 0.0)]] * SAMPLES) is None
+    lora_cache.acquire([("a", 0.0)])
+    assert lora_cache.mix([[("a", 0.0)]] * SAMPLES) is None
 
 
-def test_no_hook_is_left_when_no_row_has_a_lora(base: Any, folder: Path, adapters: Adapters) -> None:
+def test_no_hook_is_left_when_no_row_has_a_lora(base: Any, folder: Path, lora_cache: LoraCache) -> None:
     write_peft(folder / "a.safetensors", base)
     loras = [("a", 1.0)]
-    adapters.acquire(loras)
+    lora_cache.acquire(loras)
     inputs = unet_inputs(base)
     without = plain(base, inputs)
-    mix = adapters.mix([loras] * SAMPLES)
+    mix = lora_cache.mix([loras] * SAMPLES)
     for _ in range(2):
-        with adapters.batch(mix):
+        with lora_cache.batch(mix):
             assert hooks_of(base.unet) == len(UNET_MODULES)
             assert not torch.equal(plain(base, inputs), without)
         assert torch.equal(plain(base, inputs), without), "outside the block the UNet is itself"
-    with adapters.batch(adapters.mix([()] * SAMPLES)):
+    with lora_cache.batch(lora_cache.mix([()] * SAMPLES)):
         assert hooks_of(base.unet) == 0
 
 
-def test_the_order_of_a_set_does_not_matter(base: Any, folder: Path, adapters: Adapters) -> None:
+def test_the_order_of_a_set_does_not_matter(base: Any, folder: Path, lora_cache: LoraCache) -> None:
     write_peft(folder / "a.safetensors", base, seed=1)
     write_peft(folder / "b.safetensors", base, seed=2)
     inputs = unet_inputs(base)
-    one_way = mixed(adapters, base, [[("a", 0.3), ("b", 0.7)]] * SAMPLES, inputs)
-    assert torch.equal(one_way, mixed(adapters, base, [[("b", 0.7), ("a", 0.3)]] * SAMPLES, inputs))
+    one_way = mixed(lora_cache, base, [[("a", 0.3), ("b", 0.7)]] * SAMPLES, inputs)
+    assert torch.equal(one_way, mixed(lora_cache, base, [[("b", 0.7), ("a", 0.3)]] * SAMPLES, inputs))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -213,23 +213,23 @@ def test_half_precision_models_stay_so(toy: Path, folder: Path, dtype: torch.dty
     base = load_base(str(toy / "base"), dtype=dtype, device="cpu")
     write_kohya(folder / "a.safetensors", base)
     inputs = unet_inputs(base)
-    ours = mixed(Adapters(base, folder, 8), base, [[("a", 1.0)]] * SAMPLES, inputs)
+    ours = mixed(LoraCache(base, folder, 8), base, [[("a", 1.0)]] * SAMPLES, inputs)
     assert ours.dtype is dtype
     assert not torch.equal(ours, plain(base, inputs))
 
 
 @WRITERS
 def test_prompts_are_encoded_as_by_diffusers(
-    base: Any, reference: Any, folder: Path, adapters: Adapters, write: Any
+    base: Any, reference: Any, folder: Path, lora_cache: LoraCache, write: Any
 ) -> None:
     one = write(folder / "one.safetensors", base, seed=1, text=TEXT)
     two = write(folder / "two.safetensors", base, seed=2, text=TEXT[1:])
     load_into(reference, one=one, two=two)
     loras = [("one", 0.6), ("two", -0.9)]
     set_adapters(reference, loras)
-    adapters.acquire(loras)
+    lora_cache.acquire(loras)
     without, own_hooks = _encode(base), hooks_of(base.text_encoder) + hooks_of(base.text_encoder_2)
-    with adapters.text(loras):
+    with lora_cache.text(loras):
         ours = _encode(base)
     for mine, theirs, bare in zip(ours, _encode(reference), without, strict=True):
         assert torch.allclose(mine, theirs, atol=TOLERANCE, rtol=TOLERANCE)
@@ -238,15 +238,15 @@ def test_prompts_are_encoded_as_by_diffusers(
     assert hooks_of(base.text_encoder) + hooks_of(base.text_encoder_2) == own_hooks, "transformers has its own"
 
 
-def test_text_key_tells_apart_only_what_changes_the_embeddings(base: Any, folder: Path, adapters: Adapters) -> None:
+def test_text_key_tells_apart_only_what_changes_the_embeddings(base: Any, folder: Path, lora_cache: LoraCache) -> None:
     write_peft(folder / "unet.safetensors", base)
     write_peft(folder / "text.safetensors", base, text=TEXT[:1])
     for loras in ([("unet", 1.0)], [("text", 1.0)]):
-        adapters.acquire(loras)
-    assert adapters.text_key([("unet", 1.0)]) == adapters.text_key([("text", 0.0)]) == adapters.text_key([])
-    both = adapters.text_key([("text", 1.0), ("unet", 0.2)])
-    assert both == adapters.text_key([("unet", 0.9), ("text", 1.0)])
-    assert both not in (adapters.text_key([]), adapters.text_key([("text", 0.5)]))
+        lora_cache.acquire(loras)
+    assert lora_cache.text_key([("unet", 1.0)]) == lora_cache.text_key([("text", 0.0)]) == lora_cache.text_key([])
+    both = lora_cache.text_key([("text", 1.0), ("unet", 0.2)])
+    assert both == lora_cache.text_key([("unet", 0.9), ("text", 1.0)])
+    assert both not in (lora_cache.text_key([]), lora_cache.text_key([("text", 0.5)]))
 
 
 def _save_with_metadata(path: Path, tensors: Tensors, metadata: dict[str, Any]) -> None:
