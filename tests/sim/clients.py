@@ -88,6 +88,8 @@ class FakeConsumer:
         self._stuck: set[Key] = set()
         self._told_ends: dict[Key, int] = {}
         self._paused: set[Key] = set()
+        # Partitions that are not fetched although nobody has paused them (librdkafka#5591).
+        self.forgotten: set[Key] = set()
         self._callbacks: dict[str, Callback] = {}
 
     def subscribe(self, topics: Sequence[str], *, on_assign: Callback, on_revoke: Callback, on_lost: Callback) -> None:
@@ -103,7 +105,7 @@ class FakeConsumer:
 
     def _poll(self) -> Record | None:
         self._meet()
-        choices = [key for key in sorted(self._assigned) if key not in self._paused | self._stuck]
+        choices = [key for key in sorted(self._assigned) if key not in self._paused | self._stuck | self.forgotten]
         self._kernel.rng.shuffle(choices)
         for key in choices:
             lost = self._lost(key)
@@ -188,6 +190,7 @@ class FakeConsumer:
         keys = _keys(places)
         assert keys <= self._paused, "a needless resume rewinds (librdkafka#4686)"
         self._paused -= keys
+        self.forgotten -= keys
 
     def committed(self, places: list[TopicPartition], timeout_s: float) -> list[TopicPartition]:
         def ask() -> list[TopicPartition]:

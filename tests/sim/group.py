@@ -3,7 +3,8 @@
 The partitions of a topic go round among the members that subscribe to it, which moves more of them than Kafka's sticky
 assignors do. Members only give up partitions that another member will own, and no member receives a partition before
 its previous owner has revoked it. In the classic protocol (cooperative-sticky) a member learns in a new generation what
-to give up, and joins again once it has, so that everybody's generation changes. With KIP-848 its epoch stays until then.
+to give up, and joins again once it has, so that everybody's generation changes. With KIP-848 its epoch stays until
+then.
 """
 
 from __future__ import annotations

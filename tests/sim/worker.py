@@ -242,6 +242,12 @@ class SimWorker(Process):
         member = self._members[topic].member
         return member if member is not None and member.id in self._group.members else None
 
+    def forget_to_fetch(self) -> None:
+        """The clients leave all partitions that they have now paused (librdkafka#5591)."""
+        for topic, consumer in self._members.items():
+            member = self.member(topic)
+            consumer.forgotten |= set() if member is None else member.owned
+
     def start(self) -> None:
         """Start the loops and join the group."""
         self._worker.start()

@@ -15,6 +15,7 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from worker.delivery.blocked import Cause
+from worker.delivery.producer import GRACE_S
 from worker.delivery.reports import DeliveryReports, collect_reports, produce
 from worker.errors import WorkerError
 from worker.job import Lane
@@ -29,11 +30,9 @@ CALL_TIMEOUT_S = 30.0
 TRANSACTION_CALL_TIMEOUT_S = 8.0
 # The offsets of all lanes share one such time, in one call for each; a later call has at least this.
 LATER_CALL_TIMEOUT_S = 1.0
-# By how much a call exceeds its timeout (`producer`).
-_GRACE_S = 1.0
 # How often a commit or an abort that got no answer is repeated.
 _TRIES = 3
-OFFSETS_MAX_S = TRANSACTION_CALL_TIMEOUT_S + _GRACE_S + (len(Lane) - 1) * (LATER_CALL_TIMEOUT_S + _GRACE_S)
+OFFSETS_MAX_S = TRANSACTION_CALL_TIMEOUT_S + GRACE_S + (len(Lane) - 1) * (LATER_CALL_TIMEOUT_S + GRACE_S)
 # The longest that `send` takes: the offsets, the commit, and the abort of a transaction; records and offsets otherwise.
 SEND_MAX_S = max(OFFSETS_MAX_S + TRANSACTION_CALL_TIMEOUT_S * 2 * _TRIES, 2 * CALL_TIMEOUT_S)
 # A topic that is not there is reported after this, and not only when the message times out. Long enough for the

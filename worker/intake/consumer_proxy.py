@@ -29,7 +29,7 @@ ANSWER_TIMEOUT_S = 30.0
 COMMITTED_WITHIN_S = 45.0
 COMMITTED_TIMEOUT_S = 10.0
 # Of the one question that is asked even where other waits have left no time.
-_LAST_TIMEOUT_S = 1.0
+LAST_TIMEOUT_S = 1.0
 _PAUSE_S = 0.1
 # While no broker answers, a client has 20 error events a second for whoever polls it.
 _READER_POLL_S = 1.0
@@ -102,9 +102,9 @@ class ConsumerProxy:
         while True:
             left_s = deadline - self._threads.monotonic()
             try:
-                return _sound(self.committed(partitions, max(_LAST_TIMEOUT_S, min(COMMITTED_TIMEOUT_S, left_s))))
+                return _sound(self.committed(partitions, max(LAST_TIMEOUT_S, min(COMMITTED_TIMEOUT_S, left_s))))
             except KafkaException as error:
-                if self._threads.monotonic() >= deadline - _LAST_TIMEOUT_S:
+                if self._threads.monotonic() >= deadline - LAST_TIMEOUT_S:
                     self._threads.end(f"no committed offsets within {within_s:.0f} s: {error}")
                 _log.warning("committed_failed", error=str(error))
             self.serve()
