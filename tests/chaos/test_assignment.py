@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from devtools.local.kafka import KafkaCluster
 from worker import kafka_config
@@ -32,6 +32,7 @@ class Worker:
     topics: Topics
     held: set[tuple[str, int]] = field(default_factory=set)
     given_up: set[tuple[str, int]] = field(default_factory=set)
+    errors: set[int] = field(default_factory=set)
 
     @staticmethod
     def join(settings: Settings, topics: Topics) -> Worker:
@@ -54,7 +55,11 @@ class Worker:
 
     def poll(self) -> None:
         for topic in self.topics.requests:
-            self.members.poll(topic, 0.01)
+            message = self.members.poll(topic, 0.01)
+            error = None if message is None else message.error()
+            if error is not None:
+                assert not error.fatal()
+                self.errors.add(error.code())
         self.members.metadata(time.monotonic())
 
     def leave(self) -> None:
@@ -69,8 +74,9 @@ class Older:
     """A worker as it was: one member with the assignor `range` for all topics."""
 
     def __init__(self, settings: Settings, topics: Topics) -> None:
-        config = kafka_config.consumer_config(settings, Lane.URGENT) | {"group.remote.assignor": "range"}
-        self._consumer = Consumer(config)
+        is_classic = settings.kafka_group_protocol == "classic"
+        assignor = {"partition.assignment.strategy" if is_classic else "group.remote.assignor": "range"}
+        self._consumer = Consumer(kafka_config.consumer_config(settings, Lane.URGENT) | assignor)
         self.held: set[tuple[str, int]] = set()
         self._consumer.subscribe(list(topics.requests), on_assign=self._assigned, on_revoke=self._gone)
 
@@ -179,4 +185,19 @@ def test_workers_of_the_old_kind_are_replaced_one_by_one(kafka: KafkaCluster, to
             group.leave(group.workers[0])
             group.join()
             group.until(group.is_whole)
+        group.until(group.is_even)
+
+
+def test_in_the_classic_protocol_new_workers_wait_until_the_last_old_one_has_gone(
+    kafka: KafkaCluster, topics: Topics
+) -> None:
+    """As docs/deploy.md says of upgrades; the worker takes the refusal as a reason to look at the cluster."""
+    with fleet(kafka, topics, "classic") as group:
+        group.workers.append(Older(group._settings, topics))
+        group.until(group.is_whole)
+        new = group.join()
+        group.until(lambda: {KafkaError.INCONSISTENT_GROUP_PROTOCOL} <= new.errors)
+        assert group.is_whole()
+        assert not new.held
+        group.leave(group.workers[0])
         group.until(group.is_even)

@@ -23,7 +23,7 @@ class Consumer:
         self.calls: list[tuple[str, Any]] = []
         self.callbacks: dict[str, Callable[[Any, list[TopicPartition]], None]] = {}
         self.error: KafkaException | None = None
-        self.left = False
+        self.left = self.hangs = False
 
     def subscribe(self, topics: list[str], **callbacks: Any) -> None:
         self.calls.append(("subscribe", topics))
@@ -33,6 +33,7 @@ class Consumer:
         self.calls.append(("poll", timeout_s))
 
     def consumer_group_metadata(self) -> bytes:
+        assert not self.hangs, "this call would not return"
         if self.left:
             raise RuntimeError("Consumer closed")
         return JOINED
@@ -162,6 +163,36 @@ def test_one_that_hangs_while_it_leaves_does_not_keep_the_others_from_leaving(ha
     site.members.leave(cast("Any", site), 20.0)
     assert closed == [topic for topic in TOPICS if topic != hanging]
     assert site.now <= 20.0
+
+
+def test_one_that_hangs_is_asked_for_nothing_while_the_others_leave() -> None:
+    """The call would wait for the `close` that hangs, within the callback of a member that leaves."""
+    site = Site()
+    site.subscribe()
+    known = site.members.metadata(0.0)
+    hanging, leaving = site.consumers["urgent"], site.consumers["high"]
+    refused: list[KafkaException] = []
+
+    def close() -> None:
+        hanging.hangs = True
+        hanging.calls.clear()
+        leaving.callbacks["on_revoke"](None, [TopicPartition("high", 1)])
+
+    def on_revoke(_places: list[TopicPartition]) -> None:
+        assert site.members.metadata(1.0) == known
+        leaving.calls.clear()
+        try:
+            site.members.commit([TopicPartition("high", 1), TopicPartition("urgent", 0)])
+        except KafkaException as error:
+            refused.append(error)
+
+    site.members.subscribe(on_revoke, on_revoke, on_revoke)
+    hanging.close, leaving.close = object(), close  # type: ignore[attr-defined]
+    site.hanging.add(hanging.close)
+    site.members.leave(cast("Any", site), 20.0)
+    assert leaving.calls == [("commit", ["high/1"])]
+    assert hanging.calls == []
+    assert [error.args[0].code() for error in refused] == [KafkaError._STATE]
 
 
 def test_all_that_hang_take_no_more_than_the_time_for_all() -> None:

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 import structlog
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from worker.intake.membership import FirstAssignment
 from worker.intake.patience import Patience
@@ -40,7 +40,9 @@ class LaneMembers:
         self._first = {topic: FirstAssignment() for topic in consumers}
         self._metadata: Mapping[str, Any] = MappingProxyType({})
         # A member that is left behind while it leaves may call back when it is another's turn.
-        self._calling_back = threading.RLock()
+        self._one_callback = threading.RLock()
+        self._calling_back: str | None = None
+        self._leaving: set[str] = set()
 
     @property
     def are_assigned(self) -> bool:
@@ -53,20 +55,27 @@ class LaneMembers:
             first = self._first[topic]
             consumer.subscribe(
                 [topic],
-                on_assign=self._callback(on_assign, first.on_assigned),
-                on_revoke=self._callback(on_revoke),
-                on_lost=self._callback(on_lost, first.on_lost),
+                on_assign=self._callback(topic, on_assign, first.on_assigned),
+                on_revoke=self._callback(topic, on_revoke),
+                on_lost=self._callback(topic, on_lost, first.on_lost),
             )
 
     def _callback(
-        self, call: OnPartitions, then: Callable[[], None] = lambda: None
+        self, topic: str, call: OnPartitions, then: Callable[[], None] = lambda: None
     ) -> Callable[[Consumer, list[TopicPartition]], None]:
         def callback(_consumer: Consumer, partitions: list[TopicPartition]) -> None:
-            with self._calling_back:
+            with self._one_callback:
+                self._calling_back = topic
                 call(partitions)
                 then()
+                self._calling_back = None
 
         return callback
+
+    def _may_ask(self, topic: str) -> bool:
+        """Whether a call to this member returns. One that leaves answers only within its own callback: another call
+        would wait for its `close`, which may hang, and then no member could leave."""
+        return topic not in self._leaving or topic == self._calling_back
 
     def poll(self, topic: str, timeout_s: float) -> Message | None:
         """Poll one member; each of them has to be, again and again."""
@@ -80,6 +89,8 @@ class LaneMembers:
         """
         fresh = {}
         for topic, consumer in self._consumers.items():
+            if not self._may_ask(topic):
+                continue
             # Once a consumer that is being closed has left, there is none; what is flushed with the old one is refused.
             with contextlib.suppress(RuntimeError):
                 fresh[topic] = consumer.consumer_group_metadata()
@@ -96,6 +107,9 @@ class LaneMembers:
         """
         errors = []
         for topic, own in _by_topic(offsets).items():
+            if not self._may_ask(topic):
+                errors.append(KafkaException(KafkaError(KafkaError._STATE, "the member is leaving the group")))
+                continue
             try:
                 self._consumers[topic].commit(offsets=own, asynchronous=False)
             except KafkaException as error:
@@ -138,10 +152,11 @@ class LaneMembers:
             within_s: for all of them; one that hangs takes no more than its part.
         """
         deadline = threads.monotonic() + within_s
-        for left, (topic, consumer) in zip(range(len(self._consumers), 0, -1), self._consumers.items(), strict=True):
+        for left, topic in zip(range(len(self._consumers), 0, -1), self._consumers, strict=True):
             part_s = max(0.0, deadline - threads.monotonic()) / left
+            self._leaving.add(topic)
             # librdkafka's close waits without a limit for a coordinator that goes away at that moment.
-            if not threads.call("leave", consumer.close, part_s):
+            if not threads.call("leave", self._consumers[topic].close, part_s):
                 _log.warning("group_not_left", topic=topic, waited_s=round(part_s, 1))
 
 
