@@ -24,6 +24,7 @@ class Consumer:
         self.callbacks: dict[str, Callable[[Any, list[TopicPartition]], None]] = {}
         self.error: KafkaException | None = None
         self.left = self.hangs = False
+        self.close: Callable[[], object] = lambda: None
 
     def subscribe(self, topics: list[str], **callbacks: Any) -> None:
         self.calls.append(("subscribe", topics))
@@ -158,7 +159,7 @@ def test_one_that_hangs_while_it_leaves_does_not_keep_the_others_from_leaving(ha
         return lambda: closed.append(topic)
 
     for topic, consumer in site.consumers.items():
-        consumer.close = closer(topic)  # type: ignore[attr-defined]
+        consumer.close = closer(topic)
     site.hanging.add(site.consumers[hanging].close)
     site.members.leave(cast("Any", site), 20.0)
     assert closed == [topic for topic in TOPICS if topic != hanging]
@@ -187,7 +188,7 @@ def test_one_that_hangs_is_asked_for_nothing_while_the_others_leave() -> None:
             refused.append(error)
 
     site.members.subscribe(on_revoke, on_revoke, on_revoke)
-    hanging.close, leaving.close = object(), close  # type: ignore[attr-defined]
+    hanging.close, leaving.close = lambda: None, close
     site.hanging.add(hanging.close)
     site.members.leave(cast("Any", site), 20.0)
     assert leaving.calls == [("commit", ["high/1"])]
@@ -198,7 +199,7 @@ def test_one_that_hangs_is_asked_for_nothing_while_the_others_leave() -> None:
 def test_all_that_hang_take_no_more_than_the_time_for_all() -> None:
     site = Site()
     for consumer in site.consumers.values():
-        consumer.close = object()  # type: ignore[attr-defined]
+        consumer.close = lambda: None
         site.hanging.add(consumer.close)
     site.members.leave(cast("Any", site), 20.0)
     assert site.now == pytest.approx(20.0)
