@@ -81,7 +81,12 @@ def forgotten(seed: int) -> tuple[World, list[Request]]:
     """The clients stop fetching in mid-run, and say nothing of it."""
     requests = good(9)
     world = World(seed, Scenario([(0.9 * n, r) for n, r in enumerate(requests)], workers=2, trouble_s=12.0))
-    world.kernel.at(3.0, lambda: [worker.forget_to_fetch() for worker in world.workers])
+
+    def forget() -> None:
+        for worker in world.workers:
+            worker.forget_to_fetch()
+
+    world.kernel.at(3.0, forget)
     return world, requests
 
 
