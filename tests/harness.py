@@ -25,6 +25,14 @@ from worker.topics import Topics
 
 READY_TIMEOUT_S = 180.0
 RESULT_TIMEOUT_S = 90.0
+# For workers on librdkafka's own broker, which has no transactions, delays every fetch by its longest wait, and
+# rebalances by the session timeout.
+EMBEDDED_SETTINGS = {
+    "DELIVERY": "at-least-once",
+    "KAFKA_GROUP_PROTOCOL": "classic",
+    "KAFKA_FETCH_WAIT_MAX_MS": "10",
+    "KAFKA_SESSION_TIMEOUT_MS": "6000",
+}
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from worker.errors import ErrorCode, StoreUnavailable
 from worker.events.types import GenerationCompleted, GenerationFailed, GenerationRequest, GenerationStatus, JobStatus
 from worker.intake.cancelled_jobs import CancelledJobs
 from worker.intake.ledger import Ledger
+from worker.intake.patience import Patience
 from worker.job import Failure, Job, Lane, Notice, Origin, Outcome
 from worker.lifecycle import Lifecycle
 from worker.telemetry.job_log import JobLog
@@ -88,6 +89,7 @@ class Site:
             MessageWriter(Topics(), "w1"),
             JobLog(),
             cast("Any", self),
+            Patience([TOPIC], self.monotonic, 300.0),
             make_engine=lambda _: cast("Any", self.engine),
             make_publisher=lambda _: cast("Any", self),
             cancellation_of=self.cancelled.reason,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from worker import __version__, startup
+from worker import __version__, kafka_config, startup
 from worker.cluster.checker import make_checker, require
 from worker.cluster.watch import ClusterWatch
 from worker.connections import Connections, RealConnections
@@ -30,9 +30,11 @@ from worker.intake.consume import Intake
 from worker.intake.consumer_proxy import ConsumerProxy
 from worker.intake.end_watch import EndWatch
 from worker.intake.lag import LagGauge
+from worker.intake.lane_members import LaneMembers
 from worker.intake.ledger import Ledger
 from worker.intake.log_bounds import LogBounds
-from worker.job import MakeEngine
+from worker.intake.patience import Patience
+from worker.job import Lane, MakeEngine
 from worker.lifecycle import Lifecycle
 from worker.rule_files import read_rules
 from worker.runtime import Crashed, Worker
@@ -84,14 +86,11 @@ def build(
     topics = Topics(settings.kafka_topic_prefix)
     ledger = Ledger()
     codec = make_codec(settings, waits=False)
-    consumer = connections.member()
-    proxy = ConsumerProxy(consumer, connections.offsets_reader(), threads)
-
-    def serve_poll_thread() -> None:
-        # The waits that call this are bounded, so the thread is alive.
-        health.beat("poll")
-        proxy.serve()
-
+    patience = Patience(topics.requests, threads.monotonic, kafka_config.max_poll_interval_s(settings))
+    members = LaneMembers(
+        {topic: connections.member(lane) for topic, lane in zip(topics.requests, Lane, strict=True)}, patience
+    )
+    proxy = ConsumerProxy(members, connections.offsets_reader(), threads, patience, lambda: health.beat("poll"))
     retry_queue = RetryQueue(threads.monotonic)
     cancelled = CancelledJobs()
     job_log = JobLog(spans)
@@ -102,12 +101,13 @@ def build(
         MessageWriter(topics, settings.worker_id),
         job_log,
         threads,
+        patience,
         make_engine=loaded.make_engine,
         make_publisher=lambda hooks: Publisher(
             connections.transport(proxy), ledger, codec, hooks, flush_interval_s=settings.flush_interval_ms / 1000
         ),
         cancellation_of=cancelled.reason,
-        serve_poll_thread=serve_poll_thread,
+        serve_poll_thread=proxy.serve,
         crash_loop_limit=settings.crash_loop_limit,
         revoke_timeout_s=settings.revoke_timeout_s,
         wait_bounds_s=(settings.urgent_wait_s, settings.high_wait_s, settings.normal_wait_s),
@@ -115,13 +115,13 @@ def build(
     watch = ClusterWatch(
         connections.cluster,
         threads.monotonic,
-        is_assigned=lambda: intake.is_assigned,
+        is_assigned=lambda: members.are_assigned,
         is_failing=lambda: lifecycle.publisher.is_failing,
     )
     ends = EndWatch(LogBounds(connections.bounds_admin(), threads))
-    lag = LagGauge(consumer, ledger, ends, settings.kafka_group_id, topics.requests)
+    lag = LagGauge(members, ledger, ends, settings.kafka_group_id, topics.requests)
     intake = Intake(
-        consumer,
+        members,
         proxy,
         ledger,
         ends,
@@ -138,9 +138,7 @@ def build(
     cancellations = CancellationReader(
         connections.cancellations_reader(), topics.cancellations, codec, cancelled, lifecycle.cancel, threads
     )
-    return Worker(
-        settings, threads, ledger, intake, retry_queue, lifecycle, health, consumer, cancellations, lag, watch
-    )
+    return Worker(settings, threads, ledger, intake, retry_queue, lifecycle, health, members, cancellations, lag, watch)
 
 
 def engine_maker(settings: Settings, model: SdxlModel) -> MakeEngine:

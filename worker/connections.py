@@ -16,6 +16,7 @@ from worker.cluster.watch import Cluster
 from worker.delivery.producer import TransactionalProducer
 from worker.delivery.transport import IDEMPOTENT_CONFIG, TRANSACTION_CONFIG, AtLeastOnce, ExactlyOnce, Group, Transport
 from worker.delivery.upload import PictureStore
+from worker.job import Lane
 from worker.settings import Settings
 from worker.startup import FenceWatch
 
@@ -29,8 +30,8 @@ class Connections(Protocol):
     @property
     def cluster(self) -> Cluster: ...
 
-    def member(self) -> Consumer:
-        """The consumer that joins the group."""
+    def member(self, lane: Lane) -> Consumer:
+        """The consumer that joins the group for a lane."""
 
     def offsets_reader(self) -> Consumer:
         """A client that reads the group's committed offsets and never joins it."""
@@ -53,12 +54,12 @@ class RealConnections:
     store: PictureStore
     cluster: ClusterChecker
 
-    def member(self) -> Consumer:
+    def member(self, lane: Lane) -> Consumer:
         statistics: dict[str, Any] = {
             "statistics.interval.ms": STATISTICS_INTERVAL_MS,
             "stats_cb": self.cluster.contact.on_statistics,
         }
-        return Consumer(statistics | kafka_config.consumer_config(self.settings))
+        return Consumer(statistics | kafka_config.consumer_config(self.settings, lane))
 
     def offsets_reader(self) -> Consumer:
         return Consumer(kafka_config.offsets_reader_config(self.settings))

@@ -8,13 +8,17 @@ from typing import Any
 import structlog
 from confluent_kafka import KafkaError
 
+from worker.job import Lane
 from worker.settings import Settings
 from worker.topics import DEAD_LETTER_MAX_BYTES
 
 # Prefetched records are thrown away by every pause (librdkafka#2052), so few are kept.
 _PREFETCHED_MESSAGES = 32
 _FETCH_BACKOFF_MS = 50
-
+# librdkafka's default, as the waits of the poll thread are counted in it (`intake.patience`).
+_MAX_POLL_INTERVAL_MS = 300_000
+# Of all clients of a process these have to differ between the members of a group.
+_OF_ONE_MEMBER = ("client.id", "group.instance.id")
 
 _log = structlog.get_logger()
 
@@ -49,14 +53,18 @@ def _common(settings: Settings) -> dict[str, Any]:
     }
 
 
-def consumer_config(settings: Settings) -> dict[str, Any]:
-    """A group member that commits by hand. The range assignor keeps the three topics co-partitioned;
-    cooperative-sticky can give one member every partition of the urgent topic (librdkafka#4044)."""
+def consumer_config(settings: Settings, lane: Lane) -> dict[str, Any]:
+    """The group member of a lane, which commits by hand.
+
+    The assignors are those that move nothing between others when a member comes or goes. Each member has one topic; of
+    several, both may give one member every partition of one topic and none of another (tried; librdkafka#4044).
+    """
     protocol: dict[str, Any] = (
-        {"group.protocol": "consumer", "group.remote.assignor": "range"}
+        {"group.protocol": "consumer", "group.remote.assignor": "uniform"}
         if settings.kafka_group_protocol == "consumer"
-        else {"group.protocol": "classic", "partition.assignment.strategy": "range"}
+        else {"group.protocol": "classic", "partition.assignment.strategy": "cooperative-sticky"}
     )
+    common = _common(settings)
     return {
         "group.id": settings.kafka_group_id,
         "enable.auto.commit": False,
@@ -68,9 +76,16 @@ def consumer_config(settings: Settings) -> dict[str, Any]:
         "isolation.level": "read_committed",
         "queued.min.messages": _PREFETCHED_MESSAGES,
         "fetch.queue.backoff.ms": _FETCH_BACKOFF_MS,
+        "max.poll.interval.ms": _MAX_POLL_INTERVAL_MS,
         **protocol,
-        **_common(settings),
+        **common,
+        **{name: f"{common[name]}-{lane.label}" for name in _OF_ONE_MEMBER if name in common},
     }
+
+
+def max_poll_interval_s(settings: Settings) -> float:
+    """After so long without a poll, the group throws a member out."""
+    return int(_common(settings).get("max.poll.interval.ms", _MAX_POLL_INTERVAL_MS)) / 1000
 
 
 def reader_config(settings: Settings) -> dict[str, Any]:

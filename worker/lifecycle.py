@@ -21,6 +21,7 @@ from worker.intake.gate import Gate
 from worker.intake.jobs_in_hand import JobsInHand
 from worker.intake.ledger import Ledger
 from worker.intake.ledger import TopicPartition as Key
+from worker.intake.patience import Patience
 from worker.intake.start_queue import StartQueue, is_lone
 from worker.job import EngineHooks, Failure, Job, MakeEngine, Notice, Origin, Original, Outcome, Picture, Room
 from worker.telemetry import logs, metrics
@@ -29,8 +30,8 @@ from worker.threads import Threads
 
 _log = structlog.get_logger()
 
-# How long the last commit of a partition may take when it is given away.
-_LAST_COMMIT_S = 5.0
+# How long the last commit of a partition may take when it is given away: until its jobs are in, and until it is done.
+LAST_COMMIT_S = 5.0
 # Beyond the longest that a flush takes once it has looked into the books.
 SETTLE_S = SEND_MAX_S + 5.0
 
@@ -43,7 +44,7 @@ class Lifecycle:
     """Hands jobs from room to room. Any thread may call it.
 
     Every method returns at once but `release_partitions`, `release_running` and `wait_for_flush`, which belong to the
-    poll thread and whose waits are bounded.
+    poll thread and whose waits are bounded: each by itself, and together with all others of that thread by `patience`.
 
     Args:
         make_engine: makes the engine around the hooks that it has to call.
@@ -61,6 +62,7 @@ class Lifecycle:
         messages: MessageWriter,
         job_log: JobLog,
         threads: Threads,
+        patience: Patience,
         *,
         make_engine: MakeEngine,
         make_publisher: MakePublisher,
@@ -76,6 +78,7 @@ class Lifecycle:
         self._messages = messages
         self._job_log = job_log
         self._threads = threads
+        self._patience = patience
         self._cancellation_of = cancellation_of
         self._serve_poll_thread = serve_poll_thread
         self._crash_loop_limit = crash_loop_limit
@@ -351,9 +354,17 @@ class Lifecycle:
                 self.engine.cancel(job_id, ErrorCode.CANCELLED, reason)
 
     def release_partitions(self, partitions: Sequence[Key]) -> None:
-        """Before partitions go: release what waits, give what runs a bounded time, commit, release the rest."""
+        """Before partitions go: release what waits, give what runs a bounded time, commit, release the rest.
+
+        Where the lanes' partitions go one after another, their jobs share the time: those of the second lane have gone
+        on while the poll thread waited for those of the first.
+        """
         self.release_waiting()
-        self._wait_until(lambda: self._unfinished(partitions) == 0, self._revoke_timeout_s)
+        jobs_s = self._revoke_timeout_s - self._patience.waited_s()
+        self._wait_until(
+            lambda: self._unfinished(partitions) == 0,
+            min(jobs_s, self._patience.left_s() - 2 * LAST_COMMIT_S - SETTLE_S),
+        )
         self.release_running(partitions)
 
     def release_waiting(self) -> None:
@@ -364,9 +375,9 @@ class Lifecycle:
     def release_running(self, partitions: Sequence[Key]) -> None:
         """Release what still runs for closing partitions, and commit them a last time."""
         self.engine.release(self._is_wanted, started=True)
-        self._wait_until(lambda: self._unfinished(partitions) == 0, _LAST_COMMIT_S)
+        self._wait_until(lambda: self._unfinished(partitions) == 0, self._last_commit_s())
         self.publisher.enqueue(Touch(tuple(partitions)), self._threads.monotonic())
-        self._wait_until(lambda: self.publisher.idle, _LAST_COMMIT_S)
+        self._wait_until(lambda: self.publisher.idle, self._last_commit_s())
 
     def release_unowned(self) -> None:
         """Partitions have another owner already, or were started over: release all that is not ours."""
@@ -383,10 +394,14 @@ class Lifecycle:
         if flush is None:
             return
         before = self._threads.monotonic()
-        if not self._wait_until(lambda: self.publisher.flush_under_way != flush, SETTLE_S):
+        within_s = min(SETTLE_S, self._patience.left_s())
+        if not self._wait_until(lambda: self.publisher.flush_under_way != flush, within_s):
             metrics.SETTLE_TIMEOUTS.inc()
-            self._threads.end(f"a flush has not ended for {SETTLE_S:g} s, and its partitions may be given away")
+            self._threads.end(f"a flush has not ended for {within_s:.0f} s, and its partitions may be given away")
         metrics.SETTLE.observe(self._threads.monotonic() - before)
+
+    def _last_commit_s(self) -> float:
+        return min(LAST_COMMIT_S, self._patience.left_s() - SETTLE_S)
 
     def _wait_until(self, done: Callable[[], bool], timeout_s: float) -> bool:
         """Let the other threads work until `done`; False when the time is up."""

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
-from confluent_kafka import Consumer
 
 from worker.cluster.watch import ClusterWatch
 from worker.delivery.retry_queue import RetryQueue
 from worker.intake.cancellations import CancellationReader
 from worker.intake.consume import Intake
 from worker.intake.lag import LagGauge
+from worker.intake.lane_members import LaneMembers
 from worker.intake.ledger import Ledger
 from worker.lifecycle import Lifecycle
 from worker.settings import Settings
@@ -25,7 +25,8 @@ _log = structlog.get_logger()
 
 POLL_S = 0.02
 JOIN_S = 10.0
-# For leaving the group: all is committed by then, and a member that does not say goodbye is only missed later.
+# For leaving the group with all members: all is committed by then, and one that does not say goodbye is only missed
+# later.
 LEAVE_S = 20.0
 REPORT_S = 0.5
 
@@ -45,7 +46,7 @@ class Worker:
     retry_queue: RetryQueue
     lifecycle: Lifecycle
     health: Health
-    consumer: Consumer
+    members: LaneMembers
     cancellations: CancellationReader
     lag: LagGauge
     watch: ClusterWatch
@@ -87,10 +88,7 @@ class Worker:
 
     def close(self) -> None:
         """Leave the group, with the loops still there for what the revoke has to commit, then end them."""
-        # librdkafka's close waits without a limit for a coordinator that goes away at that moment. The process ends
-        # now, so a close that does not return in time is left behind.
-        if not self.threads.call("leave", self.consumer.close, LEAVE_S):
-            _log.warning("group_not_left", waited_s=LEAVE_S)
+        self.members.leave(self.threads, LEAVE_S)
         self.stop()
         self.lifecycle.publisher.close()
         self.cancellations.close()

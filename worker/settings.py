@@ -82,8 +82,8 @@ class Settings(BaseSettings):
     kafka_group_id: str = Field("sdxl-worker", description="consumer group that the workers join", max_length=200)
     kafka_group_protocol: Literal["consumer", "classic"] = Field(
         "consumer",
-        description="`consumer`: the KIP-848 protocol with the range assignor of the broker; "
-        "`classic`: the old protocol with the range assignor of the client",
+        description="`consumer`: the KIP-848 protocol with the broker's assignor `uniform`; "
+        "`classic`: the old protocol with the client's assignor `cooperative-sticky`",
     )
     kafka_topic_prefix: str = Field(
         "", description="text that is put before every topic name", pattern=r"^[A-Za-z0-9._-]{0,200}$"

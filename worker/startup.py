@@ -13,6 +13,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 
 from worker import kafka_config
 from worker.errors import SettingsError, StartupError
+from worker.job import Lane
 from worker.settings import Settings
 
 _log = structlog.get_logger()
@@ -52,7 +53,7 @@ def check_kafka_properties(settings: Settings) -> None:
     """
     try:
         # Whether Kafka answers is looked at later.
-        Consumer(kafka_config.consumer_config(settings) | {"error_cb": _say_nothing}).close()
+        Consumer(kafka_config.consumer_config(settings, Lane.URGENT) | {"error_cb": _say_nothing}).close()
         Producer(kafka_config.producer_config(settings, {}) | {"error_cb": _say_nothing})
     except KafkaException as error:
         raise SettingsError(f"Kafka settings: {error.args[0].str()}") from None

@@ -83,7 +83,8 @@ def _environment(broker: EmbeddedBroker, store: SeaweedFS, port: int) -> dict[st
     """Return the worker's settings; they also override those in a .env file that could point to real services."""
     return {
         "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers,
-        "KAFKA_PROPERTIES": '{"fetch.wait.max.ms": "10"}',  # the embedded broker delays every fetch by this time
+        # The embedded broker delays every fetch by the first, and a rebalance of members that come late by the second.
+        "KAFKA_PROPERTIES": '{"fetch.wait.max.ms": "10", "session.timeout.ms": "6000"}',
         "KAFKA_GROUP_PROTOCOL": "classic",
         "SCHEMA_REGISTRY_URL": "none",
         "DELIVERY": "at-least-once",

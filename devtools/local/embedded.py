@@ -13,6 +13,7 @@ from worker.topics import Topics, layouts
 
 _RD_KAFKA_PRODUCER = 0  # rd_kafka_type_t
 _ERROR_BYTES = 512
+_FIRST_JOIN_MS = 500
 
 
 class EmbeddedBrokerError(RuntimeError):
@@ -61,8 +62,9 @@ class EmbeddedBroker:
         if self._cluster is None:
             self.stop()
             raise EmbeddedBrokerError("librdkafka created no mock cluster")
-        # By default, the first join of a classic group waits 3 s for more members.
-        _RDKAFKA.rd_kafka_mock_group_initial_rebalance_delay_ms(self._cluster, 0)
+        # By default, the first join of a classic group waits 3 s for more members; those that come too late wait for
+        # nearly the session timeout. A worker has three.
+        _RDKAFKA.rd_kafka_mock_group_initial_rebalance_delay_ms(self._cluster, _FIRST_JOIN_MS)
 
     def stop(self) -> None:
         """Stop the cluster and delete its records; does nothing if it is not running."""

@@ -27,7 +27,7 @@ def test_two_workers_of_one_name_end_with_the_reason(kafka: KafkaCluster) -> Non
 
     def worker() -> ExactlyOnce:
         watch = FenceWatch("one")
-        group = cast("Any", SimpleNamespace(membership=None))
+        group = cast("Any", SimpleNamespace(membership={}))
         return ExactlyOnce(
             lambda: TransactionalProducer(config), group, lambda error: watch.note(error, float(next(clock)))
         )

@@ -25,7 +25,7 @@ class Group:
     def __init__(self, consumer: Consumer) -> None:
         self.answers = True
         self.asked = 0
-        self.membership = consumer.consumer_group_metadata()
+        self.membership = {"letters": consumer.consumer_group_metadata()}
 
     def commit(self, offsets: Any) -> None:
         raise AssertionError(f"exactly-once commits by the producer, not {offsets}")
@@ -94,7 +94,7 @@ def test_a_coordinator_that_never_comes_does_not_hold_the_call(broker: EmbeddedB
     hide_coordinator(broker, 3)
     before = time.monotonic()
     with pytest.raises(KafkaException) as raised:
-        producer.send_offsets_to_transaction([TopicPartition("letters", 0, 1)], group.membership, 0.5)
+        producer.send_offsets_to_transaction([TopicPartition("letters", 0, 1)], group.membership["letters"], 0.5)
     assert raised.value.args[0].code() == KafkaError._TIMED_OUT
     assert time.monotonic() - before < 5
     assert calls_under_way(), "librdkafka keeps its timeout: the class is not needed any more"
@@ -139,5 +139,5 @@ def test_offsets_that_are_refused_raise_what_the_library_says(broker: EmbeddedBr
     producer = make(broker)
     producer.init_transactions(10)
     with pytest.raises(KafkaException) as raised:
-        producer.send_offsets_to_transaction([TopicPartition("letters", 0, 1)], group.membership, 5)
+        producer.send_offsets_to_transaction([TopicPartition("letters", 0, 1)], group.membership["letters"], 5)
     assert raised.value.args[0].code() == KafkaError._STATE

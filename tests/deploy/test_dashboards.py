@@ -29,7 +29,7 @@ from devtools.local.seaweedfs import SeaweedFS
 from devtools.models.tiny import write_tiny
 from tests.deploy.test_prometheus import ALERTS, rules
 from tests.deploy.tools import ROOT, program
-from tests.harness import Broker, Client, Site, WorkerProcess
+from tests.harness import EMBEDDED_SETTINGS, Broker, Client, Site, WorkerProcess
 from worker.errors import ErrorCode
 from worker.topics import Topics
 
@@ -95,7 +95,7 @@ def worker(s3: SeaweedFS, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         embedded.create_topics(topics, 2)
         broker = Broker(
             embedded.bootstrap_servers,
-            {"DELIVERY": "at-least-once", "KAFKA_GROUP_PROTOCOL": "classic", "KAFKA_FETCH_WAIT_MAX_MS": "10"},
+            EMBEDDED_SETTINGS,
             lambda _: None,
         )
         site = Site(broker, topics, s3, toy, tmp_path_factory.mktemp("logs"))

@@ -19,6 +19,7 @@ import yaml
 
 from tests.deploy.tools import ROOT, documents, load, module, program, run
 from worker import kafka_config, lifecycle, runtime
+from worker.job import Lane
 from worker.settings import Settings, librdkafka_properties
 from worker.topics import Topics, layouts
 
@@ -175,7 +176,7 @@ class TestPods:
         config = Settings(**{name.lower(): value for name, value in settings(overlay).items()})  # type: ignore[arg-type]
         # Worker.drain: jobs end, what is left is handed back and committed; then leaving the group revokes, which
         # waits and commits once more. Loops end at once, but for one that is in a call to S3 or to the broker.
-        handing_back = 2 * lifecycle._LAST_COMMIT_S
+        handing_back = 2 * lifecycle.LAST_COMMIT_S
         usual = config.drain_timeout_s + handing_back
         worst = usual + config.revoke_timeout_s + handing_back
         grace = pod(overlay)["terminationGracePeriodSeconds"]
@@ -314,7 +315,7 @@ class TestScaling:
     def test_there_is_one_trigger_per_request_topic(self, overlay: str) -> None:
         triggers = only(rendered(overlay), "ScaledObject")["spec"]["triggers"]
         assert [trigger["metadata"]["topic"] for trigger in triggers] == list(Topics().requests)
-        config = kafka_config.consumer_config(Settings())
+        config = kafka_config.consumer_config(Settings(), Lane.URGENT)
         for trigger in triggers:
             metadata = trigger["metadata"]
             assert metadata["consumerGroup"] == config["group.id"]

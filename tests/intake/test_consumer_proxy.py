@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, NoReturn, cast
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from worker.intake.consumer_proxy import COMMITTED_WITHIN_S, ConsumerProxy
+from worker.intake.patience import Patience
 
 PLACES = [TopicPartition("urgent", 0)]
 
@@ -51,14 +53,14 @@ class Client:
     def poll(self, _timeout_s: float) -> None:
         self.polls += 1
 
-    def consumer_group_metadata(self) -> bytes:
-        return b""
 
-
-def proxy(answers_at: float) -> tuple[Clock, Client, ConsumerProxy]:
+def proxy(answers_at: float, interval_s: float = 300.0) -> tuple[Clock, Client, ConsumerProxy]:
     clock = Clock()
     client = Client(clock, answers_at)
-    return clock, client, ConsumerProxy(cast("Any", client), cast("Any", client), cast("Any", clock))
+    members = cast("Any", SimpleNamespace(metadata=lambda _now: {}))
+    patience = Patience(["urgent"], clock.monotonic, interval_s)
+    patience.polled("urgent")
+    return clock, client, ConsumerProxy(members, cast("Any", client), cast("Any", clock), patience)
 
 
 def test_a_coordinator_that_moves_is_waited_for() -> None:
@@ -71,6 +73,19 @@ def test_one_that_does_not_answer_ends_the_process_in_time() -> None:
     with pytest.raises(Ended, match="no committed offsets within 45 s"):
         asking.committed_at_assignment(PLACES)
     assert clock.time <= 100.0 + COMMITTED_WITHIN_S + 1e-6
+
+
+def test_one_that_does_not_answer_ends_it_sooner_where_other_waits_have_left_less_time() -> None:
+    clock, _, asking = proxy(answers_at=1e9, interval_s=30.0)
+    with pytest.raises(Ended, match="no committed offsets within 27 s"):
+        asking.committed_at_assignment(PLACES)
+    assert clock.time <= 100.0 + 30.0
+
+
+def test_an_answer_that_is_there_counts_even_where_no_time_is_left() -> None:
+    clock, _, asking = proxy(answers_at=0.0, interval_s=30.0)
+    clock.time += 29.0
+    assert asking.committed_at_assignment(PLACES) == PLACES
 
 
 def test_the_events_of_the_reader_are_taken() -> None:

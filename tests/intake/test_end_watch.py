@@ -186,6 +186,29 @@ def test_an_id_is_not_learnt_at_once() -> None:
     assert watched.look() == []
 
 
+def test_an_id_is_learnt_though_partitions_of_another_topic_come_whose_id_is_known() -> None:
+    """As where the lanes' members are assigned one after another."""
+    watched = Watched()
+    watched.watch.on_assigned({KEY: None}, watched.now)
+    watched.watch.on_assigned({("known", 0): "A"}, watched.now)
+    watched.now += LEARN_ID_AFTER_S
+    assert watched.look() == [Learnt(KEY, "A")]
+
+
+def test_an_answer_that_fails_once_is_asked_for_again_before_anything_is_read() -> None:
+    watched = Watched()
+    watched.admin.topic_id = None
+    asked = watched.admin.describe_topics
+
+    def answered_the_second_time(topics: TopicCollection, **_: Any) -> dict[str, Any]:
+        answers = asked(topics)
+        watched.admin.topic_id = "B"
+        return answers
+
+    watched.admin.describe_topics = answered_the_second_time  # type: ignore[method-assign]
+    assert watched.watch.recreated({KEY: "A"}) == {KEY: "B"}
+
+
 def test_offsets_of_another_topic_are_known_before_anything_is_read() -> None:
     watched = Watched()
     assert watched.watch.recreated({KEY: "A", OTHER: None}) == {}

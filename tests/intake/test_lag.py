@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from prometheus_client import REGISTRY
 
 from worker.intake.lag import INTERVAL_S, Lag, LagGauge, LagMeter
@@ -12,17 +10,16 @@ from worker.intake.ledger import Ledger
 TOPIC = "generation.requests.urgent"
 
 
-class Consumer:
+class Members:
     """Watermarks as librdkafka caches them; -1001 before the first fetch."""
 
     def __init__(self) -> None:
         self.ends: dict[int, int] = {}
         self.calls = 0
 
-    def get_watermark_offsets(self, place: Any, cached: bool) -> tuple[int, int]:
-        assert cached
+    def watermarks(self, _topic: str, partition: int) -> tuple[int, int]:
         self.calls += 1
-        return (0, self.ends.get(place.partition, -1001))
+        return (0, self.ends.get(partition, -1001))
 
 
 class Ends:
@@ -73,10 +70,10 @@ class TestMeter:
 
 class TestGauge:
     def test_lag_is_from_the_lowest_unfinished_record_to_the_end(self) -> None:
-        ledger, consumer = Ledger(), Consumer()
-        lag = LagGauge(consumer, ledger, Ends(), "g", [TOPIC])  # type: ignore[arg-type]
+        ledger, members = Ledger(), Members()
+        lag = LagGauge(members, ledger, Ends(), "g", [TOPIC])  # type: ignore[arg-type]
         ledger.assign(TOPIC, 0, 10, None)
-        consumer.ends[0] = 20
+        members.ends[0] = 20
         first = ledger.deliver(TOPIC, 0, 10)
         second = ledger.deliver(TOPIC, 0, 12)
         assert first is not None
@@ -91,18 +88,18 @@ class TestGauge:
         assert gauge("kafka_consumergroup_lag", 0) == 7
 
     def test_a_partition_without_watermarks_says_nothing(self) -> None:
-        ledger, consumer = Ledger(), Consumer()
-        lag = LagGauge(consumer, ledger, Ends(), "g", [TOPIC])  # type: ignore[arg-type]
+        ledger, members = Ledger(), Members()
+        lag = LagGauge(members, ledger, Ends(), "g", [TOPIC])  # type: ignore[arg-type]
         ledger.assign(TOPIC, 1, None, None)
         lag.sample(1000.0)
         assert gauge("kafka_consumergroup_lag", 1) is None
 
     def test_a_revoked_partition_disappears_and_the_owned_ones_are_counted(self) -> None:
-        ledger, consumer = Ledger(), Consumer()
-        lag = LagGauge(consumer, ledger, Ends(), "g", [TOPIC, "other"])  # type: ignore[arg-type]
+        ledger, members = Ledger(), Members()
+        lag = LagGauge(members, ledger, Ends(), "g", [TOPIC, "other"])  # type: ignore[arg-type]
         for partition in (2, 3):
             ledger.assign(TOPIC, partition, 0, None)
-            consumer.ends[partition] = 5
+            members.ends[partition] = 5
         lag.sample(1000.0)
         assert gauge("kafka_consumergroup_lag", 2) == 5
         assert REGISTRY.get_sample_value("sdxl_worker_assigned_partitions", {"topic": TOPIC}) == 2
@@ -113,19 +110,19 @@ class TestGauge:
         assert gauge("kafka_consumergroup_lag", 3) == 5
 
     def test_it_asks_librdkafka_once_in_an_interval(self) -> None:
-        ledger, consumer = Ledger(), Consumer()
-        lag = LagGauge(consumer, ledger, Ends(), "g", [TOPIC])  # type: ignore[arg-type]
+        ledger, members = Ledger(), Members()
+        lag = LagGauge(members, ledger, Ends(), "g", [TOPIC])  # type: ignore[arg-type]
         ledger.assign(TOPIC, 4, 0, None)
         for at in (1000.0, 1000.1, 1000.9, 1001.0):
             lag.sample(at)
-        assert consumer.calls == 2
+        assert members.calls == 2
 
     def test_a_paused_partition_has_the_end_that_was_asked_for(self) -> None:
         """Its fetches have stopped, so librdkafka knows of no new records."""
-        ledger, consumer, ends = Ledger(), Consumer(), Ends()
-        lag = LagGauge(consumer, ledger, ends, "g", [TOPIC])  # type: ignore[arg-type]
+        ledger, members, ends = Ledger(), Members(), Ends()
+        lag = LagGauge(members, ledger, ends, "g", [TOPIC])  # type: ignore[arg-type]
         ledger.assign(TOPIC, 5, 0, None)
-        consumer.ends[5] = 3
+        members.ends[5] = 3
         ends.asked[TOPIC, 5] = 90
         lag.sample(1000.0)
         assert gauge("kafka_consumergroup_lag", 5) == 90

@@ -11,7 +11,7 @@ import pytest
 from devtools.local.embedded import EmbeddedBroker
 from devtools.local.kafka import KafkaCluster
 from devtools.local.seaweedfs import SeaweedFS
-from tests.harness import Broker, Client, Site, WorkerProcess
+from tests.harness import EMBEDDED_SETTINGS, Broker, Client, Site, WorkerProcess
 from worker.topics import Topics, create_topics
 
 PARTITIONS = 4
@@ -23,7 +23,7 @@ def embedded() -> Iterator[Broker]:
     with EmbeddedBroker() as broker:
         yield Broker(
             broker.bootstrap_servers,
-            {"DELIVERY": "at-least-once", "KAFKA_GROUP_PROTOCOL": "classic", "KAFKA_FETCH_WAIT_MAX_MS": "10"},
+            EMBEDDED_SETTINGS,
             lambda topics: broker.create_topics(topics, PARTITIONS),
         )
 

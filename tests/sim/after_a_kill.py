@@ -58,8 +58,10 @@ class Kill(World):
     def _replace(self, worker: SimWorker) -> None:
         # The group notices at once, so that the work is measured and not the absence of a worker.
         self.result.suspects = sum(len(decode(*place).starts) for place in self.broker.positions.values())
-        assert worker.consumer.member is not None
-        self.broker.group.leave(worker.consumer.member)
+        for topic in TOPICS.requests:
+            member = worker.member(topic)
+            assert member is not None
+            self.broker.group.leave(member)
         self._join(worker.name)
 
     def _run(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from tests.sim.broker import Broker, Entry, Transaction
 from tests.sim.group import Key, Member
@@ -46,13 +46,15 @@ class Audit:
             self.gone[request.number] = self.requests.pop(request.number)
         return [request for request in lost if not request.outcomes]
 
-    def on_positions(self, transaction: Transaction, member: Member) -> None:
-        """Offsets and results of a transaction are of partitions that its sender owns at that moment."""
-        for key in [*transaction.positions, *map(self._origin, _outcomes(transaction))]:
+    def on_positions(self, positions: Collection[Key], member: Member) -> None:
+        """Offsets are of partitions that the member that sends them owns at that moment."""
+        for key in positions:
             _check(key in member.owned, f"{member.id} publishes for {key}, which is not its own")
 
     def on_commit(self, transaction: Transaction) -> None:
-        """Exactly the records that this transaction finishes get their outcome in it."""
+        """Exactly the records that this transaction finishes get their outcome in it, beside offsets of theirs."""
+        for key in map(self._origin, _outcomes(transaction)):
+            _check(key in transaction.positions, f"a result for {key} is published without its offsets")
         finished: set[int] = set()
         for key, (offset, metadata) in transaction.positions.items():
             finished |= self._newly_finished(key, offset, metadata, transaction.leader_epochs.get(key))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Protocol
@@ -26,14 +26,13 @@ class State(Enum):
 
 @dataclass(slots=True, eq=False)
 class Transaction:
-    """`positions` are the offsets that become the group's when it commits."""
+    """`positions` are the offsets that become the group's when it commits, of all members that took part."""
 
     tid: str
     state: State = State.OPEN
     entries: list[Entry] = field(default_factory=list)
     positions: dict[Key, tuple[int, str]] = field(default_factory=dict)
     leader_epochs: dict[Key, int | None] = field(default_factory=dict)
-    member: Member | None = None
 
 
 @dataclass(slots=True)
@@ -94,7 +93,7 @@ class Log:
 class Auditor(Protocol):
     """Watches everything that becomes durable."""
 
-    def on_positions(self, transaction: Transaction, member: Member) -> None: ...
+    def on_positions(self, positions: Collection[Key], member: Member) -> None: ...
     def on_commit(self, transaction: Transaction) -> None: ...
 
 
@@ -219,8 +218,7 @@ class Broker:
             raise abortable(KafkaError.OFFSET_METADATA_TOO_LARGE)
         transaction.positions |= positions
         transaction.leader_epochs |= leader_epochs or {}
-        transaction.member = member
-        self._auditor.on_positions(transaction, member)
+        self._auditor.on_positions(positions, member)
 
     def commit(self, session: Session) -> None:
         self._check(session)

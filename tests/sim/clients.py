@@ -69,7 +69,7 @@ class Record:
 
 
 class FakeConsumer:
-    """One group member. Its heartbeats are the process's: they go on while it does not poll.
+    """A group member. Its heartbeats are the process's: they go on while it does not poll.
 
     Args:
         wait: is called with the poll's timeout when there is no record.
@@ -79,6 +79,7 @@ class FakeConsumer:
         self._kernel, self._broker, self._port = kernel, broker, port
         self._wait = wait
         self.member: Member | None = None
+        self._topics: list[str] = []
         self._known = Membership("", -1)
         # The next offsets, and the leader epochs of what was read last.
         self._assigned: dict[Key, int] = {}
@@ -87,9 +88,13 @@ class FakeConsumer:
         self._stuck: set[Key] = set()
         self._told_ends: dict[Key, int] = {}
         self._paused: set[Key] = set()
+        # Partitions that are not fetched although nobody has paused them (librdkafka#5591).
+        self.forgotten: set[Key] = set()
         self._callbacks: dict[str, Callback] = {}
 
-    def subscribe(self, _topics: Sequence[str], *, on_assign: Callback, on_revoke: Callback, on_lost: Callback) -> None:
+    def subscribe(self, topics: Sequence[str], *, on_assign: Callback, on_revoke: Callback, on_lost: Callback) -> None:
+        # An older worker has one member for all topics (`worker.SimConnections`).
+        self._topics += topics
         self._callbacks = {"assign": on_assign, "revoke": on_revoke, "lost": on_lost}
 
     def poll(self, timeout_s: float) -> Record | None:
@@ -100,7 +105,7 @@ class FakeConsumer:
 
     def _poll(self) -> Record | None:
         self._meet()
-        choices = [key for key in sorted(self._assigned) if key not in self._paused | self._stuck]
+        choices = [key for key in sorted(self._assigned) if key not in self._paused | self._stuck | self.forgotten]
         self._kernel.rng.shuffle(choices)
         for key in choices:
             lost = self._lost(key)
@@ -156,7 +161,7 @@ class FakeConsumer:
             self.member = None
             self._let_go("lost", set(self._assigned))
         if self.member is None:
-            self.member = group.join(self._port.process)
+            self.member = group.join(self._port.process, self._topics)
         member = self.member
         if member.revoking:
             self._let_go("revoke", member.revoking & set(self._assigned))
@@ -185,6 +190,7 @@ class FakeConsumer:
         keys = _keys(places)
         assert keys <= self._paused, "a needless resume rewinds (librdkafka#4686)"
         self._paused -= keys
+        self.forgotten -= keys
 
     def committed(self, places: list[TopicPartition], timeout_s: float) -> list[TopicPartition]:
         def ask() -> list[TopicPartition]:

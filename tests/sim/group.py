@@ -1,13 +1,15 @@
 """Group membership at the simulated broker: members, epochs, and which member may have which partition.
 
-The assignor is range over co-partitioned topics. With `eager` (the classic protocol), members give up all partitions
-at each rebalance. Otherwise (KIP-848), they only give up partitions that another member will own, and no member
-receives a partition before its previous owner has revoked it.
+The partitions of a topic go round among the members that subscribe to it, which moves more of them than Kafka's sticky
+assignors do. Members only give up partitions that another member will own, and no member receives a partition before
+its previous owner has revoked it. In the classic protocol (cooperative-sticky) a member learns in a new generation what
+to give up, and joins again once it has, so that everybody's generation changes. With KIP-848 its epoch stays until
+then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -20,33 +22,31 @@ Key = tuple[str, int]
 class Member:
     """`owned` is what the broker counts as this member's until it has let go or is thrown out.
 
-    While it has been told to give up `revoking`, and has not, it keeps its epoch and so may commit.
+    While it has been told to give up `revoking`, and has not, it may commit.
     """
 
     id: str
     process: Process
+    topics: frozenset[str]
     epoch: int = -1
     owned: set[Key] = field(default_factory=set)
     revoking: set[Key] = field(default_factory=set)
 
 
 class Group:
-    """One consumer group on the request topics."""
+    """One consumer group on topics of `partitions` partitions each."""
 
-    def __init__(
-        self, kernel: Kernel, topics: Sequence[str], partitions: int, session_timeout_s: float, *, eager: bool
-    ) -> None:
+    def __init__(self, kernel: Kernel, partitions: int, session_timeout_s: float, *, classic: bool) -> None:
         self._kernel = kernel
-        self._topics = topics
         self._partitions = partitions
         self._session_timeout_s = session_timeout_s
-        self._eager = eager
+        self._classic = classic
         self._ids = count(1)
         self.epoch = 0
         self.members: dict[str, Member] = {}
 
-    def join(self, process: Process) -> Member:
-        member = Member(f"{process.name}/{next(self._ids)}", process)
+    def join(self, process: Process, topics: Iterable[str]) -> Member:
+        member = Member(f"{process.name}/{next(self._ids)}", process, frozenset(topics))
         self.members[member.id] = member
         self._watch(member, self._kernel.now)
         self._rebalance()
@@ -60,8 +60,12 @@ class Group:
 
     def released(self, member: Member) -> None:
         """The member has let go of what it was told to; only now do others get it."""
+        has_given = bool(member.revoking)
         member.owned -= member.revoking
         member.revoking = set()
+        if self._classic and has_given and member.id in self.members:
+            self._rebalance()
+            return
         # As in Kafka's CurrentAssignmentBuilder, the epoch stays where there is more to revoke at once.
         self._reconcile(member)
 
@@ -81,17 +85,19 @@ class Group:
                 self._reconcile(member)
 
     def _reconcile(self, member: Member) -> None:
-        kept = set() if self._eager and member.epoch != self.epoch else self._target(member)
-        member.revoking = member.owned - kept
-        if not member.revoking:
+        member.revoking = member.owned - self._target(member)
+        if self._classic or not member.revoking:
             member.epoch = self.epoch
 
     def _target(self, member: Member) -> set[Key]:
-        members = sorted(self.members)
-        if member.id not in members:
+        if member.id not in self.members:
             return set()
-        mine = range(members.index(member.id), self._partitions, len(members))
-        return {(topic, partition) for topic in self._topics for partition in mine}
+        found = set()
+        for topic in member.topics:
+            readers = sorted(other.id for other in self.members.values() if topic in other.topics)
+            mine = range(readers.index(member.id), self._partitions, len(readers))
+            found |= {(topic, partition) for partition in mine}
+        return found
 
     def _watch(self, member: Member, seen: float) -> None:
         """Throw the member out when its process has not been well for the session timeout."""

@@ -24,7 +24,8 @@ def random_scenario(seed: int) -> Scenario:
         requests,
         workers=rng.randint(1, 3),
         partitions=rng.randint(1, 3),
-        eager=rng.random() < 0.3,
+        classic=rng.random() < 0.3,
+        older=int(rng.random() < 0.15),
         plan=Plan(rate=rng.choice(_RATES), choices=rng.choice(_choices())),
         trouble_s=rng.uniform(4, 12),
         kills=_times(rng, 2),
@@ -52,7 +53,9 @@ def rebalance(plan: Plan) -> Scenario:
 def drained(plan: Plan) -> Scenario:
     """Two workers under the classic protocol, one leaves."""
     requests = [make(n, Kind.GOOD, n % 3, f"job-{n}") for n in range(1, 5)]
-    return Scenario(_spread(requests, 0.4), workers=2, partitions=2, eager=True, plan=plan, drains=[0.6], trouble_s=2.0)
+    return Scenario(
+        _spread(requests, 0.4), workers=2, partitions=2, classic=True, plan=plan, drains=[0.6], trouble_s=2.0
+    )
 
 
 BY_HAND: Mapping[str, Callable[[Plan], Scenario]] = {

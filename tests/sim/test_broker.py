@@ -27,7 +27,7 @@ def kernel() -> Iterator[Kernel]:
 @pytest.fixture
 def broker(kernel: Kernel) -> Broker:
     audit = Audit(Bucket(), 3)
-    audit.broker = Broker(kernel, 1, Group(kernel, ["requests"], 1, 6.0, eager=False), audit)
+    audit.broker = Broker(kernel, 1, Group(kernel, 1, 6.0, classic=False), audit)
     return audit.broker
 
 
@@ -66,7 +66,7 @@ def test_a_transaction_times_out(broker: Broker, kernel: Kernel) -> None:
 
 
 def test_offsets_need_the_present_membership(broker: Broker) -> None:
-    member = broker.group.join(Process("w"))
+    member = broker.group.join(Process("w"), [KEY[0]])
     broker.group.take_new(member)
     session = broker.open_session("a")
     broker.send_positions(session, TIMEOUT_S, {KEY: (1, "")}, member.id, member.epoch)
@@ -82,7 +82,7 @@ def test_offsets_need_the_present_membership(broker: Broker) -> None:
 
 
 def test_metadata_has_a_limit(broker: Broker) -> None:
-    member = broker.group.join(Process("w"))
+    member = broker.group.join(Process("w"), [KEY[0]])
     broker.group.take_new(member)
     with pytest.raises(KafkaException) as error:
         broker.send_positions(
@@ -97,9 +97,9 @@ def test_metadata_has_a_limit(broker: Broker) -> None:
 
 def test_a_partition_moves_only_when_its_owner_has_let_go_or_is_thrown_out(broker: Broker, kernel: Kernel) -> None:
     group, process = broker.group, Process("b")
-    second = group.join(process)  # the first to join, but the later id of the two
+    second = group.join(process, [KEY[0]])  # the first to join, but the later id of the two
     assert group.take_new(second) == {KEY}
-    first = group.join(Process("a"))
+    first = group.join(Process("a"), [KEY[0]])
     assert group.take_new(first) == set()
     assert second.revoking == {KEY}
     assert second.epoch < group.epoch

@@ -17,7 +17,7 @@ from tests.sim.world import World, quiet
 
 SEED = 1
 # Most polls bring nothing, and a crash at one is a crash at any moment: in longer runs, every so many are tried.
-POLLS = 30
+POLLS = 20
 
 
 @cache

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaException
 
 from tests.sim.audit import Violation
 from tests.sim.faults import DELAYS, LOST, Fault, Plan
+from tests.sim.requests import TOPICS
 from tests.sim.scenarios import random_scenario
 from tests.sim.world import Scenario, World, quiet
 from worker.delivery.publish import Publisher
@@ -81,13 +84,40 @@ def ask_for_the_membership_too_late(patch: pytest.MonkeyPatch) -> None:
     """A bug that was there before the simulation: a new membership with an old look into the books."""
 
     class Late:
-        def __init__(self, group: Any) -> None:
-            self._group = group
+        def __init__(self, group: Any, topic: str) -> None:
+            self._group, self._topic = group, topic
 
         def __getattr__(self, name: str) -> Any:
-            return getattr(self._group.membership, name)
+            return getattr(self._group.membership[self._topic], name)
 
-    patch.setattr(ExactlyOnce, "membership", lambda transport: Late(transport._group))
+    def membership(transport: ExactlyOnce) -> Any:
+        return {topic: Late(transport._group, topic) for topic in TOPICS.requests}
+
+    patch.setattr(ExactlyOnce, "membership", membership)
+
+
+def send_all_offsets_in_the_name_of_one_member(patch: pytest.MonkeyPatch) -> None:
+    """A member that is out of the group would be covered by another that is not."""
+    send = ExactlyOnce._send_offsets
+
+    def as_one(transport: ExactlyOnce, producer: Any, offsets: Sequence[Offset], membership: Any) -> None:
+        one = next(iter(membership.values()))
+        send(transport, producer, offsets, dict.fromkeys(membership, one))
+
+    patch.setattr(ExactlyOnce, "_send_offsets", as_one)
+
+
+def go_on_without_the_lane_that_is_refused(patch: pytest.MonkeyPatch) -> None:
+    send = ExactlyOnce._send_offsets
+
+    def lane_by_lane(transport: ExactlyOnce, producer: Any, offsets: Sequence[Offset], membership: Any) -> None:
+        for topic in TOPICS.requests:
+            producer._must_abort = False
+            with suppress(KafkaException):
+                send(transport, producer, [offset for offset in offsets if offset.topic == topic], membership)
+        producer._must_abort = False
+
+    patch.setattr(ExactlyOnce, "_send_offsets", lane_by_lane)
 
 
 def start_before_it_is_durable(patch: pytest.MonkeyPatch) -> None:
@@ -121,6 +151,8 @@ def restless(seed: int, faults: tuple[Fault, ...]) -> Scenario:
         (send_again_after_a_doubt, LOST),
         (let_a_doubt_outlive_its_flush, LOST),
         (ask_for_the_membership_too_late, DELAYS),
+        (send_all_offsets_in_the_name_of_one_member, DELAYS),
+        (go_on_without_the_lane_that_is_refused, DELAYS),
         (start_before_it_is_durable, EVERYTHING),
     ],
 )

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.sim.requests import Kind, Request, again, make
+from tests.sim.audit import Violation
+from tests.sim.requests import TOPICS, Kind, Request, again, make
 from tests.sim.world import Scenario, World, quiet
+from worker.intake.reopen import Reopener
+from worker.job import Lane
 
 SEEDS = range(15)
 
@@ -72,6 +75,70 @@ def test_a_clean_handover_repeats_no_finished_work(seed: int) -> None:
     )
     play(seed, scenario)
     assert all(r.outcomes == ["completed"] for r in requests)
+
+
+def forgotten(seed: int) -> tuple[World, list[Request]]:
+    """The clients stop fetching in mid-run, and say nothing of it."""
+    requests = good(9)
+    world = World(seed, Scenario([(0.9 * n, r) for n, r in enumerate(requests)], workers=2, trouble_s=12.0))
+
+    def forget() -> None:
+        for worker in world.workers:
+            worker.forget_to_fetch()
+
+    world.kernel.at(3.0, forget)
+    return world, requests
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_partitions_that_the_client_leaves_paused_are_opened_again(seed: int) -> None:
+    with quiet():
+        world, requests = forgotten(seed)
+        world.run()
+    assert all(r.outcomes == ["completed"] and r.runs == 1 for r in requests)
+
+
+def test_otherwise_their_records_would_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Reopener, "look", lambda *_: None)
+    with quiet(), pytest.raises(Violation, match="never finished"):
+        forgotten(0)[0].run()
+
+
+@pytest.mark.parametrize("classic", [False, True])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_workers_with_one_member_are_replaced_one_by_one_by_those_with_three(seed: int, classic: bool) -> None:
+    """A rolling upgrade: the group is mixed for a while, and nothing is lost or made twice."""
+    requests = good(12)
+    scenario = Scenario(
+        [(0.4 * n, r) for n, r in enumerate(requests)],
+        workers=2,
+        older=2,
+        classic=classic,
+        drains=[1.0, 3.5],
+        joins=[1.5, 4.0],
+        trouble_s=8.0,
+    )
+    play(seed, scenario)
+    assert all(r.outcomes == ["completed"] for r in requests)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_member_that_is_thrown_out_does_not_hold_up_the_other_lanes_for_long(seed: int) -> None:
+    """Its worker learns of it at the next poll; what it has for that lane is done again, and nothing comes twice."""
+    requests = good(9)
+    world = World(seed, Scenario([(0.3 * n, r) for n, r in enumerate(requests)], workers=2, trouble_s=6.0))
+
+    def throw_out(lane: Lane) -> None:
+        member = world.workers[0].member(TOPICS.requests[lane])
+        assert member is not None
+        world.broker.group.leave(member)
+
+    for delay, lane in ((0.8, Lane.URGENT), (1.4, Lane.NORMAL), (1.9, Lane.HIGH)):
+        world.kernel.at(delay, lambda lane=lane: throw_out(lane))  # type: ignore[misc]
+    with quiet():
+        world.run()
+    assert all(r.outcomes == ["completed"] for r in requests)
+    assert world.crashes == 0
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -9,9 +9,15 @@ import pytest
 from tests.sim.faults import SLOWEST_S, Fault, Plan, Port
 from tests.sim.requests import Kind, make
 from tests.sim.scenarios import random_scenario
+from tests.sim.worker import SETTINGS
 from tests.sim.world import Scenario, World, quiet
-from worker.intake.consumer_proxy import COMMITTED_WITHIN_S
-from worker.lifecycle import SETTLE_S
+from worker.intake.consumer_proxy import COMMITTED_TIMEOUT_S, COMMITTED_WITHIN_S, LAST_TIMEOUT_S
+from worker.intake.log_bounds import ID_TIMEOUT_S
+from worker.intake.patience import SHARE
+from worker.job import Lane
+from worker.kafka_config import max_poll_interval_s
+from worker.lifecycle import LAST_COMMIT_S, SETTLE_S
+from worker.settings import Settings
 from worker.telemetry.health import STALE_AFTER_S
 
 SLOW = (Fault.SLOW_BEFORE, Fault.SLOW_AFTER)
@@ -54,5 +60,18 @@ def test_any_call_may_be_slower_than_every_timeout() -> None:
             World(seed, replace(random_scenario(seed), plan=plan, joins=[2, 5, 9], drains=[4, 8], trouble_s=12.0)).run()
 
 
-def test_the_waits_of_one_assignment_are_shorter_than_the_patience_of_the_liveness_probe() -> None:
-    assert SETTLE_S + COMMITTED_WITHIN_S < STALE_AFTER_S
+def test_the_poll_thread_is_never_silent_for_as_long_as_the_liveness_probe_is_patient() -> None:
+    """Its heart beats while it waits, but not within the two calls that an assignment makes."""
+    assert COMMITTED_TIMEOUT_S + ID_TIMEOUT_S < STALE_AFTER_S / 2
+    # Nor would it be, if its heart did not beat and a single member had something to wait for.
+    assert SETTLE_S + COMMITTED_WITHIN_S + ID_TIMEOUT_S < STALE_AFTER_S
+
+
+def test_the_longest_waits_of_one_member_are_within_the_patience_of_the_group() -> None:
+    """So nothing is cut short where only one of the lanes has something to wait for, whatever `REVOKE_TIMEOUT_S` is."""
+    [longest_s] = [le.le for le in Settings.model_fields["revoke_timeout_s"].metadata if hasattr(le, "le")]
+    interval_s = max_poll_interval_s(SETTINGS)
+    assert longest_s + 2 * LAST_COMMIT_S + SETTLE_S < SHARE * interval_s
+    assert SHARE * interval_s > SETTLE_S + COMMITTED_WITHIN_S + ID_TIMEOUT_S
+    # What is asked even where no time is left, by each member.
+    assert len(Lane) * (LAST_TIMEOUT_S + ID_TIMEOUT_S) < (1 - SHARE) * interval_s

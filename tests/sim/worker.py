@@ -11,7 +11,9 @@ from tests.sim.broker import Broker
 from tests.sim.clients import FakeAdmin, FakeConsumer, FakeProducer, FakeReader, NoCancellations
 from tests.sim.engine import FakeEngine
 from tests.sim.faults import Faults, Port
+from tests.sim.group import Member
 from tests.sim.kernel import Crashed, Kernel, Process
+from tests.sim.requests import TOPICS
 from tests.sim.store import Bucket, FakeStore
 from worker import app, kafka_config
 from worker.cluster.check import Problem
@@ -20,7 +22,7 @@ from worker.delivery.manifest import ModelInfo
 from worker.delivery.transport import TRANSACTION_CONFIG, ExactlyOnce, Group, Transport
 from worker.delivery.upload import PictureStore
 from worker.intake.admit import AdmissionRules
-from worker.job import EngineHooks, Job
+from worker.job import EngineHooks, Job, Lane
 from worker.settings import Settings
 from worker.telemetry.health import Health
 from worker.threads import Loop
@@ -134,20 +136,37 @@ class SoundCluster:
 
 
 class SimConnections:
-    """Clients of the simulated broker and bucket; `consumer` is the group member."""
+    """Clients of the simulated broker and bucket; `members` are the group members by topic.
+
+    Args:
+        older: one member for all topics, as workers had before they had one for each.
+    """
 
     def __init__(
-        self, kernel: Kernel, broker: Broker, bucket: Bucket, port: Port, worker_id: str, draining: Callable[[], bool]
+        self,
+        kernel: Kernel,
+        broker: Broker,
+        bucket: Bucket,
+        port: Port,
+        worker_id: str,
+        draining: Callable[[], bool],
+        *,
+        older: bool,
     ) -> None:
         self._kernel, self._broker, self._port = kernel, broker, port
         self._worker_id = worker_id
         self._draining = draining
         self.store = cast("PictureStore", FakeStore(bucket, port))
         self.cluster = SoundCluster(kernel.clock)
-        self.consumer = FakeConsumer(kernel, broker, port, self._wait_for_records)
+        self._consumer = self._new_member() if older else None
+        self.members: dict[str, FakeConsumer] = {}
 
-    def member(self) -> Any:
-        return self.consumer
+    def _new_member(self) -> FakeConsumer:
+        return FakeConsumer(self._kernel, self._broker, self._port, self._wait_for_records)
+
+    def member(self, lane: Lane) -> Any:
+        consumer = self.members[TOPICS.requests[lane]] = self._consumer or self._new_member()
+        return consumer
 
     def offsets_reader(self) -> Any:
         return FakeReader(self._kernel, self._broker, self._port, self._wait_for_records)
@@ -182,6 +201,7 @@ class SimWorker(Process):
         *,
         slots: int = SLOTS,
         buffer: int = SETTINGS.buffer_per_partition,
+        older: bool = False,
         crash: Callable[[SimWorker], None],
         died: Callable[[SimWorker, Exception], None],
         end: Callable[[SimWorker, str], None],
@@ -192,8 +212,10 @@ class SimWorker(Process):
         self._kernel = kernel
         settings = SETTINGS.model_copy(update={"worker_id": worker_id, "buffer_per_partition": buffer})
         port = Port(kernel, faults, self, lambda: crash(self), self._check_unlocked)
-        connections = SimConnections(kernel, broker, bucket, port, worker_id, lambda: self._worker.draining)
-        self.consumer = connections.consumer
+        connections = SimConnections(
+            kernel, broker, bucket, port, worker_id, lambda: self._worker.draining, older=older
+        )
+        self._group, self._members = broker.group, connections.members
         self._threads = SimThreads(kernel, self, lambda error: died(self, error), lambda reason: end(self, reason))
 
         def make_engine(hooks: EngineHooks) -> FakeEngine:
@@ -214,6 +236,17 @@ class SimWorker(Process):
             self._threads,
             Health(kernel.clock),
         )
+
+    def member(self, topic: str) -> Member | None:
+        """The group's member of this worker for a topic; None while there is none."""
+        member = self._members[topic].member
+        return member if member is not None and member.id in self._group.members else None
+
+    def forget_to_fetch(self) -> None:
+        """The clients leave all partitions that they have now paused (librdkafka#5591)."""
+        for topic, consumer in self._members.items():
+            member = self.member(topic)
+            consumer.forgotten |= set() if member is None else member.owned
 
     def start(self) -> None:
         """Start the loops and join the group."""

@@ -16,7 +16,7 @@ from tests.sim.broker import Broker
 from tests.sim.faults import STALL_S, Faults, Plan
 from tests.sim.group import Group
 from tests.sim.kernel import Crashed, Kernel
-from tests.sim.requests import TOPICS, Kind, Request
+from tests.sim.requests import Kind, Request
 from tests.sim.store import Bucket
 from tests.sim.worker import SETTINGS, SLOTS, SimWorker
 from worker.delivery.transport import TRANSACTION_CONFIG
@@ -35,7 +35,9 @@ class Scenario:
     requests: list[tuple[float, Request]]
     workers: int = 2
     partitions: int = 2
-    eager: bool = False
+    classic: bool = False
+    # How many of the workers have one member for all topics, as before; those that take their places do not.
+    older: int = 0
     plan: Plan = field(default_factory=Plan)
     trouble_s: float = 6.0
     kills: list[float] = field(default_factory=list)
@@ -57,7 +59,7 @@ class World:
         self.bucket = Bucket()
         self.faults = Faults(Random(seed + 1), scenario.plan)
         self.audit = Audit(self.bucket, SETTINGS.crash_loop_limit)
-        group = Group(self.kernel, TOPICS.requests, scenario.partitions, SESSION_TIMEOUT_S, eager=scenario.eager)
+        group = Group(self.kernel, scenario.partitions, SESSION_TIMEOUT_S, classic=scenario.classic)
         self.broker = self.audit.broker = Broker(self.kernel, scenario.partitions, group, self.audit)
         self.workers: list[SimWorker] = []
         self.crashes = 0
@@ -88,7 +90,7 @@ class World:
         self._stop_all()
         self._restart_rewound()
 
-    def start(self, name: str | None = None) -> SimWorker:
+    def start(self, name: str | None = None, *, older: bool = False) -> SimWorker:
         """A new process; without a name it is a new one."""
         if name is None:
             self._names += 1
@@ -101,6 +103,7 @@ class World:
             name,
             slots=self.scenario.slots,
             buffer=self.scenario.buffer,
+            older=older,
             crash=self.crash,
             died=self._died,
             end=self._end,
@@ -136,16 +139,15 @@ class World:
         self.crash(worker)
 
     def _on_run(self, worker: SimWorker, job: Job) -> None:
-        member = worker.consumer.member
-        self.audit.on_run(job, member if member is not None and member.id in self.broker.group.members else None)
+        self.audit.on_run(job, worker.member(job.origin.topic))
         if job.prompt == "poison":
             self.crash(worker)
             raise Crashed(worker.name)
 
     def _schedule(self) -> None:
         scenario, kernel = self.scenario, self.kernel
-        for _ in range(scenario.workers):
-            self.start()
+        for number in range(scenario.workers):
+            self.start(older=number < scenario.older)
         for delay, request in scenario.requests:
             kernel.at(delay, lambda request=request: self._send(request))  # type: ignore[misc]
         for delay in scenario.kills:

@@ -11,7 +11,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from worker.errors import WorkerError
 
 # The library's own answer comes first wherever it gives one.
-_GRACE_S = 1.0
+GRACE_S = 1.0
 # Calls that were left behind and may hold their producers, each with its threads, until a connection comes or goes.
 LEFT_BEHIND_MAX = 8
 _CALLS = "offsets"
@@ -58,7 +58,7 @@ class TransactionalProducer(Producer):
         # Not of an executor, whose threads Python waits for at its end.
         threading.Thread(target=call, name=_CALLS, daemon=True).start()
         try:
-            answer.result(None if timeout < 0 else timeout + _GRACE_S)
+            answer.result(None if timeout < 0 else timeout + GRACE_S)
         except TimeoutError:
             message = "send_offsets_to_transaction gave no answer"
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT, message)) from None

@@ -19,7 +19,7 @@ import structlog
 
 from worker.delivery.batch import Batch, Part, parts_of, place, split, without_extras
 from worker.delivery.blocked import FIRST_PAUSE_S, BlockedOutcomes, Cause
-from worker.delivery.transport import Encoded, Offset, Refused, Transport, TryAgain
+from worker.delivery.transport import Encoded, Membership, Offset, Refused, Transport, TryAgain
 from worker.errors import RegistryUnavailable
 from worker.events.codec import EventCodec
 from worker.job import Job, Message, Notice, Origin, Outcome
@@ -295,7 +295,7 @@ class Publisher:
         metrics.LEFT_OUT.inc()
         return True
 
-    def _send(self, records: list[Encoded], offsets: list[Offset], membership: Any) -> None:
+    def _send(self, records: list[Encoded], offsets: list[Offset], membership: Membership) -> None:
         before, result = time.perf_counter(), "failed"
         try:
             self._transport.send(records, offsets, membership, again=self._tries > 0)

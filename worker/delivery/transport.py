@@ -6,6 +6,7 @@ be sent anew.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,8 +15,10 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from worker.delivery.blocked import Cause
+from worker.delivery.producer import GRACE_S
 from worker.delivery.reports import DeliveryReports, collect_reports, produce
 from worker.errors import WorkerError
+from worker.job import Lane
 from worker.telemetry import metrics
 
 _log = structlog.get_logger()
@@ -25,10 +28,13 @@ INIT_TIMEOUT_S = 60.0
 CALL_TIMEOUT_S = 30.0
 # Well inside the transaction's own timeout: past that the broker aborts it, and waiting is of no use.
 TRANSACTION_CALL_TIMEOUT_S = 8.0
+# The offsets of all lanes share one such time, in one call for each; a later call has at least this.
+LATER_CALL_TIMEOUT_S = 1.0
 # How often a commit or an abort that got no answer is repeated.
 _TRIES = 3
+OFFSETS_MAX_S = TRANSACTION_CALL_TIMEOUT_S + GRACE_S + (len(Lane) - 1) * (LATER_CALL_TIMEOUT_S + GRACE_S)
 # The longest that `send` takes: the offsets, the commit, and the abort of a transaction; records and offsets otherwise.
-SEND_MAX_S = max(TRANSACTION_CALL_TIMEOUT_S * (1 + 2 * _TRIES) + 1.0, 2 * CALL_TIMEOUT_S)
+SEND_MAX_S = max(OFFSETS_MAX_S + TRANSACTION_CALL_TIMEOUT_S * 2 * _TRIES, 2 * CALL_TIMEOUT_S)
 # A topic that is not there is reported after this, and not only when the message times out. Long enough for the
 # metadata of a topic that was just created.
 UNKNOWN_TOPIC_CONFIG: dict[str, Any] = {"topic.metadata.propagation.max.ms": 1_500}
@@ -44,6 +50,8 @@ TRANSACTION_CONFIG: dict[str, Any] = {
 }
 IDEMPOTENT_CONFIG: dict[str, Any] = {"enable.idempotence": True, "acks": "all", "linger.ms": 0, **UNKNOWN_TOPIC_CONFIG}
 
+Membership = Mapping[str, Any]
+NOBODY: Membership = {}
 
 # The offsets were refused, the producer is sound.
 _MEMBERSHIP_ERRORS = {
@@ -124,9 +132,13 @@ class Offset:
 
 
 class Group(Protocol):
-    """The consumer group, as seen by the publisher (`intake.errands.ConsumerProxy`)."""
+    """The consumer group, as seen by the publisher (`intake.consumer_proxy.ConsumerProxy`).
 
-    membership: Any
+    `membership` is who we are in the group, by topic: a member for each. It is replaced and never changed.
+    """
+
+    @property
+    def membership(self) -> Membership: ...
 
     def commit(self, offsets: Sequence[TopicPartition]) -> None: ...
     def committed(self, partitions: Sequence[TopicPartition], timeout_s: float) -> list[TopicPartition]: ...
@@ -146,7 +158,7 @@ class Transport(Protocol):
         """
         ...
 
-    def membership(self) -> Any:
+    def membership(self) -> Membership:
         """Who we are in the group, for `send`; to be asked after `prepare` and before the books are read.
 
         The broker checks the membership, and not who owns a partition. One that is older than the look into the books
@@ -155,7 +167,12 @@ class Transport(Protocol):
         ...
 
     def send(
-        self, records: Sequence[Encoded], offsets: Sequence[Offset], membership: Any = None, *, again: bool = False
+        self,
+        records: Sequence[Encoded],
+        offsets: Sequence[Offset],
+        membership: Membership = NOBODY,
+        *,
+        again: bool = False,
     ) -> None:
         """Return when all of it is durable, within `SEND_MAX_S`; `prepare` comes first.
 
@@ -181,7 +198,7 @@ class Transport(Protocol):
 
 
 class ExactlyOnce:
-    """One Kafka transaction per call.
+    """One Kafka transaction per call, for all members of the worker together.
 
     Args:
         make_producer: a new transactional producer with a stable `transactional.id`; called again after a fatal error.
@@ -194,10 +211,12 @@ class ExactlyOnce:
         make_producer: Callable[[], Producer],
         group: Group,
         on_error: Callable[[KafkaError], None] = lambda _error: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._make_producer = make_producer
         self._group = group
         self._on_error = on_error
+        self._clock = clock
         self._producer: Producer | None = None
         # Offsets of a commit whose answer was lost: only the broker knows whether it took place.
         self._in_doubt: Sequence[Offset] = ()
@@ -226,11 +245,16 @@ class ExactlyOnce:
         witnesses = [offset for offset in self._in_doubt if offset.finishing] if again else []
         self._found = _committed(self._group, witnesses) if witnesses else {}
 
-    def membership(self) -> Any:
+    def membership(self) -> Membership:
         return self._group.membership
 
     def send(
-        self, records: Sequence[Encoded], offsets: Sequence[Offset], membership: Any = None, *, again: bool = False
+        self,
+        records: Sequence[Encoded],
+        offsets: Sequence[Offset],
+        membership: Membership = NOBODY,
+        *,
+        again: bool = False,
     ) -> None:
         took_place = again and self._took_place(offsets)
         self._in_doubt = ()
@@ -266,23 +290,33 @@ class ExactlyOnce:
         producer: Producer,
         records: Sequence[Encoded],
         offsets: Sequence[Offset],
-        membership: Any,
+        membership: Membership,
         reports: DeliveryReports,
     ) -> None:
         producer.begin_transaction()
         produce(producer, records, reports)
-        if offsets:
-            positions = [offset.to_kafka() for offset in offsets]
-            # Once only: a call that got no answer may still be under way (`producer`).
-            try:
-                producer.send_offsets_to_transaction(positions, membership, TRANSACTION_CALL_TIMEOUT_S)
-            except KafkaException as error:
-                if error.args[0].code() == KafkaError._TIMED_OUT:
-                    self._unanswered = offsets[:1]
-                raise
+        self._send_offsets(producer, offsets, membership)
         self._in_doubt = offsets
         _patiently(lambda: producer.commit_transaction(TRANSACTION_CALL_TIMEOUT_S))
         self._in_doubt = ()
+
+    def _send_offsets(self, producer: Producer, offsets: Sequence[Offset], membership: Membership) -> None:
+        """Add the offsets, those of each topic in the name of its own member.
+
+        One member that is refused is enough for the whole transaction not to take place: results and offsets of one
+        lane cannot be told from those of another any more.
+        """
+        deadline = self._clock() + TRANSACTION_CALL_TIMEOUT_S
+        for topic in dict.fromkeys(offset.topic for offset in offsets):
+            own = [offset for offset in offsets if offset.topic == topic]
+            timeout_s = max(LATER_CALL_TIMEOUT_S, deadline - self._clock())
+            # Once only: a call that got no answer may still be under way (`producer`).
+            try:
+                producer.send_offsets_to_transaction([o.to_kafka() for o in own], membership[topic], timeout_s)
+            except KafkaException as error:
+                if error.args[0].code() == KafkaError._TIMED_OUT:
+                    self._unanswered = own[:1]
+                raise
 
     def _recover(self, error: KafkaError, *, refused: bool) -> None:
         """Leave the way clear for the next try: abort after a rebalance, else go on with a new producer.
@@ -350,14 +384,14 @@ class AtLeastOnce:
     def prepare(self, *, again: bool = False) -> None:
         """There is nothing to wait for."""
 
-    def membership(self) -> Any:
-        return None
+    def membership(self) -> Membership:
+        return NOBODY
 
     def send(
         self,
         records: Sequence[Encoded],
         offsets: Sequence[Offset],
-        membership: Any = None,  # noqa: ARG002 - the consumer commits, and knows who it is
+        membership: Membership = NOBODY,  # noqa: ARG002 - the consumers commit, and know who they are
         *,
         again: bool = False,  # noqa: ARG002
     ) -> None:

@@ -1,6 +1,6 @@
 """The poll loop: records in, backpressure, rebalances. Nothing here blocks on S3 or the GPU.
 
-Rules that others learnt the hard way: poll always, paused or not, or the group throws the member out; poll records one
+Rules that others learnt the hard way: poll always, paused or not, or the group throws a member out; poll records one
 by one, since batches of `consume()` skip offsets beside pauses (librdkafka#4208); never commit in on_lost; librdkafka
 keeps a partition paused through a revoke, so the pause ends before the partition goes.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from worker.errors import ProtocolError, RegistryUnavailable, RequestRejected, UndecodableError
 from worker.events.codec import EventCodec
@@ -22,13 +22,13 @@ from worker.events.types import GenerationRequest
 from worker.intake.admit import AdmissionRules, Arrival, admit, with_bounded_ids
 from worker.intake.consumer_proxy import ConsumerProxy
 from worker.intake.end_watch import EndWatch
+from worker.intake.lane_members import LaneMembers
 from worker.intake.ledger import Ledger
 from worker.intake.ledger import TopicPartition as Key
 from worker.intake.log_follower import LogFollower
-from worker.intake.membership import FirstAssignment
 from worker.intake.positions import Positions
 from worker.intake.records import Record, read_record
-from worker.intake.standstill import Progress, Standstill
+from worker.intake.reopen import Reopener
 from worker.job import Failure, Job, Lane, Origin, Original
 from worker.settings import Settings
 from worker.telemetry import logs, metrics
@@ -39,7 +39,6 @@ _log = structlog.get_logger()
 _REGISTRY_PAUSE_S = 0.1
 # A paused partition goes on at this share of its limit, so that it does not flap (librdkafka#2052).
 _RESUME_SHARE = 0.5
-_LOOK_S = 5.0
 
 
 class IntakeHooks(Protocol):
@@ -68,18 +67,18 @@ class _Held:
 
 
 class Intake:
-    """Owns the consumer; one thread calls it, and librdkafka's callbacks run on that thread too.
+    """Owns the group members; one thread calls it, and librdkafka's callbacks run on that thread too.
 
     Args:
         topics: the request topics, in the order of `Lane`.
         on_delivered: called for every new record with topic, partition, offset and the time it was written.
-        on_error: called with every error of the consumer that is not fatal.
+        on_error: called with every error of a member that is not fatal.
         on_rebalance: called after partitions have come or gone.
     """
 
     def __init__(
         self,
-        consumer: Consumer,
+        members: LaneMembers,
         proxy: ConsumerProxy,
         ledger: Ledger,
         ends: EndWatch,
@@ -93,13 +92,11 @@ class Intake:
         on_error: Callable[[KafkaError], None] = lambda _error: None,
         on_rebalance: Callable[[], None] = lambda: None,
     ) -> None:
-        self._consumer = consumer
+        self._members = members
         self._proxy = proxy
         self._ledger = ledger
-        positions = Positions(
-            consumer, cooperative=settings.kafka_group_protocol == "consumer", next_offsets=self._next_offsets
-        )
-        self._log = LogFollower(consumer, proxy, ledger, ends, positions, hooks, self._unpause)
+        self._log = LogFollower(members, proxy, ledger, ends, Positions(members), hooks, self._unpause)
+        self._reopener = Reopener(members, ledger)
         self._codec = codec
         self._hooks = hooks
         self._rules = rules
@@ -109,39 +106,34 @@ class Intake:
         self._on_delivered = on_delivered
         self._on_error = on_error
         self._on_rebalance = on_rebalance
-        self._first_assignment = FirstAssignment()
         self._paused: set[Key] = set()
         self._held: deque[_Held] = deque()
-        self._standstill = Standstill()
-        self._looked_at = 0.0
         self._stopping = False
 
-    @property
-    def is_assigned(self) -> bool:
-        """Whether the group has given this member its partitions, be it none. Any thread may ask."""
-        return self._first_assignment.arrived
-
     def subscribe(self) -> None:
-        """Join the group."""
-        self._consumer.subscribe(
-            list(self._lanes), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
-        )
+        """Join the group, once for each lane."""
+        self._members.subscribe(self._on_assign, self._on_revoke, self._on_lost)
+        # Partitions may come with the first poll, and be committed before the others have been polled.
+        self._proxy.serve()
 
     def stop(self) -> None:
         """Take nothing new; polling goes on so that the group keeps this member until it leaves."""
         self._stopping = True
 
     def tick(self, timeout_s: float) -> None:
-        """Poll once, then put the pauses right."""
-        message = self._consumer.poll(timeout_s)
+        """Poll each member once, then put the pauses right."""
+        has_come = False
+        # The most urgent lane last, for its poll is the one that may wait.
+        for topic, lane in reversed(self._lanes.items()):
+            message = self._members.poll(topic, timeout_s if lane is Lane.URGENT and not has_come else 0.0)
+            if message is not None:
+                has_come = True
+                self._take(message)
         self._proxy.serve()
-        self._first_assignment.observe(self._proxy.membership, self._now())
-        if message is not None:
-            self._take(message)
         self._log.look(self._paused, self._now())
         self._retry_held()
         self._balance()
-        self._reopen_silent()
+        self._reopener.look(self._paused, self._now())
 
     def _take(self, message: Message) -> None:
         error = message.error()
@@ -237,64 +229,26 @@ class Intake:
         }
         to_pause, to_resume = full - self._paused, calm & self._paused
         if to_pause:
-            self._consumer.pause([TopicPartition(*key) for key in to_pause])
+            self._members.pause(TopicPartition(*key) for key in to_pause)
         if to_resume:
-            self._consumer.resume([TopicPartition(*key) for key in to_resume])
+            self._members.resume(TopicPartition(*key) for key in to_resume)
         self._paused = (self._paused | to_pause) - to_resume
         metrics.PAUSED.set(len(self._paused))
         metrics.UNFINISHED.set(sum(jobs for jobs, _ in load.values()))
 
     def _unpause(self, key: Key) -> None:
         if key in self._paused:
-            self._consumer.resume([TopicPartition(*key)])
+            self._members.resume([TopicPartition(*key)])
             self._paused.discard(key)
 
-    def _next_offsets(self) -> dict[Key, int | None]:
-        with self._ledger.lock:
-            return {key: self._ledger.next_offset(key) for key in self._ledger.partitions()}
-
-    def _reopen_silent(self) -> None:
-        """Open partitions again that bring nothing although there is more (`standstill`)."""
-        now = self._now()
-        if now < self._looked_at + _LOOK_S:
-            return
-        self._looked_at = now
-        with self._ledger.lock:
-            read = {key: self._ledger.next_offset(key) for key in self._ledger.partitions() if key not in self._paused}
-        progress = {key: Progress(position, self._end(key)) for key, position in read.items()}
-        for key in self._standstill.find(progress, now):
-            position = progress[key].position
-            _log.warning("partition_reopened", topic=key[0], partition=key[1], position=position)
-            metrics.REOPENED.inc()
-            # Each on its own may be taken for done: librdkafka drops one that another has overtaken.
-            self._consumer.pause([TopicPartition(*key)])
-            self._consumer.resume([TopicPartition(*key)])
-            if position is not None:
-                self._seek(TopicPartition(*key, position))
-
-    def _seek(self, place: TopicPartition) -> None:
-        try:
-            self._consumer.seek(place)
-        except KafkaException as error:
-            _log.warning("seek_failed", topic=place.topic, partition=place.partition, error=str(error))
-
-    def _end(self, key: Key) -> int | None:
-        answer = self._consumer.get_watermark_offsets(TopicPartition(*key), cached=True)
-        if answer is None or answer[1] < 0:
-            return None
-        low, high = answer
-        return 0 if low == high else high
-
-    def _on_assign(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def _on_assign(self, partitions: list[TopicPartition]) -> None:
         if partitions:
             self._hooks.wait_for_flush()
-        if partitions:
             self._log.open(partitions, self._now())
-        self._first_assignment.on_assigned()
         self._on_rebalance()
         _log.info("assigned", partitions=_names(partitions))
 
-    def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def _on_revoke(self, partitions: list[TopicPartition]) -> None:
         keys = self._close_partitions(partitions)
         self._hooks.release_partitions(keys)
         with self._ledger.lock:
@@ -304,12 +258,11 @@ class Intake:
         self._on_rebalance()
         _log.info("revoked", partitions=_names(partitions))
 
-    def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def _on_lost(self, partitions: list[TopicPartition]) -> None:
         keys = self._close_partitions(partitions)
         with self._ledger.lock:
             self._ledger.revoke(keys)
         self._hooks.release_unowned()
-        self._first_assignment.on_lost()
         _log.warning("lost", partitions=_names(partitions))
 
     def _close_partitions(self, partitions: list[TopicPartition]) -> list[Key]:
@@ -324,7 +277,7 @@ class Intake:
                 self._ledger.release(held.origin)
         paused = self._paused & set(keys)
         if paused:
-            self._consumer.resume([TopicPartition(*key) for key in paused])
+            self._members.resume(TopicPartition(*key) for key in paused)
         self._paused -= paused
         return keys
 

@@ -1,4 +1,4 @@
-"""Calls to the consumer from other threads, carried out by the one that polls.
+"""Calls to the group members from other threads, carried out by the one that polls.
 
 A confluent-kafka consumer serves one call at a time, and a caller that waits for its turn starves beside a loop of
 `poll` (tried with 2.16.1: a commit from another thread never returned). So the poll thread does them between two polls.
@@ -10,23 +10,26 @@ coordinator's broker was killed at that moment, though it was back after 3 s (tr
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from worker.intake.lane_members import LaneMembers
+from worker.intake.patience import Patience
 from worker.threads import Threads
 
 # A poll thread that is gone, or held up by a rebalance, must not hold the publisher for ever.
 ANSWER_TIMEOUT_S = 30.0
 # How long an assignment may wait for its committed offsets: a dead predecessor's transaction and a coordinator that
-# moves take less, and the group is patient for far longer (`max.poll.interval.ms`).
+# moves take less.
 COMMITTED_WITHIN_S = 45.0
 COMMITTED_TIMEOUT_S = 10.0
+# Of the one question that is asked even where other waits have left no time.
+LAST_TIMEOUT_S = 1.0
 _PAUSE_S = 0.1
 # While no broker answers, a client has 20 error events a second for whoever polls it.
 _READER_POLL_S = 1.0
@@ -37,25 +40,37 @@ _Result = list[TopicPartition] | None
 
 
 class ConsumerProxy:
-    """`serve` is the poll thread's; the others wait for it."""
+    """`serve` and `committed_at_assignment` are the poll thread's; the other callers wait for `serve`.
 
-    def __init__(self, consumer: Consumer, offsets_reader: Consumer, threads: Threads) -> None:
-        self._consumer = consumer
+    Args:
+        beat: called by `serve`, and so while the poll thread waits: its waits are bounded, so it is alive.
+    """
+
+    def __init__(
+        self,
+        members: LaneMembers,
+        offsets_reader: Consumer,
+        threads: Threads,
+        patience: Patience,
+        beat: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._members = members
         self._offsets_reader = offsets_reader
         self._threads = threads
+        self._patience = patience
+        self._beat = beat
         self._waiting: deque[tuple[Callable[[], _Result], Future[_Result]]] = deque()
         self._poll_thread: object = None
         self._reading = 0
         self._reader_polled_at = 0.0
-        # Group metadata for transactions, as of the last poll.
-        self.membership: Any = None
+        # Group metadata for transactions by topic, as of the last poll; replaced as a whole, and never changed.
+        self.membership: Mapping[str, Any] = {}
 
     def serve(self) -> None:
         """Do what waits, and look up the group membership."""
+        self._beat()
         self._poll_thread = self._threads.current()
-        # Once a consumer that is being closed has left its group there is none; what is flushed then is refused.
-        with contextlib.suppress(RuntimeError):
-            self.membership = self._consumer.consumer_group_metadata()
+        self.membership = self._members.metadata(self._threads.monotonic())
         self._serve_reader()
         while self._waiting:
             request, answer = self._waiting.popleft()
@@ -66,7 +81,7 @@ class ConsumerProxy:
 
     def commit(self, offsets: Sequence[TopicPartition]) -> None:
         """Commit and wait for the answer. Raises KafkaException."""
-        self._ask(lambda: self._consumer.commit(offsets=list(offsets), asynchronous=False))
+        self._ask(lambda: self._members.commit(offsets))
 
     def committed(self, partitions: Sequence[TopicPartition], timeout_s: float) -> list[TopicPartition]:
         """Committed offsets with their metadata. Raises KafkaException."""
@@ -79,16 +94,18 @@ class ConsumerProxy:
     def committed_at_assignment(self, partitions: Sequence[TopicPartition]) -> list[TopicPartition]:
         """Committed offsets with their metadata, for the poll thread inside a rebalance.
 
-        Ends the process where there is no answer within `COMMITTED_WITHIN_S`: without the offsets nothing can be
-        opened, and records that are read from elsewhere would be done again.
+        Ends the process where there is no answer within `COMMITTED_WITHIN_S`, or the time that `Patience` leaves:
+        without the offsets nothing can be opened, and records that are read from elsewhere would be done again.
         """
-        deadline = self._threads.monotonic() + COMMITTED_WITHIN_S
+        within_s = min(COMMITTED_WITHIN_S, self._patience.left_s())
+        deadline = self._threads.monotonic() + within_s
         while True:
+            left_s = deadline - self._threads.monotonic()
             try:
-                return _sound(self.committed(partitions, COMMITTED_TIMEOUT_S))
+                return _sound(self.committed(partitions, max(LAST_TIMEOUT_S, min(COMMITTED_TIMEOUT_S, left_s))))
             except KafkaException as error:
-                if self._threads.monotonic() >= deadline - COMMITTED_TIMEOUT_S:
-                    self._threads.end(f"no committed offsets within {COMMITTED_WITHIN_S:g} s: {error}")
+                if self._threads.monotonic() >= deadline - LAST_TIMEOUT_S:
+                    self._threads.end(f"no committed offsets within {within_s:.0f} s: {error}")
                 _log.warning("committed_failed", error=str(error))
             self.serve()
             self._threads.sleep(_PAUSE_S)

@@ -78,9 +78,9 @@ class EndWatch:
         """Partitions have come, with the topic ids that were committed with their offsets."""
         self._topic_ids |= committed
         # Not at once: a broker that lags behind would name the id of a topic that was deleted.
-        learn_at = now + LEARN_ID_AFTER_S if None in committed.values() else math.inf
-        self._compare_at = min(self._compare_at, now if any(committed.values()) else learn_at)
-        self._learn_at = learn_at
+        if None in committed.values():
+            self._learn_at = now + LEARN_ID_AFTER_S
+        self._compare_at = min(self._compare_at, now if any(committed.values()) else self._learn_at)
 
     def on_gone(self, keys: Iterable[Key]) -> None:
         """Partitions have gone, and what was asked for them is of no use."""

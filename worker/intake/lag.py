@@ -11,8 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from confluent_kafka import Consumer, TopicPartition
-
+from worker.intake.lane_members import LaneMembers
 from worker.intake.ledger import TopicPartition as Key
 from worker.telemetry import metrics
 
@@ -69,10 +68,10 @@ class Books(Protocol):
 
 
 class LagGauge:
-    """Sets the lag metrics; the poll thread's, as every call to the consumer is (`consumer_proxy`)."""
+    """Sets the lag metrics; the poll thread's, as every call to the members is (`consumer_proxy`)."""
 
-    def __init__(self, consumer: Consumer, books: Books, ends: Ends, group: str, topics: Iterable[str]) -> None:
-        self._consumer = consumer
+    def __init__(self, members: LaneMembers, books: Books, ends: Ends, group: str, topics: Iterable[str]) -> None:
+        self._members = members
         self._books = books
         self._ends = ends
         self._group = group
@@ -107,7 +106,7 @@ class LagGauge:
         asked = self._ends.end(key)
         if asked is not None:
             return asked
-        answer = self._consumer.get_watermark_offsets(TopicPartition(*key), cached=True)
+        answer = self._members.watermarks(*key)
         return None if answer is None or answer[1] < 0 else answer[1]
 
 

@@ -7,7 +7,7 @@ refused.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +26,7 @@ _log = structlog.get_logger()
 
 REQUEST_TIMEOUT_S = 5.0
 ID_TIMEOUT_S = 3.0
+_ID_TRIES, _ID_PAUSE_S = 3, 0.1
 # Between two questions; each is about all partitions that anybody wants to know of.
 INTERVAL_S = 1.0
 
@@ -105,15 +106,29 @@ class LogBounds:
             self._wanted, self._topics = set(), set()
         return answers
 
-    def ids_now(self, topics: Iterable[str]) -> dict[str, str]:
-        """The ids of these topics, as far as they are answered within `ID_TIMEOUT_S`. The only call that waits."""
+    def ids_now(self, topics: Collection[str]) -> dict[str, str]:
+        """The ids of these topics, as far as they are answered within `ID_TIMEOUT_S`. The only call that waits.
+
+        A leader that moves gives an error, and the right answer a moment later.
+        """
+        ids: dict[str, str] = {}
+        deadline = self._threads.monotonic() + ID_TIMEOUT_S
+        for attempt in range(_ID_TRIES):
+            missing = set(topics) - ids.keys()
+            if not missing or self._threads.monotonic() >= deadline:
+                break
+            if attempt:
+                self._threads.sleep(_ID_PAUSE_S)
+            ids |= self._described(missing, deadline)
+        return ids
+
+    def _described(self, topics: set[str], deadline: float) -> dict[str, str]:
         try:
-            futures = self._ids(set(topics))
+            futures = self._ids(topics)
         except KafkaException as error:
             _log.warning("topic_ids_not_asked", error=str(error))
             return {}
         ids = {}
-        deadline = self._threads.monotonic() + ID_TIMEOUT_S
         for topic, future in futures.items():
             with contextlib.suppress(KafkaException, TimeoutError):
                 found = self._threads.answer(future, max(0.0, deadline - self._threads.monotonic()))

@@ -10,10 +10,11 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 import structlog
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import KafkaError, Message, TopicPartition
 
 from worker.intake.consumer_proxy import ConsumerProxy
 from worker.intake.end_watch import EndWatch, Found, Learnt, Reached
+from worker.intake.lane_members import LaneMembers
 from worker.intake.ledger import Ledger
 from worker.intake.ledger import TopicPartition as Key
 from worker.intake.offset_metadata import decode
@@ -41,7 +42,7 @@ class LogFollower:
 
     def __init__(
         self,
-        consumer: Consumer,
+        members: LaneMembers,
         proxy: ConsumerProxy,
         ledger: Ledger,
         ends: EndWatch,
@@ -49,7 +50,7 @@ class LogFollower:
         hooks: FollowerHooks,
         unpause: Callable[[Key], None],
     ) -> None:
-        self._consumer = consumer
+        self._members = members
         self._proxy = proxy
         self._ledger = ledger
         self._ends = ends
@@ -184,7 +185,7 @@ class LogFollower:
             read = self._ledger.was_read(key)
         if offset >= read.stop:
             return False
-        watermarks = self._consumer.get_watermark_offsets(TopicPartition(*key), cached=True)
+        watermarks = self._members.watermarks(*key)
         if offset < read.start or (watermarks is not None and 0 <= watermarks[1] < read.stop):
             return True
         _log.warning("delivered_again", topic=key[0], partition=key[1], offset=offset)

@@ -1,36 +1,28 @@
-"""Where the group member reads: assigned partitions start at given offsets and can be moved to others."""
+"""Where the group members read: assigned partitions start at given offsets and can be moved to others.
+
+Both group protocols change assignments by adding and removing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, TopicPartition
 
+from worker.intake.lane_members import LaneMembers
 from worker.intake.ledger import TopicPartition as Key
 
 
 class Positions:
-    """The poll thread's.
+    """The poll thread's."""
 
-    Args:
-        cooperative: whether the group's protocol changes assignments by adding and removing (KIP-848 does).
-        next_offsets: the next offset of every partition that is assigned, None before the first record.
-    """
-
-    def __init__(
-        self, consumer: Consumer, *, cooperative: bool, next_offsets: Callable[[], Mapping[Key, int | None]]
-    ) -> None:
-        self._consumer = consumer
-        self._cooperative = cooperative
-        self._next_offsets = next_offsets
+    def __init__(self, members: LaneMembers) -> None:
+        self._members = members
 
     def assign(self, committed: Sequence[TopicPartition]) -> None:
         """In a rebalance callback: start new partitions at committed offsets, or at their beginning."""
         places = [place(p.topic, p.partition, p.offset if p.offset >= 0 else None, p.leader_epoch) for p in committed]
-        if self._cooperative:
-            self._consumer.incremental_assign(places)
-        else:
-            self._consumer.assign(places)
+        self._members.incremental_assign(places)
 
     def move(self, key: Key, offset: int | None) -> None:
         """Read on from another offset, None for the beginning.
@@ -38,12 +30,8 @@ class Positions:
         A `seek` is refused once librdkafka has given up on the old offset (tried).
         """
         moved = place(*key, offset)
-        if self._cooperative:
-            self._consumer.incremental_unassign([moved])
-            self._consumer.incremental_assign([moved])
-        else:
-            others = {other: at for other, at in self._next_offsets().items() if other != key}
-            self._consumer.assign([moved, *(place(*other, at) for other, at in others.items())])
+        self._members.incremental_unassign([moved])
+        self._members.incremental_assign([moved])
 
 
 def place(topic: str, partition: int, offset: int | None, leader_epoch: int | None = None) -> TopicPartition:

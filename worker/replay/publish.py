@@ -111,7 +111,7 @@ class Results:
             records = [encoded(self._connection.codec, message) for message in messages]
             try:
                 # Without offsets no group membership is needed, and each attempt is the first one of a new producer.
-                self._transport.send(records, (), None, again=False)
+                self._transport.send(records, (), again=False)
             except TryAgain as error:
                 problem = str(error)
             else:

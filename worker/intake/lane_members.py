@@ -1,0 +1,167 @@
+"""A worker's members of the consumer group, one for each request topic (lane), as one consumer.
+
+With a member for all topics, an assignor either keeps the lanes even and moves nearly everything when a worker comes or
+goes (`range`), or moves little and gives a worker any number of partitions of a lane (`uniform`, `cooperative-sticky`).
+With a member per topic it does neither: every worker has its even part of each lane, and nothing moves between others.
+
+Every call here is about partitions, and their topic says which member it is for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import structlog
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from worker.intake.membership import FirstAssignment
+from worker.intake.patience import Patience
+from worker.threads import Threads
+
+_log = structlog.get_logger()
+
+OnPartitions = Callable[[list[TopicPartition]], None]
+
+
+class LaneMembers:
+    """The poll thread's, but for `are_assigned` and `leave`.
+
+    Args:
+        consumers: by topic; none of them has subscribed yet.
+    """
+
+    def __init__(self, consumers: Mapping[str, Consumer], patience: Patience) -> None:
+        self._consumers = dict(consumers)
+        self._patience = patience
+        self._first = {topic: FirstAssignment() for topic in consumers}
+        self._metadata: Mapping[str, Any] = MappingProxyType({})
+        # A member that is left behind while it leaves may call back when it is another's turn.
+        self._one_callback = threading.RLock()
+        self._calling_back: str | None = None
+        self._leaving: set[str] = set()
+
+    @property
+    def are_assigned(self) -> bool:
+        """Whether the group has given each member its partitions, be it none. Any thread may ask."""
+        return all(first.arrived for first in self._first.values())
+
+    def subscribe(self, on_assign: OnPartitions, on_revoke: OnPartitions, on_lost: OnPartitions) -> None:
+        """Join the group, each with its topic. The callbacks are called within `poll` and `leave`, one at a time."""
+        for topic, consumer in self._consumers.items():
+            first = self._first[topic]
+            consumer.subscribe(
+                [topic],
+                on_assign=self._callback(topic, on_assign, first.on_assigned),
+                on_revoke=self._callback(topic, on_revoke),
+                on_lost=self._callback(topic, on_lost, first.on_lost),
+            )
+
+    def _callback(
+        self, topic: str, call: OnPartitions, then: Callable[[], None] = lambda: None
+    ) -> Callable[[Consumer, list[TopicPartition]], None]:
+        def callback(_consumer: Consumer, partitions: list[TopicPartition]) -> None:
+            with self._one_callback:
+                self._calling_back = topic
+                call(partitions)
+                then()
+                self._calling_back = None
+
+        return callback
+
+    def _may_ask(self, topic: str) -> bool:
+        """Whether a call to this member returns. One that leaves answers only within its own callback: another call
+        would wait for its `close`, which may hang, and then no member could leave."""
+        return topic not in self._leaving or topic == self._calling_back
+
+    def poll(self, topic: str, timeout_s: float) -> Message | None:
+        """Poll one member; each of them has to be, again and again."""
+        self._patience.polled(topic)
+        return self._consumers[topic].poll(timeout_s)
+
+    def metadata(self, now: float) -> Mapping[str, Any]:
+        """The group metadata for transactions by topic, as it is now. `now` in seconds.
+
+        What is returned does not change any more, so it stands for one moment.
+        """
+        fresh = {}
+        for topic, consumer in self._consumers.items():
+            if not self._may_ask(topic):
+                continue
+            # Once a consumer that is being closed has left, there is none; what is flushed with the old one is refused.
+            with contextlib.suppress(RuntimeError):
+                fresh[topic] = consumer.consumer_group_metadata()
+                self._first[topic].observe(fresh[topic], now)
+        self._metadata = MappingProxyType({**self._metadata, **fresh})
+        return self._metadata
+
+    def commit(self, offsets: Sequence[TopicPartition]) -> None:
+        """Commit each member's offsets and wait for the answers.
+
+        Raises:
+            KafkaException: some were not committed, perhaps those of one member only. One that may be repeated comes
+                before those that may not.
+        """
+        errors = []
+        for topic, own in _by_topic(offsets).items():
+            if not self._may_ask(topic):
+                errors.append(KafkaException(KafkaError(KafkaError._STATE, "the member is leaving the group")))
+                continue
+            try:
+                self._consumers[topic].commit(offsets=own, asynchronous=False)
+            except KafkaException as error:
+                errors.append(error)
+        if errors:
+            raise min(errors, key=lambda error: not error.args[0].retriable())
+
+    def incremental_assign(self, partitions: Sequence[TopicPartition]) -> None:
+        """Read these partitions, too."""
+        for topic, own in _by_topic(partitions).items():
+            self._consumers[topic].incremental_assign(own)
+
+    def incremental_unassign(self, partitions: Sequence[TopicPartition]) -> None:
+        """Read these partitions no more."""
+        for topic, own in _by_topic(partitions).items():
+            self._consumers[topic].incremental_unassign(own)
+
+    def pause(self, partitions: Iterable[TopicPartition]) -> None:
+        """Fetch nothing of these partitions."""
+        for topic, own in _by_topic(partitions).items():
+            self._consumers[topic].pause(own)
+
+    def resume(self, partitions: Iterable[TopicPartition]) -> None:
+        """Fetch paused partitions again."""
+        for topic, own in _by_topic(partitions).items():
+            self._consumers[topic].resume(own)
+
+    def seek(self, place: TopicPartition) -> None:
+        """Read on from another offset. Raises KafkaException."""
+        self._consumers[place.topic].seek(place)
+
+    def watermarks(self, topic: str, partition: int) -> tuple[int, int] | None:
+        """First offset and end of a partition as the last fetch told them; None before one did, −1001 for unknown."""
+        return self._consumers[topic].get_watermark_offsets(TopicPartition(topic, partition), cached=True)
+
+    def leave(self, threads: Threads, within_s: float) -> None:
+        """Leave the group with each member; what does not return is left behind and only missed by the group later.
+
+        Args:
+            within_s: for all of them; one that hangs takes no more than its part.
+        """
+        deadline = threads.monotonic() + within_s
+        for left, topic in zip(range(len(self._consumers), 0, -1), self._consumers, strict=True):
+            part_s = max(0.0, deadline - threads.monotonic()) / left
+            self._leaving.add(topic)
+            # librdkafka's close waits without a limit for a coordinator that goes away at that moment.
+            if not threads.call("leave", self._consumers[topic].close, part_s):
+                _log.warning("group_not_left", topic=topic, waited_s=round(part_s, 1))
+
+
+def _by_topic(partitions: Iterable[TopicPartition]) -> dict[str, list[TopicPartition]]:
+    found: dict[str, list[TopicPartition]] = {}
+    for place in partitions:
+        found.setdefault(place.topic, []).append(place)
+    return found
