@@ -72,7 +72,8 @@ def rehearsal(
         "DTYPE": dtype,
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
-    runs = [({}, requests(side_px=side, steps=steps))]
+    unchanged: dict[str, str] = {}
+    runs = [(unchanged, requests(side_px=side, steps=steps))]
     runs += [
         ({name: value}, requests(side_px=side, steps=steps, plain_only=True, prefix=f"{name.lower()}-"))
         for name, value in others

@@ -119,7 +119,7 @@ def _write(path: Path, shapes: Mapping[str, Sequence[int]], rng: np.random.Gener
             file.write(data)
 
 
-def _tensors(shapes: Mapping[str, Sequence[int]], rng: np.random.Generator) -> Iterator[memoryview]:
+def _tensors(shapes: Mapping[str, Sequence[int]], rng: np.random.Generator) -> Iterator[bytes]:
     """Yield the bytes of each weight: of torch's default distribution for layers, of an identity for norms."""
     for name, shape in shapes.items():
         if len(shape) > 1:
@@ -128,4 +128,4 @@ def _tensors(shapes: Mapping[str, Sequence[int]], rng: np.random.Generator) -> I
             tensor = values.mul_(2 * bound).sub_(bound).to(_DTYPE)
         else:
             tensor = torch.full(tuple(shape), 1.0 if name.endswith(".weight") else 0.0, dtype=_DTYPE)
-        yield memoryview(tensor.view(torch.uint8).numpy())
+        yield tensor.view(torch.uint8).numpy().tobytes()

@@ -14,6 +14,7 @@ from tests.sim.faults import Faults, Port
 from tests.sim.kernel import Crashed, Kernel, Process
 from tests.sim.store import Bucket, FakeStore
 from worker import app, kafka_config
+from worker.call_sizes import CallSizes
 from worker.cluster.check import Problem
 from worker.cluster.contact import Contact
 from worker.delivery.manifest import ModelInfo
@@ -45,7 +46,7 @@ MODEL = ModelInfo(
     device="sim",
     dtype="float32",
     deterministic=True,
-    slots=2,
+    calls=CallSizes("cpu", "float32"),
 )
 SLOTS = 2
 LONGEST_JOB_S = 1.5
