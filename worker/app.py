@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from worker import __version__, kafka_config, startup
+from worker.call_sizes import CallSizes
 from worker.cluster.checker import make_checker, require
 from worker.cluster.watch import ClusterWatch
 from worker.connections import Connections, RealConnections
@@ -54,6 +55,8 @@ _log = structlog.get_logger()
 
 STORE_PAUSE_FIRST_S = 0.25
 STORE_PAUSE_MAX_S = 10.0
+# Rows of a UNet call at most, where neither DETERMINISTIC nor SLOTS says it: the cost model chooses below.
+UNPADDED_ROWS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,26 +144,24 @@ def build(
     return Worker(settings, threads, ledger, intake, retry_queue, lifecycle, health, members, cancellations, lag, watch)
 
 
-def engine_maker(settings: Settings, model: SdxlModel) -> MakeEngine:
-    """What makes the real engine around a loaded model."""
-    from worker.engine.cost import CostModel
+def engine_maker(settings: Settings, model: SdxlModel, info: ModelInfo) -> MakeEngine:
+    """What makes the real engine around a loaded model, which `info` describes."""
     from worker.engine.loop import StepEngine
-    from worker.engine.schedule import Policy, StepScheduler
+    from worker.engine.schedule import ROWS_MAX, Policy, StepScheduler
 
     policy = Policy(
-        slots=settings.slots,
+        rows_max=ROWS_MAX if settings.deterministic else settings.slots or UNPADDED_ROWS,
         share=settings.priority_share,
         bounds_s=(settings.urgent_wait_s, settings.high_wait_s, settings.normal_wait_s),
         urgent_slowdown_max=settings.urgent_slowdown_max,
     )
-    cost = CostModel(padded_to=settings.slots if settings.deterministic else None)
-    scheduler = StepScheduler(policy, cost)
+    scheduler = StepScheduler(policy)
     return lambda hooks: StepEngine(
         model,
         scheduler,
         hooks,
         time.time,
-        deterministic=settings.deterministic,
+        calls=info.calls if info.deterministic else None,
         checkpoints=settings.checkpoint_jobs,
     )
 
@@ -177,7 +178,7 @@ def make_spans(settings: Settings) -> Spans | None:
 def load_engine(settings: Settings) -> LoadedEngine:
     """The real engine around the model that the settings name. Raises ModelLoadError."""
     model, info, facts = load_model(settings)
-    return LoadedEngine(engine_maker(settings, model), info, facts)
+    return LoadedEngine(engine_maker(settings, model, info), info, facts)
 
 
 def run(settings: Settings, load: LoadEngine = load_engine) -> int:
@@ -273,16 +274,20 @@ def load_model(settings: Settings) -> tuple[SdxlModel, ModelInfo, dict[str, Any]
         home = torch.device("cpu") if settings.refiner_offload else device
         refiner = load_refiner(settings.sdxl_refiner_id, dtype=dtype, device=home, share=base)
     embeddings = read_embeddings(settings.sdxl_embeddings_path, embedding_widths(base))
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    precision = str(dtype).removeprefix("torch.")
+    if settings.slots is not None and settings.deterministic:
+        _log.warning("call_size_overridden", slots=settings.slots, hint="unset, a table decides")
     info = ModelInfo(
         model_id=settings.sdxl_model_id,
         model_fingerprint=fingerprint(settings.sdxl_model_id, dtype=dtype),
         refiner_id=settings.sdxl_refiner_id,
         refiner_fingerprint=fingerprint(settings.sdxl_refiner_id, dtype=dtype) if settings.sdxl_refiner_id else None,
         versions={name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers")},
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        dtype=str(dtype).removeprefix("torch."),
+        device=name,
+        dtype=precision,
         deterministic=settings.deterministic,
-        slots=settings.slots,
+        calls=CallSizes(name, precision, settings.slots),
         embeddings_fingerprint=embeddings.fingerprint,
     )
     metrics.MODEL.info({"model": info.model_id, "fingerprint": info.model_fingerprint, "dtype": info.dtype})

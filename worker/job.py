@@ -94,8 +94,9 @@ class Job:
     include those of the profile; `prompt_syntax` says how their signs are read. `loras` holds (name, weight), including
     those of the profile, of the preset and the default one. `recorded_at` is the time of the record, None where that is
     unknown. `headers` are passed through to the results. `checkpoint` is the state that another worker saved of this
-    job (`engine/checkpoint.py`). `preset` replaces what the request says about sampling, so read
-    that from the properties below, never from `request`.
+    job (`engine/checkpoint.py`). `call_samples` is set where a stored picture is made again: the samples of the UNet
+    calls that it was drawn with, in place of the worker's own (`call_sizes.py`). `preset` replaces what the request
+    says about sampling, so read that from the properties below, never from `request`.
     """
 
     request: GenerationRequest
@@ -115,6 +116,7 @@ class Job:
     profile: AppliedProfile | None = None
     preset: Preset | None = None
     prompt_syntax: PromptSyntax = PromptSyntax.LITERAL
+    call_samples: int | None = None
     checkpoint: bytes | None = field(default=None, repr=False)
 
     @property
@@ -132,6 +134,11 @@ class Job:
     @property
     def guidance_scale(self) -> float:
         return self.request.guidance_scale if self.preset is None else self.preset.guidance_scale
+
+    @property
+    def guided(self) -> bool:
+        """Whether a step needs the negative prompt too (classifier-free guidance)."""
+        return self.guidance_scale > 1
 
     @property
     def high_quality(self) -> bool:

@@ -168,11 +168,18 @@ class Settings(BaseSettings):
     )
 
     # engine
-    slots: int = Field(4, ge=1, le=64, description="largest number of rows (jobs) in one UNet call")
+    slots: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="override: pad every UNet call to 2 x SLOTS samples, as version 1.0 did with SLOTS=4. Unset, a "
+        "table in the worker gives the size for card, precision and picture (docs/scheduling.md), which suits "
+        "nearly everyone: remove SLOTS when you upgrade",
+    )
     deterministic: bool = Field(
         True,
-        description="pad every UNet call to SLOTS rows, so that the same request gives the same "
-        "picture whatever else runs",
+        description="give every UNet call for pictures of one size the same shape, so that the same request gives "
+        "the same picture whatever else runs; off: calls of 1 to SLOTS rows (4 if unset), as it goes fastest",
     )
     priority_share: float = Field(
         0.10, ge=0, le=0.3, description="guaranteed share of the steps for a lane that waits beyond its bound"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from worker.call_sizes import CallSizes
 from worker.events.types import GenerationRequest
 from worker.job import Job, Lane, Origin
 
@@ -29,3 +30,8 @@ def job_of(
         received_at=at,
         expires_at=None,
     )
+
+
+def call_sizes(rows: int) -> CallSizes:
+    """Return sizes of which every call has twice `rows` samples, so that as many guided rows fit."""
+    return CallSizes("cpu", "float32", slots=rows)

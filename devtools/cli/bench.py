@@ -28,7 +28,8 @@ app.command()(truth)
 app.command()(lora)
 
 REPORT = Path("out/bench/schedule.json")
-SLOTS = 4
+# The rows of a call, as for a picture of 1024² on any card.
+SLOTS = 1
 
 
 @app.command()

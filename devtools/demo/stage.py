@@ -1,4 +1,4 @@
-"""The demo's servers: Kafka, S3 and one worker process with the demo SDXL; all of them are stopped at the end."""
+"""Servers for the demo and the rehearsal: Kafka, S3 and one worker process; all are stopped at the end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -25,12 +25,21 @@ PARTITIONS = 4
 READY_TIMEOUT_S = 90.0
 STOP_GRACE_S = 20.0
 
+DEMO_MODEL: Mapping[str, str] = {
+    "SDXL_MODEL_ID": str(DEMO_BASE),
+    "SDXL_REFINER_ID": str(DEMO_REFINER),
+    "SDXL_LORA_PATH": str(DEMO_LORAS),
+    "DEVICE": "cpu",
+    "DTYPE": "float32",
+    "OMP_NUM_THREADS": "1",
+}
+
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """The servers that run during the demo."""
+    """The servers that run until the end."""
 
     broker: EmbeddedBroker
     store: SeaweedFS
@@ -45,8 +54,17 @@ def forget_real_services() -> None:
 
 
 @contextmanager
-def stage(out: Path, topics: Topics, say: Say) -> Iterator[Stage]:
+def stage(
+    out: Path,
+    topics: Topics,
+    say: Say,
+    settings: Mapping[str, str] = DEMO_MODEL,
+    ready_timeout_s: float = READY_TIMEOUT_S,
+) -> Iterator[Stage]:
     """Start everything; the worker is ready when this yields.
+
+    Args:
+        settings: of the worker: its model and device.
 
     Raises:
         CommandError: a server did not start; the message contains the end of its log.
@@ -58,14 +76,14 @@ def stage(out: Path, topics: Topics, say: Say) -> Iterator[Stage]:
             broker = stack.enter_context(EmbeddedBroker())
             broker.create_topics(topics, PARTITIONS)
             store = stack.enter_context(SeaweedFS(scratch / "s3", BUCKET))
-            say("starting the worker, which loads the demo SDXL")
+            say("starting the worker, which loads its model")
             port = free_port()
-            environment = _environment(broker, store, port)
+            environment = _environment(broker, store, port) | dict(settings)
             command = [sys.executable, "-m", "worker", "run"]
             worker = ChildProcess("the worker", command, out / "worker.log", environment)
             worker.start()
             stack.callback(worker.stop, STOP_GRACE_S)
-            worker.wait_until(lambda: _answers(f"http://127.0.0.1:{port}/ready"), READY_TIMEOUT_S)
+            worker.wait_until(lambda: _answers(f"http://127.0.0.1:{port}/ready"), ready_timeout_s)
             yield Stage(broker, store, worker)
     except (ProcessError, SeaweedMissingError, EmbeddedBrokerError) as error:
         raise CommandError(str(error)) from error
@@ -88,17 +106,11 @@ def _environment(broker: EmbeddedBroker, store: SeaweedFS, port: int) -> dict[st
         "KAFKA_GROUP_PROTOCOL": "classic",
         "SCHEMA_REGISTRY_URL": "none",
         "DELIVERY": "at-least-once",
-        "SDXL_MODEL_ID": str(DEMO_BASE),
-        "SDXL_REFINER_ID": str(DEMO_REFINER),
-        "SDXL_LORA_PATH": str(DEMO_LORAS),
         **store.environment,
         "CLOUDFRONT_URL": "none",
         "WORKER_ID": "demo-worker",
         "HTTP_HOST": LOOPBACK,
         "HTTP_PORT": str(port),
-        "DEVICE": "cpu",
-        "DTYPE": "float32",
-        "OMP_NUM_THREADS": "1",
     }
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from worker.app import LoadedEngine
+from worker.call_sizes import CallSizes
 from worker.delivery.manifest import ModelInfo
 from worker.errors import ErrorCode
 from worker.job import EngineHooks, Failure, Job, Origin, Picture, Timing
@@ -95,7 +96,7 @@ def load(settings: Settings, picture_s: float) -> LoadedEngine:
         device="none",
         dtype="none",
         deterministic=True,
-        slots=settings.slots,
+        calls=CallSizes("none", "none", settings.slots),
     )
     facts = {"pipeline_loaded": True, "device": "stand-in"}
     return LoadedEngine(lambda hooks: StandInEngine(hooks, picture_s), info, facts)

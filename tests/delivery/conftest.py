@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from tests.delivery.s3_server import S3Server
+from worker.call_sizes import CallSizes
 from worker.delivery.encode import EncodedPicture, encode_picture
 from worker.delivery.manifest import ModelInfo, build_manifest
 from worker.events.types import GenerationRequest, Lora, OutputFormat
@@ -79,7 +80,7 @@ def model() -> ModelInfo:
         device="cpu",
         dtype="float32",
         deterministic=True,
-        slots=4,
+        calls=CallSizes("cpu", "float32"),
     )
 
 

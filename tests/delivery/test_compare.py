@@ -162,7 +162,6 @@ def test_the_same_circumstances_give_no_reason(stored: dict[str, Any], model: Mo
         ({"dtype": "bfloat16"}, "dtype"),
         ({"embeddings_fingerprint": "x"}, "embeddings"),
         ({"versions": {"torch": "2.16.0", "diffusers": "0.42.0"}}, "version torch"),
-        ({"slots": 8}, "slots"),
         ({"deterministic": False}, "deterministic"),
     ],
 )

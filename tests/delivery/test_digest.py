@@ -82,6 +82,7 @@ JOB_CHANGES: dict[str, Any] = {
     "checkpoint": b"x",
     "preset": PRESETS["lightning-4"],
     "prompt_syntax": PromptSyntax.A1111,
+    "call_samples": 8,
 }
 
 PROFILE = """

@@ -152,7 +152,7 @@ def test_the_manifest_holds_what_makes_the_picture_again(make_manifest: MakeMani
         "prompt_syntax": "literal",
     }
     assert manifest["model"]["versions"] == {"torch": "2.15.0", "diffusers": "0.42.0"}
-    assert manifest["model"]["slots"] == 4
+    assert manifest["model"]["call_samples"] == 2
     assert manifest["picture"]["pixel_sha256"] == encoded.pixel_sha256
     assert manifest["keys"]["image"] == "generated/girl-1/job-1.jpg"
     assert manifest["run"]["lane"] == "high"

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from worker.engine.cost import CostModel
+from devtools.bench.jobs import call_sizes
 from worker.engine.loop import StepEngine
 from worker.engine.pipeline import SdxlModel
 from worker.engine.schedule import Policy, StepScheduler
@@ -111,8 +111,9 @@ def stage(model: SdxlModel, *, deterministic: bool = True, slots: int = SLOTS, c
         on_failed=lambda failure: holder[0].ended(failure),
         on_released=lambda job: holder[0].released.append(job),
     )
-    scheduler = StepScheduler(Policy(slots=slots), CostModel(slots if deterministic else None))
+    scheduler = StepScheduler(Policy(rows_max=slots))
     clock = lambda: holder[0].now  # noqa: E731
-    engine = StepEngine(model, scheduler, hooks, clock, deterministic=deterministic, checkpoints=checkpoints)
+    calls = call_sizes(slots) if deterministic else None
+    engine = StepEngine(model, scheduler, hooks, clock, calls=calls, checkpoints=checkpoints)
     holder.append(Stage(engine, scheduler))
     return holder[0]

@@ -11,8 +11,8 @@ from worker.engine.cost import CostModel, Group, Stage
 SQUARE, WIDE = Group(Stage.BASE, 8, 8), Group(Stage.BASE, 8, 16)
 
 
-def learnt(seconds: dict[int, float], padded_to: int | None = None) -> CostModel:
-    cost = CostModel(padded_to)
+def learnt(seconds: dict[int, float]) -> CostModel:
+    cost = CostModel()
     for rows, value in seconds.items():
         cost.observe(SQUARE, rows, value)
     return cost
@@ -58,19 +58,6 @@ def test_groups_are_learnt_apart() -> None:
     cost = learnt({1: 1.0})
     assert cost.step_seconds(WIDE, 1) is None
     assert cost.step_seconds(Group(Stage.REFINER, 8, 8), 1) is None
-
-
-def test_padded_steps_cost_the_same_at_any_size() -> None:
-    cost = learnt({1: 1.0, 3: 1.0}, padded_to=4)
-    assert {cost.step_seconds(SQUARE, rows) for rows in (1, 2, 3, 4)} == {1.0}
-    assert cost.best_rows(SQUARE, 4) == 4
-    assert cost.least_seconds_per_row(SQUARE, 4) == 0.25
-
-
-def test_a_padded_model_counts_every_sample_for_its_one_size() -> None:
-    cost = learnt({1: 1.0}, padded_to=4)
-    cost.observe(SQUARE, 3, 2.0)
-    assert cost.step_seconds(SQUARE, 4) == pytest.approx(1.1)
 
 
 def test_decoding_is_learnt_by_shape_for_every_stage() -> None:

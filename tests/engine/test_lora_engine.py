@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from devtools.bench.jobs import call_sizes
 from tests.engine.lora_files import (
     TEXT,
     hooks_of,
@@ -65,7 +66,7 @@ def test_a_job_alone_equals_diffusers_own_pipeline(toy: Path, folder: Path, refe
         reference.load_lora_weights(folder / f"{name}.safetensors", adapter_name=name)
     set_adapters(reference, loras)
     row = model.prepare(job, 0.0)
-    _denoise([row], Denoiser(model.base.unet, None, model.lora_cache))
+    _denoise([row], Denoiser(model.base.unet, model.lora_cache))
     reference.scheduler = row.sampler.scheduler.from_config(row.sampler.scheduler.config)
     theirs = reference(
         job.prompt,
@@ -161,7 +162,7 @@ def _engine(model: SdxlModel) -> tuple[StepEngine, dict[str, Picture | Failure]]
 
     hooks = EngineHooks(on_pixels=end, on_failed=end)
     clock = count(0.0, 0.001).__next__
-    return StepEngine(model, StepScheduler(Policy(slots=SLOTS)), hooks, clock, deterministic=True), ended
+    return StepEngine(model, StepScheduler(Policy()), hooks, clock, calls=call_sizes(SLOTS)), ended
 
 
 def _run(model: SdxlModel, jobs: Sequence[Job]) -> dict[str, Picture | Failure]:
@@ -185,4 +186,4 @@ def _denoise(rows: list[Row], denoiser: Denoiser) -> None:
     assert all(row.stage is Stage.BASE for row in rows)
     with torch.inference_mode():
         while not rows[0].sampler.over:
-            denoiser.step(rows)
+            denoiser.step(rows, None)

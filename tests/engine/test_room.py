@@ -5,22 +5,23 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.engine.test_schedule import HIGH, NORMAL, SQUARE, URGENT, WIDE
+from tests.engine.test_schedule import HIGH, NORMAL, URGENT
 from tests.intake.test_start_queue import NOW, job
-from worker.engine.cost import CostModel, Group
-from worker.engine.schedule import START_AHEAD_S, Policy, Segment, StepScheduler
+from worker.engine.cost import Group, Stage
+from worker.engine.schedule import START_AHEAD_S, Segment, StepScheduler
 from worker.intake.start_queue import StartQueue
 from worker.job import Job, Lane, Origin
 
 SLOTS = 4
+SQUARE, WIDE = Group(Stage.BASE, 8, 8, samples=2 * SLOTS), Group(Stage.BASE, 8, 16, samples=2 * SLOTS)
 STEP_S = 0.2
 AHEAD = int(START_AHEAD_S / STEP_S)
 
 
 def scheduler() -> StepScheduler:
-    made = StepScheduler(Policy(slots=SLOTS), CostModel(padded_to=SLOTS))
+    made = StepScheduler()
     for group in (SQUARE, WIDE):
-        made.cost.observe(group, 1, STEP_S)
+        made.cost.observe(group, SLOTS, STEP_S)
     return made
 
 
@@ -29,12 +30,21 @@ def submit(s: StepScheduler, *keys: str, lane: Lane = NORMAL, group: Group = SQU
         s.submit(key, lane, [Segment(group, steps)], 0.0)
 
 
-def test_an_idle_engine_has_room_for_a_full_step() -> None:
+def test_an_idle_engine_has_room_for_one_whose_group_tells_how_many_fit() -> None:
     s = scheduler()
+    assert s.room() == (1, 1, 1)
+    submit(s, "n", steps=9)
+    s.choose(0.0)
     assert s.room() == (4, 4, 4)
-    submit(s, "n", steps=1)
-    s.advance(s.choose(0.0))
-    assert s.room() == (4, 4, 4)
+
+
+def test_where_one_row_fills_a_call_nobody_else_is_started_before_it_ends_soon() -> None:
+    s = scheduler()
+    submit(s, "n", group=Group(Stage.BASE, 128, 128, samples=2), steps=2)
+    batch = s.choose(0.0)
+    assert s.room() == (1, 1, 1)
+    s.advance(batch)
+    assert s.room() == (1, 1, 2)
 
 
 def test_a_full_step_is_enough() -> None:
@@ -55,7 +65,7 @@ def test_those_that_end_soon_are_to_be_followed() -> None:
 
 
 def test_without_a_known_cost_the_last_step_is_soon() -> None:
-    s = StepScheduler(Policy(slots=SLOTS), CostModel())
+    s = StepScheduler()
     submit(s, "a", steps=1)
     submit(s, "b", steps=2)
     s.choose(0.0)
@@ -108,7 +118,8 @@ def test_no_slot_is_free_while_jobs_wait_and_few_are_started(plan: list[tuple[La
             s.submit(one.origin, one.lane, [Segment(SQUARE, jobs[one.origin][1])], now)
         recording = [entry for entry in recording if entry[0] > step]
         batch = s.choose(now)
-        if step > delay and all(steps > delay for _, steps in plan):
+        # The first job tells its group, and those beside it are asked for then.
+        if step > 2 * delay + 1 and all(steps > 2 * delay + 1 for _, steps in plan):
             assert len(batch) == min(SLOTS, left)
         begun.update(batch)
         # One for each row that ends soon, and the first of a lane that has waited too long.

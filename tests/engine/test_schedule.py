@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -65,7 +65,7 @@ class Scheduling(RuleBasedStateMachine):
         slots=st.integers(1, 5), share=st.sampled_from([0.0, 0.1, 0.25, 0.3]), cost=st.sampled_from(sorted(COSTS))
     )
     def start(self, slots: int, share: float, cost: str) -> None:
-        self.policy = Policy(slots=slots, share=share, bounds_s=(0.5, 1.0, 2.0))
+        self.policy = Policy(rows_max=slots, share=share, bounds_s=(0.5, 1.0, 2.0))
         self.seconds = COSTS[cost]
         self.scheduler = StepScheduler(self.policy, cost_model(self.seconds))
         self.slots, self.now = slots, 0.0
@@ -275,7 +275,7 @@ TestScheduling.settings = settings(max_examples=400, stateful_step_count=40, dea
 
 
 def scheduler(slots: int = 4, share: float = 0.1, cost: str = "unknown") -> StepScheduler:
-    return StepScheduler(Policy(slots=slots, share=share), cost_model(COSTS[cost]))
+    return StepScheduler(Policy(rows_max=slots, share=share), cost_model(COSTS[cost]))
 
 
 def submit(
@@ -497,15 +497,55 @@ def test_the_slowdown_is_measured_against_the_urgent_rows_that_run_anyway() -> N
 
 
 def test_padding_makes_company_free() -> None:
-    s = StepScheduler(Policy(slots=4), CostModel(padded_to=4))
-    s.cost.observe(SQUARE, 1, 1.0)
-    submit(s, "n1", "n2", lane=NORMAL)
-    submit(s, "u", lane=URGENT)
+    s, padded = StepScheduler(), replace(SQUARE, samples=8)
+    submit(s, "n1", "n2", lane=NORMAL, group=padded)
+    s.observe(s.choose(0.0), 1.0)
+    submit(s, "u", lane=URGENT, group=padded)
     assert s.choose(0.0) == ("u", "n1", "n2")
 
 
+@pytest.mark.parametrize(("guided", "samples", "rows"), [(True, 2, 1), (True, 8, 4), (False, 1, 1), (False, 8, 8)])
+def test_rows_beyond_the_size_of_a_call_take_turns(guided: bool, samples: int, rows: int) -> None:
+    s, group = StepScheduler(), replace(SQUARE, guided=guided, samples=samples)
+    keys = [f"n{number}" for number in range(rows + 2)]
+    submit(s, *keys, lane=NORMAL, steps=2, group=group)
+    first, second, third = run(s, 3)
+    assert first == second == tuple(keys[:rows])
+    assert third == tuple(keys[rows : 2 * rows])[:2]
+
+
+def test_guided_rows_and_others_never_share_a_call() -> None:
+    s = StepScheduler()
+    submit(s, "g1", "g2", lane=NORMAL, group=replace(SQUARE, samples=8), steps=1)
+    submit(s, "u1", "u2", lane=NORMAL, group=replace(SQUARE, samples=4, guided=False), steps=1)
+    assert run(s, 2) == [("g1", "g2"), ("u1", "u2")]
+
+
+def test_a_padded_step_costs_the_same_at_any_number_of_rows() -> None:
+    s, padded = StepScheduler(), replace(SQUARE, samples=8)
+    submit(s, "a", lane=NORMAL, group=padded)
+    s.observe(s.choose(0.0), 1.0)
+    submit(s, "b", lane=NORMAL, group=padded)
+    s.observe(s.choose(0.0), 2.0)
+    assert s.shortest(URGENT, [Segment(padded, 10)]) == pytest.approx(11.0)
+
+
+def test_a_smaller_call_is_measured_apart() -> None:
+    s, padded = StepScheduler(), replace(SQUARE, samples=8)
+    submit(s, "a", "b", "c", lane=NORMAL, group=padded)
+    s.observe(s.choose(0.0), 4.0)
+    s.resize(2)
+    assert s.choose(0.0) == ("a", "b")
+    assert (padded.padded(2), padded.padded(64)) == (4, 8)
+    assert s.shortest(URGENT, [Segment(padded, 1)]) == pytest.approx(2.0)  # in proportion
+    s.observe(("a", "b"), 3.0)
+    assert s.shortest(URGENT, [Segment(padded, 1)]) == pytest.approx(3.0)
+    s.resize(64)
+    assert s.shortest(URGENT, [Segment(padded, 1)]) == pytest.approx(4.0)
+
+
 def test_a_sparsely_measured_gpu_lets_cheap_company_join() -> None:
-    s = StepScheduler(Policy(slots=4), cost_model(lambda rows: 1 + 0.02 * rows, sizes=[1, 4]))
+    s = StepScheduler(Policy(rows_max=4), cost_model(lambda rows: 1 + 0.02 * rows, sizes=[1, 4]))
     submit(s, "n1", "n2", "n3", lane=NORMAL)
     submit(s, "u", lane=URGENT)
     assert s.choose(0.0) == ("u", "n1", "n2", "n3")
@@ -663,7 +703,7 @@ def test_no_newcomer_is_done_before_its_shortest_time(
     steps_before: int, lane: Lane, plan: list[Segment],
 ) -> None:  # fmt: skip
     s = StepScheduler(
-        Policy(slots=slots, share=share, bounds_s=(0.5, 1.0, 3.0)),
+        Policy(rows_max=slots, share=share, bounds_s=(0.5, 1.0, 3.0)),
         cost_model(lambda rows: gpu[rows - 1], sizes=sizes),
     )
     s.cost.observe_decode(plan[-1].group.height, plan[-1].group.width, 0.7)

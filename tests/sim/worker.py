@@ -16,6 +16,7 @@ from tests.sim.kernel import Crashed, Kernel, Process
 from tests.sim.requests import TOPICS
 from tests.sim.store import Bucket, FakeStore
 from worker import app, kafka_config
+from worker.call_sizes import CallSizes
 from worker.cluster.check import Problem
 from worker.cluster.contact import Contact
 from worker.delivery.manifest import ModelInfo
@@ -47,7 +48,7 @@ MODEL = ModelInfo(
     device="sim",
     dtype="float32",
     deterministic=True,
-    slots=2,
+    calls=CallSizes("cpu", "float32"),
 )
 SLOTS = 2
 LONGEST_JOB_S = 1.5

@@ -28,6 +28,7 @@ class Verbs(VerbGroup):
     developer_verbs = {  # noqa: RUF012
         "bench": ("devtools.cli.bench:app", "Benchmark scheduling, reproducibility and picture quality."),
         "demo": ("devtools.cli.demo:demo", "Make twelve pictures locally: no Kafka, GPU or download needed."),
+        "rehearsal": ("devtools.cli.rehearsal:rehearsal", "Draw with the real worker on a full-size SDXL."),
     }
 
 

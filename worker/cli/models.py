@@ -22,6 +22,7 @@ class ModelVerbs(VerbGroup):
     }
     developer_verbs = {  # noqa: RUF012
         "tiny": ("devtools.cli.models:tiny", "Write a toy SDXL with random weights (a few MB)."),
+        "full": ("devtools.cli.models:full", "Write a full-size SDXL with random weights (11 GB)."),
         "train-demo": ("devtools.cli.models:train_demo", "Train the demo SDXL from scratch."),
     }
 

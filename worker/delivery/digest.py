@@ -58,6 +58,7 @@ JOB_FIELDS: Mapping[str, Decides] = {
     "request": Decides.PIXELS,  # field by field, by the table above
     "preset": Decides.PIXELS,
     "prompt_syntax": Decides.PIXELS,
+    "call_samples": Decides.PIXELS,
     "profile": Decides.NOTHING,  # what it says is in the prompts and LoRAs by now
     "lane": Decides.NOTHING,
     "origin": Decides.NOTHING,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -112,7 +112,7 @@ class Finisher:
             return job
 
     def _checkpoint_key(self, job: Job) -> str:
-        model = {field.name: getattr(self.model, field.name) for field in fields(self.model)}
+        model = self.model.of(job)
         if model["embeddings_fingerprint"] is None:
             # Younger than the first checkpoints, whose keys stay as they are.
             del model["embeddings_fingerprint"]

@@ -9,6 +9,7 @@ from datetime import datetime
 from types import UnionType
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
+from worker.call_sizes import CallSizes, stated_samples
 from worker.delivery.digest import request_digest
 from worker.delivery.keys import Keys, legacy_manifest_key, object_keys
 from worker.events.types import (
@@ -86,8 +87,8 @@ class ModelInfo:
     """What made the picture: the same values and the same request give the same pixels.
 
     `versions` are those of the libraries (torch, diffusers …); `device` is the accelerator's name;
-    `slots` is the padded batch size, which decides the kernels when `deterministic`; `embeddings_fingerprint` is of all
-    files of SDXL_EMBEDDINGS_PATH, since a prompt may name any of them.
+    `calls` gives the size of the UNet calls, which decides the kernels when `deterministic`; `embeddings_fingerprint`
+    is of all files of SDXL_EMBEDDINGS_PATH, since a prompt may name any of them.
     """
 
     model_id: str
@@ -98,8 +99,13 @@ class ModelInfo:
     device: str
     dtype: str
     deterministic: bool
-    slots: int
+    calls: CallSizes
     embeddings_fingerprint: str | None = None
+
+    def of(self, job: Job) -> dict[str, Any]:
+        """What made the picture of one job, as it stands in manifests and in the keys of checkpoints."""
+        told = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "calls"}
+        return told | {"call_samples": self.calls.of(job) if self.deterministic else None}
 
 
 def build_manifest(
@@ -123,7 +129,7 @@ def build_manifest(
         "request_digest": request_digest(request),
         "request": {name: _json(value) for name, value in to_record(request).items()},
         "recipe": _recipe(job, encoded, lora_fingerprints),
-        "model": {field.name: _json(getattr(model, field.name)) for field in fields(model)}
+        "model": {name: _json(value) for name, value in model.of(job).items()}
         | {"deterministic": model.deterministic and picture.reproducible},
         "keys": asdict(keys),
         "picture": {
@@ -171,6 +177,7 @@ def load_manifest(data: bytes) -> dict[str, Any]:
     if manifest["recipe"].get("profile") is not None:
         _check(manifest["recipe"]["profile"], _PROFILE_SHAPE, "recipe.profile")
     applied_syntax(manifest["recipe"])
+    applied_samples(manifest)
     if manifest["recipe"].get("preset") is not None:
         _check(manifest["recipe"]["preset"], _PRESET_SHAPE, "recipe.preset")
         for timestep in manifest["recipe"]["preset"]["timesteps"]:
@@ -289,6 +296,15 @@ def applied_preset(recipe: Mapping[str, Any]) -> Preset | None:
 def applied_syntax(recipe: Mapping[str, Any]) -> PromptSyntax:
     """How the prompts of a stored recipe were read. Raises ValueError: as none that is known."""
     return PromptSyntax(recipe.get("prompt_syntax", PromptSyntax.LITERAL))
+
+
+def applied_samples(manifest: Mapping[str, Any]) -> int | None:
+    """The samples of the UNet calls that a stored picture was drawn with; None where they varied.
+
+    Raises:
+        ValueError: no worker has such calls.
+    """
+    return stated_samples(manifest["model"], guided=manifest["recipe"]["guidance_scale"] > 1)
 
 
 def _keys(manifest: Mapping[str, Any]) -> Keys:

@@ -15,16 +15,33 @@ class Stage(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Rows that can share a UNet call: they have the same stage, latent shape and prompt length.
+    """Rows that can share a UNet call: they have the same stage, latent shape, prompt length and samples.
 
     `height` and `width` are those of the latents, `chunks` is the number of 77-token chunks of the prompt. Shorter
     prompts are not padded to share a call with longer ones, because a picture would then depend on the other rows.
+    `samples` is what every call is padded to; None where a call has as many as its rows need. A guided row has two.
     """
 
     stage: Stage
     height: int
     width: int
     chunks: int = 1
+    guided: bool = True
+    samples: int | None = None
+
+    def rows(self, most: int) -> int:
+        """Return the rows that a call may have, where memory or settings allow `most`."""
+        return most if self.samples is None else min(most, self.samples // self._samples_per_row)
+
+    def padded(self, most: int) -> int | None:
+        """Return the samples that a call is padded to, where memory allows `most` rows; None for no padding."""
+        if self.samples is None:
+            return None
+        return min(self.samples, most * self._samples_per_row)
+
+    @property
+    def _samples_per_row(self) -> int:
+        return 2 if self.guided else 1
 
 
 # Weight of a new sample: the average follows a lasting change within a few dozen steps, and ignores a single outlier.
@@ -35,16 +52,15 @@ _SMOOTHING = 0.1
 class CostModel:
     """Seconds per step by group and number of rows, as exponential moving averages.
 
-    With `padded_to`, every step is padded to that number of rows, so the number of rows does not matter.
+    A padded step is one of as many rows as it is padded to.
     """
 
-    padded_to: int | None = None
     _seconds: dict[tuple[Group, int], float] = field(default_factory=dict)
     _tail: dict[tuple[int, int], float] = field(default_factory=dict)
 
     def observe(self, group: Group, rows: int, seconds: float) -> None:
         """Record that a step of `rows` rows took `seconds`."""
-        key = (group, self.padded_to or rows)
+        key = (group, rows)
         old = self._seconds.get(key)
         self._seconds[key] = seconds if old is None else old + _SMOOTHING * (seconds - old)
 
@@ -61,28 +77,27 @@ class CostModel:
         proportional to the rows. That overestimates larger batches by what batching gains (little on a busy GPU at
         1024², more at 512²), until the first such step corrects it.
         """
-        wanted = self.padded_to or rows
         seen = self._seen(group)
-        lower = max((n for n in seen if n <= wanted), default=None)
-        upper = min((n for n in seen if n >= wanted), default=None)
+        lower = max((n for n in seen if n <= rows), default=None)
+        upper = min((n for n in seen if n >= rows), default=None)
         if lower is None or upper is None:
             nearest = upper if lower is None else lower
-            return None if nearest is None else seen[nearest] * wanted / nearest
+            return None if nearest is None else seen[nearest] * rows / nearest
         if lower == upper:
             return seen[lower]
-        return seen[lower] + (seen[upper] - seen[lower]) * (wanted - lower) / (upper - lower)
+        return seen[lower] + (seen[upper] - seen[lower]) * (rows - lower) / (upper - lower)
 
-    def least_seconds(self, group: Group, slots: int) -> float:
-        """Return a lower bound of the seconds of a step of at most `slots` rows; 0 if none was ever run."""
-        return min(self.step_seconds(group, rows) or 0.0 for rows in range(1, slots + 1))
+    def least_seconds(self, group: Group, most: int) -> float:
+        """Return a lower bound of the seconds of a step of at most `most` rows; 0 if none was ever run."""
+        return min(self.step_seconds(group, rows) or 0.0 for rows in range(1, most + 1))
 
-    def least_seconds_per_row(self, group: Group, slots: int) -> float:
-        """Return a lower bound of a row's share of a step of at most `slots` rows, in seconds; 0 if none was ever run.
+    def least_seconds_per_row(self, group: Group, most: int) -> float:
+        """Return a lower bound of a row's share of a step of at most `most` rows, in seconds; 0 if none was ever run.
 
         A batch larger than any seen one is assumed to cost no more than the largest seen one.
         """
         largest = max(self._seen(group), default=1)
-        sizes = range(1, slots + 1)
+        sizes = range(1, most + 1)
         return min((self.step_seconds(group, min(rows, largest)) or 0.0) / rows for rows in sizes)
 
     def _seen(self, group: Group) -> dict[int, float]:
@@ -97,8 +112,6 @@ class CostModel:
 
         While a size up to `limit` was never run, the result is `limit`.
         """
-        if self.padded_to is not None:
-            return limit
         best, best_rate = limit, 0.0
         for rows in range(1, limit + 1):
             seconds = self._seconds.get((group, rows))

@@ -21,14 +21,15 @@ from worker.engine.row import Row
 class _Batch:
     """The tensors of a batch that stay the same while it has the same rows, with its latents and each row's `held`.
 
-    Order of the UNet samples: the negatives of the guided rows, the positives of all rows, copies of the first sample
-    as padding.
+    Order of the UNet samples: the negatives if the rows are guided, the positives, copies of the first sample as
+    padding up to `samples`.
     """
 
     latents: torch.Tensor
     held: Sequence[tuple[torch.Tensor, int]]
     sampler: BatchedSampler
-    guided: list[int]
+    samples: int | None
+    guided: bool
     prompt: torch.Tensor
     pooled: torch.Tensor
     time_ids: torch.Tensor
@@ -41,24 +42,24 @@ class Denoiser:
 
     Args:
         unet: a diffusers `UNet2DConditionModel` with `text_time` conditioning.
-        slots: if set, every call is padded to 2 x `slots` samples, so that the kernels, and therefore the bits, do not
-            depend on the other rows of the batch. None means no padding.
         lora_cache: the LoRAs of this UNet; None if its rows never have any.
         rescale: `guidance_rescale` of diffusers' pipelines, from 0 to 1.
     """
 
-    def __init__(
-        self, unet: Any, slots: int | None, lora_cache: LoraCache | None = None, *, rescale: float = 0.0
-    ) -> None:
+    def __init__(self, unet: Any, lora_cache: LoraCache | None = None, *, rescale: float = 0.0) -> None:
         self._unet = unet
         self._rescale = rescale
         self._lora_cache = lora_cache
-        self.slots = slots
         self._batch: _Batch | None = None
 
-    def step(self, rows: Sequence[Row]) -> None:
-        """Advance every row by one step; all rows must be of the same group (`cost.Group`)."""
-        batch = self._batch_of(rows)
+    def step(self, rows: Sequence[Row], samples: int | None) -> None:
+        """Advance every row by one step; all rows must be of the same group (`cost.Group`).
+
+        Args:
+            samples: the call is padded to these, so that the kernels, and therefore the bits, do not depend on the
+                other rows of the batch. None means no padding.
+        """
+        batch = self._batch_of(rows, samples)
         noise = self._predict(batch)
         # This is the last call that may raise; every row is unchanged if it does.
         batch.latents = batch.sampler.step(noise, batch.latents)
@@ -83,11 +84,16 @@ class Denoiser:
     def _applied(self, mix: LoraBatch | None) -> AbstractContextManager[None]:
         return nullcontext() if self._lora_cache is None else self._lora_cache.batch(mix)
 
-    def _batch_of(self, rows: Sequence[Row]) -> _Batch:
+    def _batch_of(self, rows: Sequence[Row], samples: int | None) -> _Batch:
         known = self._batch
         # `held` is a new object after every step, so identity shows that this batch was the last to advance the row.
-        if known is None or len(known.held) != len(rows) or any(map(is_not, known.held, [row.held for row in rows])):
-            known = self._batch = _stack(rows, self.slots, self._lora_cache)
+        if (
+            known is None
+            or known.samples != samples
+            or len(known.held) != len(rows)
+            or any(map(is_not, known.held, [row.held for row in rows]))
+        ):
+            known = self._batch = _stack(rows, samples, self._lora_cache)
         return known
 
     def forget(self) -> None:
@@ -95,24 +101,25 @@ class Denoiser:
         self._batch = None
 
 
-def _stack(rows: Sequence[Row], slots: int | None, lora_cache: LoraCache | None) -> _Batch:
+def _stack(rows: Sequence[Row], samples: int | None, lora_cache: LoraCache | None) -> _Batch:
     conditions = [row.conditioning for row in rows]
-    guided = [i for i, condition in enumerate(conditions) if condition.guided]
-    padding = 0 if slots is None else 2 * slots - len(guided) - len(conditions)
+    guided = conditions[0].guided
+    prompts = 2 if guided else 1
+    padding = 0 if samples is None else samples - prompts * len(rows)
     device = rows[0].held[0].device
 
     def stack(negative: list[torch.Tensor | None], positive: list[torch.Tensor]) -> torch.Tensor:
         parts = [part for part in negative if part is not None] + positive
         return torch.cat(parts + [parts[0]] * padding)
 
-    order = [*guided, *range(len(rows))]
-    order += order[:1] * padding
-    scales = [conditions[i].guidance_scale for i in guided]
-    loras = [c.loras for c in conditions if c.guided] + [c.loras for c in conditions] + [()] * padding
+    order = [*range(len(rows))] * prompts + [0] * padding
+    scales = [condition.guidance_scale for condition in conditions]
+    loras = [condition.loras for condition in conditions] * prompts + [()] * padding
     return _Batch(
         torch.cat([row.latents for row in rows]),
         [row.held for row in rows],
         BatchedSampler([row.sampler for row in rows], torch.tensor(order, device=device)),
+        samples,
         guided,
         stack([c.negative_prompt for c in conditions], [c.prompt for c in conditions]),
         stack([c.negative_pooled for c in conditions], [c.pooled for c in conditions]),
@@ -123,24 +130,15 @@ def _stack(rows: Sequence[Row], slots: int | None, lora_cache: LoraCache | None)
 
 
 def _guide(predicted: torch.Tensor, batch: _Batch, rescale: float) -> torch.Tensor:
-    """Apply classifier-free guidance (Ho & Salimans 2022) in diffusers' order of operations.
-
-    Rows without guidance are returned unchanged.
-    """
-    count, rows = len(batch.guided), len(batch.held)
-    positive = predicted[count : count + rows]
-    if not count:
-        return positive
-    negative = predicted[:count]
-    text = positive if count == rows else positive[batch.guided]
+    """Apply classifier-free guidance (Ho & Salimans 2022) in diffusers' order of operations."""
+    rows = len(batch.held)
+    if not batch.guided:
+        return predicted[:rows]
+    negative, text = predicted[:rows], predicted[rows : 2 * rows]
     scaled = (text - negative).float().mul_(batch.scale)
     guided = (scaled if text.dtype == torch.float32 else scaled.to(text.dtype)).add_(negative)
     if rescale:
         # Row by row, so that the bits of a sum over one picture do not depend on the others.
         parts = zip(torch.split(guided, 1), torch.split(text, 1), strict=True)
         guided = torch.cat([rescale_noise_cfg(own, plain, guidance_rescale=rescale) for own, plain in parts])
-    if count == rows:
-        return guided
-    mixed = positive.clone()
-    mixed[batch.guided] = guided
-    return mixed
+    return guided

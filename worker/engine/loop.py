@@ -11,6 +11,7 @@ from typing import cast
 import structlog
 import torch
 
+from worker.call_sizes import CallSizes
 from worker.engine import gauges
 from worker.engine.checkpoint import Checkpoint, dump
 from worker.engine.cost import Stage
@@ -47,7 +48,7 @@ class StepEngine:
     """Owns the device and implements `job.Engine`, one UNet step at a time.
 
     Args:
-        deterministic: pad every batch to the policy's slots.
+        calls: the size that every UNet call is padded to, by job; None: calls are not padded.
         checkpoints: release started jobs with a checkpoint where one can be made.
     """
 
@@ -58,23 +59,20 @@ class StepEngine:
         hooks: EngineHooks,
         clock: Callable[[], float],
         *,
-        deterministic: bool,
+        calls: CallSizes | None,
         checkpoints: bool = False,
     ) -> None:
         self._model = model
         self._scheduler = scheduler
         self._hooks = hooks
         self._clock = clock
-        self._deterministic = deterministic
+        self._calls = calls
         self._checkpoints = checkpoints
-        self._slots = scheduler.policy.slots
-        self._ladder = MemoryLadder(model, self._slots)
+        self._ladder = MemoryLadder(model, scheduler.policy.rows_max)
         stages = [Stage.BASE] if model.refiner is None else list(Stage)
-        pad = self._slots if deterministic else None
         self._denoisers = {
             stage: Denoiser(
                 model.unet(stage),
-                pad,
                 model.lora_cache if stage is Stage.BASE else None,
                 rescale=model.guidance_rescale(stage),
             )
@@ -130,7 +128,7 @@ class StepEngine:
 
     def _accept(self, job: Job) -> None:
         try:
-            segments = self._model.segments(job)
+            segments = self._sized(job, self._model.segments(job))
             checkpoint, left = self._go_on(job, segments)
             self._refuse_if_too_late(job, left)
         except RequestRejected as error:
@@ -139,6 +137,13 @@ class StepEngine:
         self._live[job.origin] = _Live(job, sum(segment.steps for segment in segments), checkpoint)
         # It has waited since it was received: its start was only recorded when its turn was near.
         self._scheduler.submit(job.origin, job.lane, left, min(job.received_at, self._clock()))
+
+    def _sized(self, job: Job, segments: Sequence[Segment]) -> Sequence[Segment]:
+        """`segments` with the size of the calls that `job` is drawn with."""
+        if self._calls is None:
+            return segments
+        samples = self._calls.of(job)
+        return [replace(segment, group=replace(segment.group, samples=samples)) for segment in segments]
 
     def _go_on(self, job: Job, segments: Sequence[Segment]) -> tuple[Checkpoint | None, Sequence[Segment]]:
         """The checkpoint that `job` brought, and what is left to do after it; one that is of no use is told."""
@@ -196,27 +201,27 @@ class StepEngine:
 
     def _advance(self, batch: Sequence[Origin], now: float) -> None:
         """One UNet step of `batch`; an allocation that fails leaves every row as it was."""
-        seconds = None
+        seconds, group = None, self._scheduler.group(batch[0])
         try:
             with one_error():
                 rows = [self._row(origin, now) for origin in batch]
-                seconds = self._step(rows)
+                seconds = self._step(rows, group.padded(self._ladder.rows_max))
         except _Ended:
             return
         except torch.OutOfMemoryError:
             pass
         if seconds is None:
             # Not above: while it is handled, the error keeps alive the tensors of every frame that it went through.
-            self._relieve(batch, decoding=False)
+            self._relieve(batch, rows=self._scheduler.rows_at_most(group), decoding=False)
             return
-        self._scheduler.cost.observe(self._scheduler.group(batch[0]), len(batch), seconds)
+        self._scheduler.observe(batch, seconds)
         for row in rows:
             row.gpu_seconds += seconds / len(rows)
-            row.reproducible &= not self._ladder.steps_differ
+            row.reproducible &= not self._ladder.steps_differ(group)
         for origin in cast("tuple[Origin, ...]", self._scheduler.advance(batch)):
             self._to_decode[origin] = self._live.pop(origin)
         self._tell_progress(batch)
-        _count(len(rows), self._slots, seconds)
+        _count(len(rows), self._scheduler.rows_at_most(group), seconds)
 
     def _row(self, origin: Origin, now: float) -> Row:
         live = self._live[origin]
@@ -245,10 +250,10 @@ class StepEngine:
                 return self._model.prepare(live.job, now)
             return self._model.resume(live.job, now, live.checkpoint)
 
-    def _step(self, rows: list[Row]) -> float:
+    def _step(self, rows: list[Row], samples: int | None) -> float:
         before = self._clock()
         self._model.bring(rows[0].stage)
-        self._denoisers[rows[0].stage].step(rows)
+        self._denoisers[rows[0].stage].step(rows, samples)
         if self._model.device.type == "cuda":
             # Without this the host runs ahead and an urgent request would queue behind steps already launched.
             torch.cuda.synchronize(self._model.device)
@@ -271,7 +276,7 @@ class StepEngine:
         except torch.OutOfMemoryError:
             pass
         if pixels is None:
-            self._relieve([origin], decoding=True)
+            self._relieve([origin], rows=1, decoding=True)
             return True
         now = self._clock()
         self._scheduler.cost.observe_decode(live.row.latents.shape[-2], live.row.latents.shape[-1], now - before)
@@ -295,11 +300,15 @@ class StepEngine:
         self._end(origin, picture)
         return True
 
-    def _relieve(self, batch: Sequence[Origin], *, decoding: bool) -> None:
-        """Free memory for another try of the same rows; only a job that fails alone fails."""
+    def _relieve(self, batch: Sequence[Origin], *, rows: int, decoding: bool) -> None:
+        """Free memory for another try of the same rows; only a job that fails alone fails.
+
+        Args:
+            rows: those that the step may have had that failed.
+        """
         for denoiser in self._denoisers.values():
             denoiser.forget()
-        if not self._ladder.climb(decoding=decoding):
+        if not self._ladder.climb(rows=rows, decoding=decoding):
             [origin] = batch
             live = self._live.get(origin) or self._to_decode[origin]
             message = "the GPU has too little memory for this picture alone: ask for a smaller size"
@@ -309,14 +318,10 @@ class StepEngine:
         self._resize()
 
     def _resize(self) -> None:
-        """Give the scheduler and the denoisers the batch size of the ladder's rung."""
-        slots = self._ladder.slots
+        """Give the scheduler the batch size of the ladder's rung."""
         metrics.MEMORY_RUNG.set(self._ladder.rung)
-        self._scheduler.resize(slots)
-        if self._scheduler.cost.padded_to is not None:
-            self._scheduler.cost.padded_to = slots
+        self._scheduler.resize(self._ladder.rows_max)
         for denoiser in self._denoisers.values():
-            denoiser.slots = slots if self._deterministic else None
             denoiser.forget()
 
     def _tell_progress(self, batch: Sequence[Origin]) -> None:
@@ -382,8 +387,8 @@ class _Ended(Exception):
     """A job of the batch has ended while it was prepared, so the batch has to be chosen anew."""
 
 
-def _count(rows: int, slots: int, seconds: float) -> None:
+def _count(rows: int, most: int, seconds: float) -> None:
     _STEP_SECONDS.observe(seconds)
     metrics.STEPS.inc()
     metrics.ROW_STEPS.inc(rows)
-    metrics.FREE_SLOTS.inc(slots - rows)
+    metrics.FREE_SLOTS.inc(most - rows)

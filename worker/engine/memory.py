@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from worker.engine.cost import Group
 from worker.engine.pipeline import SdxlModel
 
 
@@ -29,35 +30,36 @@ class Rung(IntEnum):
 
 
 class MemoryLadder:
-    """The engine's position on the ladder; `slots` is the batch size that the current rung allows."""
+    """The engine's position on the ladder; `rows_max` is the largest batch that the current rung allows."""
 
-    def __init__(self, model: SdxlModel, slots: int) -> None:
+    def __init__(self, model: SdxlModel, rows_max: int) -> None:
         self._model = model
-        self._slots = slots
-        self.slots = slots
+        self._rows_max = rows_max
+        self.rows_max = rows_max
         self.rung = Rung.NORMAL
 
-    @property
-    def steps_differ(self) -> bool:
-        """Whether steps run differently than at rung 0, so that results may differ bitwise."""
-        return self.slots != self._slots or self.rung is Rung.ATTENTION_SLICED
+    def steps_differ(self, group: Group) -> bool:
+        """Whether steps of the group run differently than at rung 0, so that results may differ bitwise."""
+        smaller = group.padded(self.rows_max) != group.padded(self._rows_max)
+        return smaller or self.rung is Rung.ATTENTION_SLICED
 
     @property
     def decodes_differ(self) -> bool:
         """Whether pictures are decoded differently than at rung 0, so that results may differ bitwise."""
         return self.rung >= Rung.VAE_SLICED
 
-    def climb(self, *, decoding: bool) -> bool:
+    def climb(self, *, rows: int, decoding: bool) -> bool:
         """Climb to the next rung that helps; return False if there is none.
 
         Args:
+            rows: those that the step may have had whose allocation failed.
             decoding: whether the allocation failed in a decode. A decode is always of one picture, so smaller batches
                 do not help it.
         """
         if self.rung is Rung.NORMAL:
             self.rung = Rung.CACHE_FREED
-        elif self.slots > 1 and not decoding:
-            self.slots //= 2
+        elif rows > 1 and not decoding:
+            self.rows_max = rows // 2
             self.rung = max(self.rung, Rung.BATCH_HALVED)
         elif self.rung < Rung.VAE_SLICED:
             self._each_vae("enable_slicing", "enable_tiling")
@@ -76,7 +78,7 @@ class MemoryLadder:
             self._each_vae("disable_slicing", "disable_tiling")
         if self.rung is Rung.ATTENTION_SLICED:
             self._each_unet(None)
-        self.rung, self.slots = Rung.NORMAL, self._slots
+        self.rung, self.rows_max = Rung.NORMAL, self._rows_max
 
     def _pipes(self) -> list[Any]:
         return [pipe for pipe in (self._model.base, self._model.refiner) if pipe is not None]

@@ -132,11 +132,11 @@ class SdxlModel:
                 chunks = chunks_needed(
                     self._pipe(stage),
                     job.prompt,
-                    job.negative_prompt if _is_guided(job) else None,
+                    job.negative_prompt if job.guided else None,
                     job.prompt_syntax,
                     self.embeddings,
                 )
-                group = Group(stage, request.height // factor, request.width // factor, chunks)
+                group = Group(stage, request.height // factor, request.width // factor, chunks, job.guided)
                 segments.append(Segment(group, last - first))
         self.lora_cache.check(job.loras)
         return segments
@@ -252,7 +252,7 @@ class SdxlModel:
 
     def condition(self, job: Job, stage: Stage) -> Conditioning:
         """Encode the prompts of `job` for a stage, whose modules must be on the device."""
-        guided = _is_guided(job)
+        guided = job.guided
         prompt, negative, pooled, negative_pooled = self._encode(job, stage, guided)
         time_ids, negative_time_ids = self._time_ids(job, stage, prompt.dtype)
         return Conditioning(
@@ -304,7 +304,3 @@ class SdxlModel:
             text_encoder_projection_dim=width,
         )
         return positive, negative
-
-
-def _is_guided(job: Job) -> bool:
-    return job.guidance_scale > 1

@@ -25,6 +25,9 @@ from worker.job import Lane, Room
 
 Key = Hashable
 
+# The bound on the rows of a step where nothing else bounds them: what SLOTS may be at most.
+ROWS_MAX = 64
+
 # A row that has no more than these seconds or one step to go gives its place to another, whose start takes one commit.
 START_AHEAD_S = 0.5
 
@@ -47,12 +50,13 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How the slots are shared out. `bounds_s` are the waits per lane beyond which `share` is owed.
+    """How the steps are shared out. `bounds_s` are the waits per lane beyond which `share` is owed.
 
-    Three lanes at more than a third each could not all be given their share.
+    `rows_max` bounds the rows of a step, beside the size of its group's calls. Three lanes at more than a third each
+    could not all be given their share.
     """
 
-    slots: int = 4
+    rows_max: int = ROWS_MAX
     share: float = 0.10
     bounds_s: tuple[float, float, float] = (1.0, 2.0, 5.0)
     urgent_slowdown_max: float = 1.25
@@ -86,19 +90,19 @@ class Candidates:
     Args:
         arrived: every row, in the order of arrival.
         running: the rows of the step before that have not finished, in that step's order.
-        slots: rows that a step may have.
+        rows_max: rows that a step may have; that of a group may have fewer (`Group.rows`).
     """
 
     arrived: tuple[QueuedRow, ...]
     running: tuple[QueuedRow, ...]
-    slots: int
+    rows_max: int
 
     def by_lane(self) -> list[QueuedRow]:
         """Every row, the most urgent lane first, first-come within a lane."""
         return sorted(self.arrived, key=lambda row: row.lane)
 
 
-# The rows of the next step: at most `slots`, all of one group, not empty where there are candidates.
+# The rows of the next step: no more than may be, all of one group, not empty where there are candidates.
 Ordering = Callable[[Candidates], Sequence[QueuedRow]]
 
 
@@ -193,9 +197,30 @@ class StepScheduler:
             self._batch = tuple(k for k in self._batch if k != key)
             self.counts.removed += 1
 
-    def resize(self, slots: int) -> None:
-        """Change the number of rows that one step may have."""
-        self.policy = replace(self.policy, slots=slots)
+    def resize(self, rows_max: int) -> None:
+        """Change the number of rows that one step may have at most."""
+        self.policy = replace(self.policy, rows_max=rows_max)
+
+    def observe(self, batch: Sequence[Key], seconds: float) -> None:
+        """Record that the step of `batch`, which was chosen last, took `seconds`."""
+        group = self._rows[batch[0]].group
+        self.cost.observe(group, self._charged(group, len(batch)), seconds)
+
+    def rows_at_most(self, group: Group) -> int:
+        """The rows that one step of the group may have."""
+        return group.rows(self.policy.rows_max)
+
+    def _charged(self, group: Group, rows: int) -> int:
+        """The rows that a step of `rows` rows takes the time of."""
+        return rows if group.samples is None else self.rows_at_most(group)
+
+    def _limit(self, group: Group) -> int:
+        """The rows that one step of the group should have: all that fit a padded one, else what is fastest."""
+        most = self.rows_at_most(group)
+        return most if group.samples is not None else self.cost.best_rows(group, most)
+
+    def _step_seconds(self, group: Group, rows: int) -> float | None:
+        return self.cost.step_seconds(group, self._charged(group, rows))
 
     def group(self, key: Key) -> Group:
         """What the row needs next. Raises KeyError for one that has left."""
@@ -208,8 +233,8 @@ class StepScheduler:
     def shortest(self, lane: Lane, segments: Sequence[Segment]) -> float:
         """A lower bound, in seconds, on the time until a newcomer of `lane` is done.
 
-        Its own steps one after the other, once all but the last `slots - 1` rows of its lane and group
-        have left. Rows of other lanes or groups do not count: the guaranteed share can pass them by.
+        Its own steps one after the other, once all rows of its lane and group have left but those that fit
+        into a step beside it. Rows of other lanes or groups do not count: the guaranteed share can pass them by.
         What was never measured counts as nothing.
         """
         group = segments[0].group
@@ -217,17 +242,29 @@ class StepScheduler:
             row.segments[0].steps - row.steps_done for row in self._lanes[lane].values() if row.group == group
         )
         # The longest ones may still be in the batch when the newcomer joins it.
-        before = sum(ahead[: max(0, len(ahead) - self.policy.slots + 1)])
-        slots = self.policy.slots
-        own = sum(segment.steps * self.cost.least_seconds(segment.group, slots) for segment in segments)
-        queue = before * self.cost.least_seconds_per_row(group, slots)
+        before = sum(ahead[: max(0, len(ahead) - self.rows_at_most(group) + 1)])
+        own = sum(segment.steps * self._least_seconds(segment.group) for segment in segments)
+        queue = before * self._least_seconds_per_row(group)
         return queue + own + self.cost.tail_seconds(segments[-1].group)
+
+    def _least_seconds(self, group: Group) -> float:
+        most = self.rows_at_most(group)
+        if group.samples is None:
+            return self.cost.least_seconds(group, most)
+        return self.cost.step_seconds(group, most) or 0.0
+
+    def _least_seconds_per_row(self, group: Group) -> float:
+        most = self.rows_at_most(group)
+        if group.samples is None:
+            return self.cost.least_seconds_per_row(group, most)
+        return (self.cost.step_seconds(group, most) or 0.0) / most
 
     def room(self) -> Room:
         """By lane, the rows of this lane and those above for which the step that was chosen last has a use.
 
-        Beside a full step, these are rows to follow those that end soon. Where a lane could have more of the step, rows
-        that cannot, because they are of another group, do not count.
+        One where there is none yet, since how many fit depends on its group. Beside a full step, these are rows to
+        follow those that end soon. Where a lane could have more of the step, rows that cannot, because they are of
+        another group, do not count.
         """
         urgent, high, normal = (self._room(lane) for lane in Lane)
         return urgent, high, normal
@@ -235,9 +272,9 @@ class StepScheduler:
     def _room(self, lane: Lane) -> int:
         rows = [row for row in self._rows.values() if row.lane <= lane]
         if not self._batch:
-            return self.policy.slots
+            return 1
         group = self._rows[self._batch[0]].group
-        limit = self.cost.best_rows(group, self.policy.slots)
+        limit = self._limit(group)
         ending = sum(self._ends_soon(row) for row in rows)
         staying = sum(row.state is State.ACTIVE for row in rows) - ending
         others = sum(row.group != group for row in rows) if staying < limit else 0
@@ -247,7 +284,7 @@ class StepScheduler:
         if row.state is not State.ACTIVE or len(row.segments) > 1:
             return False
         left = row.segments[0].steps - row.steps_done
-        seconds = self.cost.step_seconds(row.group, len(self._batch))
+        seconds = self._step_seconds(row.group, len(self._batch))
         return left == 1 or (seconds is not None and left * seconds <= START_AHEAD_S)
 
     def state(self, key: Key) -> State:
@@ -289,11 +326,11 @@ class StepScheduler:
 
     def _by_ordering(self, ordering: Ordering) -> list[QueuedRow]:
         running = tuple(self._rows[key] for key in self._batch)
-        return list(ordering(Candidates(tuple(self._rows.values()), running, self.policy.slots)))
+        return list(ordering(Candidates(tuple(self._rows.values()), running, self.policy.rows_max)))
 
     def _led_by(self, leader: QueuedRow) -> list[QueuedRow]:
         """The batch of the leader's group: its lane first, then the others in their order."""
-        limit = self.cost.best_rows(leader.group, self.policy.slots)
+        limit = self._limit(leader.group)
         batch: list[QueuedRow] = []
         for row in self._in_order(first=leader.lane):
             if len(batch) >= limit:
@@ -307,8 +344,8 @@ class StepScheduler:
         if not batch or batch[0].lane is not Lane.URGENT or row.lane is Lane.URGENT:
             return True
         urgent = sum(other.lane is Lane.URGENT for other in batch)
-        without = self.cost.step_seconds(row.group, urgent)
-        together = self.cost.step_seconds(row.group, len(batch) + 1)
+        without = self._step_seconds(row.group, urgent)
+        together = self._step_seconds(row.group, len(batch) + 1)
         return without is None or together is None or together <= without * self.policy.urgent_slowdown_max
 
     def _overdue(self, now: float) -> Iterator[QueuedRow]:
@@ -350,7 +387,7 @@ class StepScheduler:
         heads = [next(iter(self._lanes[lane].values())) for lane in sorted(owed, key=lambda o: -owed[o])]
         if heads and heads[0].group != batch[0].group and owed[heads[0].lane] + _ROUNDING >= 1:
             return self._led_by(heads[0])
-        limit = self.cost.best_rows(batch[0].group, self.policy.slots)
+        limit = self._limit(batch[0].group)
         paid = self._paid(batch, heads, owed, limit)
         others = [row for row in batch if row not in paid][: limit - len(paid)]
         stay = [row for row in batch if row in paid or row in others]

@@ -102,8 +102,6 @@ def reasons(
         found.append("deterministic: the picture was not made deterministically")
     elif not now.deterministic or not reproducible:
         found.append("deterministic: the picture is not made deterministically now")
-    else:
-        found.append(_change("slots", then, now.slots, "slots"))
     return [reason for reason in found if reason is not None]
 
 

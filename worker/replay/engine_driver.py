@@ -6,11 +6,14 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TypeVar
 
-from worker.delivery.manifest import applied_preset, applied_profile, applied_syntax
+from worker.delivery.manifest import applied_preset, applied_profile, applied_samples, applied_syntax
 from worker.job import Engine, EngineHooks, Failure, Job, MakeEngine, Picture, effective_seed
 from worker.replay.plan import Item
 
 T = TypeVar("T")
+
+# Jobs in the engine at the same time: enough to fill its calls where pictures of several sizes alternate.
+ROWS_AT_ONCE = 16
 
 
 def make(make_engine: MakeEngine, entries: Iterator[Job | T], at_once: int) -> Iterator[Picture | Failure | T]:
@@ -66,4 +69,5 @@ def job_of_manifest(item: Item, now: float, replay_id: str | None = None) -> Job
         profile=applied_profile(recipe),
         preset=applied_preset(recipe),
         prompt_syntax=applied_syntax(recipe),
+        call_samples=applied_samples(item.manifest),
     )

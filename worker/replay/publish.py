@@ -33,7 +33,7 @@ from worker.errors import RequestRejected
 from worker.events.types import GenerationCompleted
 from worker.intake.admit import AdmissionRules
 from worker.job import Engine, EngineHooks, Failure, Job, MakeEngine, Outcome, Picture
-from worker.replay.engine_driver import job_of_manifest, make
+from worker.replay.engine_driver import ROWS_AT_ONCE, job_of_manifest, make
 from worker.replay.plan import Item, Standing
 from worker.replay.pool import ahead, ended, patiently
 from worker.replay.selection import admit_again
@@ -172,13 +172,13 @@ class Remaker:
         """
         uploads: set[Future[Ready]] = set()
         entries = ahead(self.pool, self._look, items)
-        for result in make(self._engine, entries, 4 * self.rules.settings.slots):
+        for result in make(self._engine, entries, ROWS_AT_ONCE):
             match result:
                 case Ready():
                     yield result
                 case Picture() | Failure():
                     uploads.add(self.pool.submit(self._finish, result))
-            yield from ended(uploads, at_most=2 * self.rules.settings.slots)
+            yield from ended(uploads, at_most=ROWS_AT_ONCE // 2)
         yield from ended(uploads, at_most=0)
 
     def _look(self, item: Item) -> Ready | Job:

@@ -17,7 +17,7 @@ from worker.engine.safety import blurred
 from worker.errors import ErrorCode
 from worker.job import Failure, Job, MakeEngine, Origin, Picture
 from worker.replay.compare import picture_flaws, reasons
-from worker.replay.engine_driver import job_of_manifest, make
+from worker.replay.engine_driver import ROWS_AT_ONCE, job_of_manifest, make
 from worker.replay.plan import Item, Standing
 from worker.replay.pool import ahead, patiently
 from worker.replay.state import Done
@@ -67,7 +67,7 @@ class Verifier:
                 else:
                     yield done
 
-        for result in make(self.make_engine, entries(), 4 * self.settings.slots):
+        for result in make(self.make_engine, entries(), ROWS_AT_ONCE):
             match result:
                 case Done():
                     yield result

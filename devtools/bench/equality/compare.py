@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from devtools.bench.equality.draw import SLOTS, Drawing, WatchedModel, alone, draw, load_toy
+from devtools.bench.equality.draw import Drawing, WatchedModel, alone, draw, load_toy
 from devtools.bench.equality.jobs import LORAS, random_jobs
 from worker.engine.pipeline import SdxlModel
 from worker.engine.samplers import HANDOVER, build_scheduler, guidance_rescale
@@ -154,7 +154,6 @@ def run(count: int, seed: int, out: Path, *, against: int | None = None) -> dict
         result |= against_diffusers(model, random_jobs(against or max(_LEAST_AGAINST_DIFFUSERS, count // 4), rng))
     result |= {
         "seed": seed,
-        "slots": SLOTS,
         "versions": {library: version(library) for library in _LIBRARIES},
         "seconds": time.perf_counter() - began,
     }

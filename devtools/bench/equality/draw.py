@@ -14,7 +14,7 @@ import torch
 
 from devtools.bench.equality.jobs import write_loras
 from devtools.models.tiny import write_tiny
-from worker.engine.cost import CostModel
+from worker.call_sizes import CallSizes
 from worker.engine.loop import StepEngine
 from worker.engine.pipeline import SdxlModel
 from worker.engine.row import Row
@@ -23,7 +23,9 @@ from worker.errors import ErrorCode
 from worker.job import EngineHooks, Failure, Job, Picture
 from worker.models.load import load_base, load_refiner
 
-SLOTS = 4
+# What a worker on a CPU has: several rows a call for the smallest pictures, one for the others.
+CALLS = CallSizes("cpu", "float32")
+ROWS_UNPADDED = 4
 _ARRIVALS_PER_STEP = 0.4
 # Every reading of the clock advances it by this time, so that waiting lanes sometimes exceed their bounds.
 _TICK_S = 0.01
@@ -82,10 +84,10 @@ def draw(model: WatchedModel, jobs: Sequence[Job], *, deterministic: bool, rng: 
             assert result.code is ErrorCode.INVALID_REQUEST, result
             drawing.refused.add(result.request.job_id)
 
-    scheduler = StepScheduler(Policy(slots=SLOTS), CostModel(SLOTS if deterministic else None))
+    scheduler = StepScheduler(Policy() if deterministic else Policy(rows_max=ROWS_UNPADDED))
     clock = count(0.0, _TICK_S).__next__
     hooks = EngineHooks(on_pixels=end, on_failed=end)
-    engine = StepEngine(model, scheduler, hooks, clock, deterministic=deterministic)
+    engine = StepEngine(model, scheduler, hooks, clock, calls=CALLS if deterministic else None)
     arrivals = _arrivals(jobs, rng)
     while True:
         arrived = next(arrivals, None)

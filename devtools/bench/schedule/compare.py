@@ -31,13 +31,18 @@ _LIBRARIES = ("torch", "diffusers", "transformers", "numpy")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The size of the benchmark; more `jobs` and `long_jobs` make the p99 values more reliable, but take longer."""
+    """The size of the benchmark; more `jobs` and `long_jobs` make the p99 values more reliable, but take longer.
+
+    `slots` are the rows of a call: one, as for a picture of 1024² on any card. The overhead is that of a call of
+    `overhead_rows`.
+    """
 
     seed: int = 0
     jobs: int = 200
     long_jobs: int = 1500
     loads: tuple[float, ...] = (0.5, 0.8, 0.9)
-    slots: int = 4
+    slots: int = 1
+    overhead_rows: int = 4
     rounds: int = 6
 
 
@@ -62,7 +67,7 @@ def compare(base: Any, plan: Plan, note: Callable[[str], None]) -> Result:
     prices = measure_prices(base, slots=plan.slots, rounds=3)
     bench = _Bench(base, plan, prices)
     note("measuring the overhead per step, compared with diffusers")
-    us = overhead.measure(base, slots=plan.slots, rounds=plan.rounds)
+    us = overhead.measure(base, slots=plan.overhead_rows, rounds=plan.rounds)
     note(f"{plan.jobs} jobs at load {HEADLINE_LOAD}, four policies, real UNet and VAE")
     real = bench.run(HEADLINE_LOAD, plan.jobs, real=True)
     same = bench.same_schedule(real[OURS])
@@ -73,7 +78,7 @@ def compare(base: Any, plan: Plan, note: Callable[[str], None]) -> Result:
     note("a backlog")
     full = bench.backlog()
     summaries = bench.summaries(real)
-    report: dict[str, Any] = figures.headline(summaries) | overhead.headline(us, plan.slots)
+    report: dict[str, Any] = figures.headline(summaries) | overhead.headline(us, plan.overhead_rows)
     report["wall_throughput_over_fifo"] = real[FIFO].real_seconds / real[OURS].real_seconds
     report["capacity_over_fifo"] = full[FIFO].seconds / full[OURS].seconds
     report["overhead_us"] = us
@@ -112,8 +117,8 @@ class _Bench:
         return {name: figures.summary(run, self._prices.step) for name, run in runs.items()}
 
     def _simulation(self, name: str, arrivals: Sequence[Arrival], *, real: bool) -> Simulation:
-        scheduler = make(name, self._plan.slots, bounds(self._prices.step))
-        return Simulation(self._base, scheduler, self._prices, arrivals, real=real)
+        scheduler = make(name, bounds(self._prices.step))
+        return Simulation(self._base, scheduler, self._prices, arrivals, slots=self._plan.slots, real=real)
 
     def conditions(self) -> dict[str, Any]:
         """Return the conditions of the measurement: machine, versions, seed, prices and settings."""

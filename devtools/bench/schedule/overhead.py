@@ -18,9 +18,10 @@ from typing import Any
 
 import torch
 
+from devtools.bench.jobs import call_sizes
 from devtools.bench.schedule.simulate import PROMPT, SIDE_PX, STEPS, bench_job
 from devtools.bench.schedule.traffic import Arrival
-from worker.engine.cost import CostModel, Stage
+from worker.engine.cost import Stage
 from worker.engine.denoise import Denoiser
 from worker.engine.loop import StepEngine
 from worker.engine.pipeline import SdxlModel
@@ -107,9 +108,9 @@ def _diffusers(base: Any, pictures: int) -> None:
 
 
 def _engine(model: SdxlModel, rows: int, queued: int) -> None:
-    scheduler = StepScheduler(Policy(slots=rows), CostModel(padded_to=rows))
+    scheduler = StepScheduler(Policy())
     hooks = EngineHooks(on_pixels=lambda _: None, on_failed=lambda _: None)
-    engine = StepEngine(model, scheduler, hooks, time.time, deterministic=True)
+    engine = StepEngine(model, scheduler, hooks, time.time, calls=call_sizes(rows))
     for index in range(rows + queued):
         engine.submit(bench_job(index, Arrival(time.time(), Lane.NORMAL)))
     for _ in range(STEPS):
@@ -119,6 +120,6 @@ def _engine(model: SdxlModel, rows: int, queued: int) -> None:
 def _denoiser(model: SdxlModel, rows: int) -> None:
     with torch.inference_mode():
         batch = [model.prepare(bench_job(index, Arrival(0.0, Lane.NORMAL)), 0.0) for index in range(rows)]
-        denoiser = Denoiser(model.unet(Stage.BASE), rows, model.lora_cache)
+        denoiser = Denoiser(model.unet(Stage.BASE), model.lora_cache)
         for _ in range(STEPS):
-            denoiser.step(batch)
+            denoiser.step(batch, 2 * rows)

@@ -9,25 +9,25 @@ from typing import Any, TypeVar
 
 import torch
 
+from devtools.bench.jobs import call_sizes
 from devtools.bench.schedule.model import Prices
 from devtools.bench.schedule.simulate import STEPS, bench_job
 from devtools.bench.schedule.traffic import Arrival
-from worker.engine.cost import CostModel
 from worker.engine.loop import StepEngine
 from worker.engine.pipeline import SdxlModel
 from worker.engine.schedule import Policy, StepScheduler
 from worker.job import EngineHooks, Lane
 
-# Seconds of a UNet call of four guided 1024² rows on an H100: 2.26 pictures of 20 steps per second (MLPerf v5.1) give
-# 88 ms, rounded up for the rest of the step. The policy's bounds are scaled by the ratio of the toy's step to this.
-REAL_STEP_S = 0.1
+# Seconds of a UNet call of one guided 1024² row on an H100: 2.26 pictures of 20 steps per second (MLPerf v5.1) give
+# 22 ms, rounded up for the rest of the step. The policy's bounds are scaled by the ratio of the toy's step to this.
+REAL_STEP_S = 0.025
 REAL_BOUNDS_S = (1.0, 2.0, 5.0)
 
 _T = TypeVar("_T")
 
 
 def measure_prices(base: Any, *, slots: int, rounds: int) -> Prices:
-    """Measure the prices; a step is a whole tick of the engine with all slots in use.
+    """Measure the prices; a step is a whole tick of the engine with as many rows as a call has.
 
     Steps are measured `rounds` times the number of steps of one picture.
     """
@@ -65,10 +65,8 @@ def jobs_per_second(prices: Prices, slots: int) -> float:
 
 
 def _filled(model: SdxlModel, slots: int) -> StepEngine:
-    scheduler = StepScheduler(Policy(slots=slots), CostModel(padded_to=slots))
-    engine = StepEngine(
-        model, scheduler, EngineHooks(on_pixels=lambda _: None, on_failed=lambda _: None), time.time, deterministic=True
-    )
+    hooks = EngineHooks(on_pixels=lambda _: None, on_failed=lambda _: None)
+    engine = StepEngine(model, StepScheduler(Policy()), hooks, time.time, calls=call_sizes(slots))
     for index in range(slots):
         engine.submit(bench_job(index, Arrival(time.time(), Lane.NORMAL)))
     engine.tick()  # prepares the rows

@@ -58,7 +58,7 @@ def tables(report: Mapping[str, Any]) -> Iterator[Table]:
     for load, run in report["long"].items():
         jobs = report["conditions"]["plan"]["long_jobs"]
         yield _policies(f"load {load}, {jobs} jobs, stand-ins for UNet and VAE", run["policies"])
-    yield _overheads(report["overhead_us"], report["conditions"]["plan"]["slots"])
+    yield _overheads(report["overhead_us"], report["conditions"]["plan"]["overhead_rows"])
     yield _aims(report)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from devtools.bench.jobs import job_of
+from devtools.bench.jobs import call_sizes, job_of
 from devtools.bench.schedule.model import ChargedModel, Prices, Work
 from devtools.bench.schedule.traffic import Arrival
 from worker.engine.loop import StepEngine
@@ -34,7 +34,7 @@ class Visit:
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of steps and rows; a step is "busy" if at least as many jobs as slots were present."""
+    """Counts of steps and rows; a step is "busy" if at least as many jobs were present as a call has rows."""
 
     steps: int = 0
     row_steps: int = 0
@@ -58,25 +58,33 @@ class Simulation:
         scheduler: the policy.
         prices: seconds of each kind of work on the virtual clock.
         arrivals: the jobs, in order of time.
+        slots: rows of a call.
         real: run UNet and VAE, instead of stand-ins with the same prices on the virtual clock.
     """
 
     def __init__(
-        self, base: Any, scheduler: StepScheduler, prices: Prices, arrivals: Sequence[Arrival], *, real: bool
+        self,
+        base: Any,
+        scheduler: StepScheduler,
+        prices: Prices,
+        arrivals: Sequence[Arrival],
+        *,
+        slots: int,
+        real: bool,
     ) -> None:
         self._scheduler = scheduler
         self._prices = prices
         self._coming = deque((arrival.at, bench_job(index, arrival)) for index, arrival in enumerate(arrivals))
         self._inside: dict[Origin, Visit] = {}
         self._now = 0.0
-        self.slots = scheduler.policy.slots
+        self.slots = slots
         self.real_seconds = 0.0
         self.visits: list[Visit] = []
         self.steps: list[Step] = []
         self.tally = Tally()
         hooks = EngineHooks(on_pixels=self._ended, on_failed=self._ended)
         model = ChargedModel(base, self._charge, real=real)
-        self._engine = StepEngine(model, scheduler, hooks, lambda: self._now, deterministic=True)
+        self._engine = StepEngine(model, scheduler, hooks, lambda: self._now, calls=call_sizes(slots))
 
     def tick(self) -> bool:
         """Run one tick of the engine, or advance the clock to the next arrival; return False when all jobs are done."""

@@ -37,8 +37,9 @@ def tell(base: Any, prices: Prices, slots: int) -> Story:
     normals = [Arrival(0.0, Lane.NORMAL)] * NORMALS
     start = NORMALS * prices.accept + slots * prices.prepare
     came = start + _COMES_AT_STEPS * prices.step
-    scheduler = make(OURS, slots, bounds(prices.step))
-    run = Simulation(base, scheduler, prices, [*normals, Arrival(came, Lane.URGENT)], real=True).run()
+    scheduler = make(OURS, bounds(prices.step))
+    arrivals = [*normals, Arrival(came, Lane.URGENT)]
+    run = Simulation(base, scheduler, prices, arrivals, slots=slots, real=True).run()
     urgent = next(visit for visit in run.visits if visit.lane is Lane.URGENT)
     assert urgent.started is not None
     return Story(run.steps, came / prices.step, urgent.started / prices.step, prices.step)
