@@ -1,8 +1,8 @@
 """Apply the LoRAs of one batch by forward hooks: `base(x) + Σ_k w_k[row] · Δ_k(x)`.
 
-Δ is the module with the LoRA's differences in place of its weights and bias. A low-rank one runs through its bottleneck,
-`(α / r) · B(A x)`. Those of other kinds are computed from their tensors at every call, so that a LoRA never takes more
-memory on the device than its file has, and one layer's difference beside.
+Δ is the module with the LoRA's differences in place of its weights and bias. A low-rank one runs through its
+bottleneck, `(α / r) · B(A x)`. Those of other kinds are computed from their tensors at every call, so that a LoRA takes
+no more memory on the device than its file has, and that of one layer's difference.
 
 The bits of a row do not depend on the other rows, for three reasons. Each LoRA runs over the whole padded batch, so its
 shapes are always the same, and ranks are padded. LoRAs are added in the order of their names. A sample without a LoRA

@@ -108,11 +108,12 @@ def _loha(stem: str, parts: Parts, tensors: dict[str, torch.Tensor]) -> LoHa:
     if len(parts.keys() & set(LOHA[4:])) == 1:
         raise Unfit(f"{stem} has one Tucker core instead of two")
     scale = _scale(parts, _rank(parts["hada_w1_b"])) if ALPHA in parts else 1.0
-    return LoHa(*(tensors[name] for name in LOHA[:4]), scale, *(tensors.get(name) for name in LOHA[4:]))  # type: ignore[arg-type, misc]
+    w1_a, w1_b, w2_a, w2_b = (tensors[name] for name in LOHA[:4])
+    return LoHa(w1_a, w1_b, w2_a, w2_b, scale, tensors.get("hada_t1"), tensors.get("hada_t2"))
 
 
 def _lokr(stem: str, parts: Parts, tensors: dict[str, torch.Tensor]) -> LoKr:
-    blocks = []
+    blocks: list[tuple[torch.Tensor, ...]] = []
     rank = None
     for whole in ("lokr_w1", "lokr_w2"):
         factors = (f"{whole}_a", f"{whole}_b")

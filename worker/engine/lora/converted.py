@@ -88,8 +88,8 @@ def default_scale(place: Place, metadata: Mapping[str, Any], alpha: float | None
     return scale
 
 
-def short(error: Exception) -> str:
-    """Return the message of a library's error, cut and on one line."""
+def short(error: object) -> str:
+    """Return the message of a library's error, or a text of the file, cut and on one line."""
     return " ".join(str(error).split())[:200]
 
 

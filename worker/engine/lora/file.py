@@ -139,8 +139,9 @@ def _changes(
         for part in parts.values():
             del left[part.key]
     if lost:
-        count = f" (nor do {len(lost) - 1} others; {len(built)} layers are found)" if len(lost) > 1 else ""
-        raise Unfit(f"key {lost[0]} does not name a layer of this model{count}")
+        others = len(lost) - 1
+        count = f" (nor do{'es' * (others == 1)} {others} other{'s' * (others > 1)}; {len(built)} layers are found)"
+        raise Unfit(f"key {lost[0]} does not name a layer of this model{count if others else ''}")
     unknown = next(filter(is_foreign, left), None)
     if unknown is not None:
         raise Unfit(f"key {unknown} has an unknown layout")

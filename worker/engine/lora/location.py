@@ -10,9 +10,9 @@ from worker.lora_folder import SUFFIX, lora_file
 
 MAX_FILE_BYTES = 4 << 30
 
-# Device, inode, status change time (ns), modification time (ns) and size (bytes). Whoever copies a file in place can
-# set its modification time and keep its size, but not its status change time, and a file that is moved there has another
-# inode. A hash of the content would say the same, but reading 200 MB for every job takes too long.
+# Device, inode, status change time (ns), modification time (ns) and size (bytes). Who writes into a file can keep its
+# size and set its modification time, but not its status change time, and a file that is moved there has another inode.
+# A hash of the content would say the same, but reading 200 MB for every job takes too long.
 Stamp = tuple[int, int, int, int, int]
 
 

@@ -40,9 +40,9 @@ class Dora:
         if self.magnitude.ndim != weight.ndim:
             raise ValueError("the magnitudes have another number of axes")
         norm = torch.linalg.vector_norm(changed, dim=axes, keepdim=True)
-        # A row of zeros has no direction.
-        norm = norm.clamp_min(torch.finfo(torch.float32).tiny)
-        return changed * (self.magnitude.float() / norm) - own
+        # Zeros have no direction.
+        gain = self.magnitude.float() / norm.clamp_min(torch.finfo(torch.float32).tiny)
+        return torch.sub(changed * gain, own)
 
     def to(self, device: torch.device | str) -> Self:
         """Return the same on another device."""

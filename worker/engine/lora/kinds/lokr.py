@@ -7,7 +7,7 @@ from typing import Self
 
 import torch
 
-from worker.engine.lora.kinds.tensors import like, moved, product, tucker
+from worker.engine.lora.kinds.tensors import like, product, tucker
 
 
 @dataclass(frozen=True, slots=True, eq=False)
