@@ -67,11 +67,8 @@ class ModuleNames:
         self._found: dict[str, dict[str, str]] = {component: {} for component in COMPONENTS}
         for name in self.modules[UNET]:
             self._found[UNET][_flat(name)] = name
-        for theirs, ours in _stability_names(pipeline.unet):
-            for name in self.modules[UNET]:
-                if name == ours or name.startswith(f"{ours}."):
-                    inner = name.removeprefix(ours)
-                    self._found[UNET][_flat(f"{theirs}{_stability_inner(ours, inner)}")] = name
+        for name, theirs in stability_names(pipeline.unet).items():
+            self._found[UNET][_flat(theirs)] = name
         for component in TEXT_ENCODERS:
             for name in self.modules[component]:
                 # Newer releases of transformers have flattened CLIPTextModel, but files use the old module names.
@@ -101,14 +98,21 @@ def _flat(name: str) -> str:
     return name.replace(".", "_")
 
 
-def _stability_inner(block: str, inner: str) -> str:
-    if ".resnets." in block:
-        name = inner.removeprefix(".")
-        return f".{_RESNET[name]}" if name in _RESNET else inner
-    return inner
+def stability_names(unet: Any) -> dict[str, str]:
+    """Return Stability's names of the UNet's modules inside its blocks, by diffusers' names."""
+    named = {}
+    names = [name for name, _ in unet.named_modules()]
+    for theirs, ours in _stability_blocks(unet):
+        for name in names:
+            if name == ours or name.startswith(f"{ours}."):
+                inner = name.removeprefix(f"{ours}.") if name != ours else ""
+                if ".resnets." in ours:
+                    inner = _RESNET.get(inner, inner)
+                named[name] = f"{theirs}.{inner}".rstrip(".")
+    return named
 
 
-def _stability_names(unet: Any) -> Iterator[tuple[str, str]]:
+def _stability_blocks(unet: Any) -> Iterator[tuple[str, str]]:
     """Yield Stability's and diffusers' names of the UNet's blocks, from the blocks that it has."""
     yield from ((theirs, ours) for ours, theirs in _OUTSIDE_BLOCKS.items())
     at = 1
