@@ -17,6 +17,7 @@ from tests.engine.lora_files import (
     write_peft,
 )
 from worker.engine.lora.cache import LoraCache
+from worker.models.fingerprint import FINGERPRINT_HEX_DIGITS, digest_of
 
 
 def test_a_pickle_is_not_opened(folder: Path, lora_cache: LoraCache, tmp_path: Path) -> None:
@@ -122,6 +123,17 @@ def test_nothing_outside_the_folder_is_read(base: Any, folder: Path, lora_cache:
     refused(lora_cache, "folder", "regular file")
     refused(LoraCache(base, None, 8), "any", "SDXL_LORA_PATH")
     refused(LoraCache(base, tmp_path / "gone", 8), "any", "no readable")
+
+
+def test_the_suffix_may_be_in_capitals(base: Any, folder: Path, lora_cache: LoraCache) -> None:
+    write_peft(folder / "v1.2.SAFETENSORS", base, seed=1)
+    lora_cache.check([("v1.2", 1.0)])
+    write_peft(folder / "v1.2.safetensors", base, seed=2)
+    lora_cache.check([("v1.2", 1.0)])
+    assert lora_cache.fingerprints([("v1.2", 1.0)]) == {
+        "v1.2": digest_of(folder / "v1.2.safetensors")[:FINGERPRINT_HEX_DIGITS]
+    }, "small letters come first"
+    refused(lora_cache, "v1", "no readable v1.safetensors")
 
 
 def test_links_inside_the_folder_are_followed(base: Any, folder: Path, lora_cache: LoraCache) -> None:

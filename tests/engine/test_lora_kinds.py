@@ -193,7 +193,7 @@ def test_a_file_for_text_encoders_alone(base: Any, folder: Path, lora_cache: Lor
         assert not torch.allclose(encoded(base), bare, atol=0.01)
 
 
-def test_kinds_that_cannot_be_applied_are_named(base: Any, folder: Path, lora_cache: LoraCache) -> None:
+def test_kinds_that_cannot_be_applied_are_named(folder: Path, lora_cache: LoraCache) -> None:
     stem = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
     parts = {
         "oft_blocks": (torch.ones(4, 2, 2), "an OFT"),
@@ -253,7 +253,7 @@ def _factors(stem: str) -> dict[str, torch.Tensor | None]:
     return {f"{stem}.hada_w{half}_{side}": torch.ones(4, 4) for half in (1, 2) for side in "ab"}
 
 
-def test_loras_for_other_models_are_told_by_family(base: Any, folder: Path, lora_cache: LoraCache) -> None:
+def test_loras_for_other_models_are_told_by_family(folder: Path, lora_cache: LoraCache) -> None:
     def pair(stem: str, width: int = 64, ends: tuple[str, str] = ("lora_down", "lora_up")) -> Tensors:
         return {f"{stem}.{ends[0]}.weight": torch.ones(4, width), f"{stem}.{ends[1]}.weight": torch.ones(64, 4)}
 

@@ -21,7 +21,7 @@ from worker.engine.embeddings import Embedding, embedding_of
 from worker.engine.lora.build import build
 from worker.engine.lora.change import Change
 from worker.engine.lora.converted import convert, default_scale, short
-from worker.engine.lora.keys import bundled, check_kinds, is_plain, parts_by_stem, without_peft_names
+from worker.engine.lora.keys import ALPHA, bundled, check_kinds, is_plain, parts_by_stem, without_peft_names
 from worker.engine.lora.model_family import family_of
 from worker.engine.lora.names import COMPONENTS, ModuleNames, Place, is_foreign
 from worker.engine.lora.unfit import Unfit
@@ -126,9 +126,9 @@ def _changes(
     left = dict(tensors)
     lost = []
     for stem, parts in parts_by_stem(tensors).items():
-        if is_plain(parts) and not is_foreign(stem):
-            continue
         place = target.names.find(stem)
+        if is_plain(parts) and not is_foreign(stem) and (place is None or ALPHA not in parts):
+            continue
         if place is None:
             lost.append(next(iter(parts.values())).key)
             continue
