@@ -13,8 +13,8 @@ import pytest
 from pydantic import ValidationError
 
 from worker.errors import SettingsError
-from worker.rule_files import read_rules
 from worker.lora_folder import lora_file
+from worker.rule_files import read_rules
 from worker.settings import Settings, librdkafka_properties, load_settings
 
 HUSH = "hush-hush-0451"
