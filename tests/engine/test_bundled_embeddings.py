@@ -15,7 +15,7 @@ from tests.engine.lora_files import Tensors, refused, write_kohya
 from tests.engine.scenario import make_job, stage
 from tests.engine.test_embeddings import vectors, write
 from worker.engine.embeddings import CLIP_G, CLIP_L
-from worker.engine.lora.cache import LoraCache
+from worker.engine.lora.cache import LoraCache, Loras
 from worker.engine.pipeline import SdxlModel
 from worker.errors import ErrorCode
 
@@ -53,7 +53,7 @@ def test_a_name_counts_for_the_jobs_with_the_lora_alone(model: WatchedModel, tmp
     save_file(bundle(model.base), tmp_path / "lora.safetensors")
     save_file(bundle(model.base, seed=5, count=70), tmp_path / "long.safetensors")
     ours = with_loras(model, tmp_path)
-    sets = ([("lora", 1.0)], [], [("lora", 0.0)], [("long", 1.0)])
+    sets: tuple[Loras, ...] = ([("lora", 1.0)], [], [("lora", 0.0)], [("long", 1.0)])
     prompt = "a glow cat glow and many more words that a chunk of a prompt has room for"
     jobs = [
         make_job(f"job-{n}", prompt=prompt, guidance=5.0, refined=n == 0, steps=12, loras=loras)

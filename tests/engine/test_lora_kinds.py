@@ -58,22 +58,25 @@ def test_a_dora_with_pefts_names_is_what_diffusers_draws(
     assert not torch.allclose(ours, plain(base, inputs), atol=0.01)
 
 
-def test_a_doras_weight_goes_straight_from_the_model_to_the_whole_dora(base: Any, folder: Path) -> None:
+def test_a_doras_weight_goes_straight_from_the_model_to_the_whole_dora(
+    base: Any, folder: Path, lora_cache: LoraCache
+) -> None:
     tensors, _ = make("dora-locon-out", base, text=())
     save_file(tensors, folder / "lora.safetensors")
-    cache = LoraCache(base, folder, 8)
-    cache.check([("lora", 1.0)])
+    lora_cache.check([("lora", 1.0)])
     name = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
-    layer, change = base.unet.get_submodule(name), cache._cache["lora"].file.changes["unet"][name]
+    layer, change = base.unet.get_submodule(name), lora_cache._cache["lora"].file.changes["unet"][name]
+    assert change.kind is not None
     whole = layer.weight + change.kind.delta(layer.weight)
     magnitude = tensors[f"lora_unet_{name.replace('.', '_')}.dora_scale"]
     assert torch.allclose(whole.norm(dim=1, keepdim=True), magnitude, rtol=1e-5)
     inputs = torch.randn(SAMPLES, 5, layer.in_features)
     half = layer(inputs) + 0.5 * torch.nn.functional.linear(inputs, whole - layer.weight)
-    hooked = cache.mix([[("lora", 0.5)]] * SAMPLES) if cache.acquire([("lora", 0.5)]) is None else None
-    assert hooked is not None
-    with torch.inference_mode(), cache.batch(hooked):
+    loras: Loras = [("lora", 0.5)]
+    lora_cache.acquire(loras)
+    with torch.inference_mode(), lora_cache.batch(lora_cache.mix([loras] * SAMPLES)):
         assert torch.allclose(layer(inputs), half, atol=1e-5)
+    lora_cache.release(loras)
 
 
 def _with_magnitudes(tensors: Tensors, pipeline: Any) -> Tensors:
@@ -239,7 +242,7 @@ def test_what_does_not_fit_is_refused_by_its_first_key(base: Any, folder: Path, 
         "only magnitude": ("norm", {f"{to_q}.dora_scale": torch.ones(64, 1)}, "a DoRA whose other parts are missing"),
         "norm's magnitude": ("norm", {f"{norm}.dora_scale": torch.ones(32)}, f"{norm}.dora_scale"),
         "core": ("locon-tucker", {f"{conv}.lora_mid.weight": torch.ones(3, 3, 3, 3)}, "made for another model"),
-        "factors of a norm": ("norm", {f"{norm}.w_norm": None} | _factors(norm), "that a LoHa can change"),
+        "factors of a norm": ("norm", {**_factors(norm), f"{norm}.w_norm": None}, "that a LoHa can change"),
         "layer": ("full", {"lora_unet_nowhere.diff": torch.ones(2, 2)}, "lora_unet_nowhere.diff does not name a layer"),
         "same": ("norm", {f"{norm}.diff": torch.ones(32)}, "says the same as"),
     }

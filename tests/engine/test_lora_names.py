@@ -56,13 +56,13 @@ def test_every_kind_is_found_under_every_name(
     base: Any, folder: Path, kind: str, prefix: str, separator: str, stability: bool
 ) -> None:
     tensors, _ = make(kind, base, text=())
-    theirs = stability_names(base.unet) if stability else {}
+    renames = stability_names(base.unet) if stability else {}
     stems = {f"lora_unet_{name.replace('.', '_')}": name for name, _ in base.unet.named_modules()}
 
     def renamed(key: str) -> str:
         stem, _, part = key.partition(".")
         name = stems[stem]
-        return f"{prefix}{theirs.get(name, name).replace('.', separator)}.{part}"
+        return f"{prefix}{renames.get(name, name).replace('.', separator)}.{part}"
 
     save_file(tensors, folder / "usual.safetensors")
     save_file({renamed(key): tensor for key, tensor in tensors.items()}, folder / "lora.safetensors")
@@ -72,8 +72,10 @@ def test_every_kind_is_found_under_every_name(
     assert other.keys() == usual.keys()
     for name, change in usual.items():
         weight = base.unet.get_submodule(name).weight
+        theirs = other[name].kind
         assert change.kind is not None
-        assert torch.equal(change.kind.delta(weight), other[name].kind.delta(weight))
+        assert theirs is not None
+        assert torch.equal(change.kind.delta(weight), theirs.delta(weight))
 
 
 @pytest.mark.parametrize("root", ["", "base_model.model."])
