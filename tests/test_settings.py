@@ -13,6 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from worker.errors import SettingsError
+from worker.lora_folder import lora_file
 from worker.rule_files import read_rules
 from worker.settings import Settings, librdkafka_properties, load_settings
 
@@ -179,6 +180,7 @@ def test_settings_cannot_be_changed() -> None:
         ("/loras", "/loras", None),
         ("/loras/house.style.safetensors", "/loras", "house.style"),
         ("house.safetensors", ".", "house"),
+        ("/loras/House.SAFETENSORS", "/loras", "House"),
     ],
 )
 def test_a_lora_path_is_a_folder_or_the_default_lora_in_it(
@@ -187,6 +189,19 @@ def test_a_lora_path_is_a_folder_or_the_default_lora_in_it(
     settings = load_settings(sdxl_lora_path=path)
     assert settings.lora_dir == (None if folder is None else Path(folder))
     assert settings.default_lora == default
+
+
+def test_a_lora_file_with_its_suffix_in_capitals_is_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "House.SAFETENSORS"
+    settings = load_settings(sdxl_lora_path=path)
+    with pytest.raises(SettingsError, match="is no file"):
+        settings.check_paths()
+    path.touch()
+    settings.check_paths()
+    assert lora_file(tmp_path, "House") == path
+    (tmp_path / "House.safetensors").touch()
+    with pytest.raises(SettingsError, match="another file of the same name"):
+        settings.check_paths()
 
 
 URLS = (

@@ -23,6 +23,7 @@ from pydantic_settings import SettingsError as SourceError
 from worker import settings_checks as checks
 from worker.errors import SettingsError
 from worker.job import SAFE_NAME
+from worker.lora_folder import is_lora_file, lora_file
 from worker.presets import NO_PRESET, preset_named
 from worker.prompt_syntax import PromptSyntax
 
@@ -459,7 +460,7 @@ class Settings(BaseSettings):
                     f"SDXL_EMBEDDINGS_PATH: {self.sdxl_embeddings_path} is not a readable folder: {error.strerror}"
                 ) from None
         if self.sdxl_preset_lora is not None and self.lora_dir is not None:
-            file = self.lora_dir / f"{self.sdxl_preset_lora}.safetensors"
+            file = lora_file(self.lora_dir, self.sdxl_preset_lora)
             if not SAFE_NAME.fullmatch(self.sdxl_preset_lora) or not file.is_file():
                 raise SettingsError(f"SDXL_PRESET_LORA: there is no file {file}")
 
@@ -467,13 +468,13 @@ class Settings(BaseSettings):
     def lora_dir(self) -> Path | None:
         """The folder that LoRA names are looked up in."""
         path = self.sdxl_lora_path
-        return path.parent if path is not None and path.suffix == ".safetensors" else path
+        return path.parent if path is not None and is_lora_file(path) else path
 
     @property
     def default_lora(self) -> str | None:
         """The LoRA of requests that name none, when `SDXL_LORA_PATH` is one file."""
         path = self.sdxl_lora_path
-        return path.stem if path is not None and path.suffix == ".safetensors" else None
+        return path.stem if path is not None and is_lora_file(path) else None
 
 
 def load_settings(**overrides: object) -> Settings:

@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from worker.lora_folder import is_lora_file, lora_file
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # botocore's own rule for a bucket, and the ARN of an access point.
 _BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}|arn:[A-Za-z0-9:/._-]+")
@@ -124,12 +126,14 @@ def lora_path(path: Path) -> None:
     Raises:
         ValueError: it is neither, or cannot be read.
     """
-    is_file = path.suffix == ".safetensors"
+    is_file = is_lora_file(path)
     try:
         there = path.is_file() if is_file else path.is_dir()
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     if not there:
         raise ValueError(f"{path} is no {'file' if is_file else 'folder'}")
+    if is_file and lora_file(path.parent, path.stem) != path:
+        raise ValueError(f"there is another file of the same name, {lora_file(path.parent, path.stem)}")
     if not os.access(path, os.R_OK if is_file else os.R_OK | os.X_OK):
         raise ValueError(f"{path} cannot be read: no permission")

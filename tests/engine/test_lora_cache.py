@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,25 @@ def test_a_changed_file_is_read_again_when_no_row_uses_it(base: Any, folder: Pat
     assert lora_cache.fingerprints(loras) == {"a": digest_of(path)[:FINGERPRINT_HEX_DIGITS]} != before
     path.write_bytes(b"broken")
     refused(lora_cache, "a", "damaged")
+
+
+def test_a_replaced_file_is_noticed_whatever_its_clock_says(base: Any, folder: Path, lora_cache: LoraCache) -> None:
+    path, other, loras = folder / "a.safetensors", folder / "other", [("a", 1.0)]
+    write_peft(path, base, seed=1)
+    write_peft(other, base, seed=2)
+    before, first = path.stat(), path.read_bytes()
+    lora_cache.check(loras)
+    known = lora_cache.fingerprints(loras)
+    for replace in (lambda: path.write_bytes(other.read_bytes()), lambda: other.rename(path)):
+        replace()
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert path.stat().st_mtime_ns == before.st_mtime_ns
+        assert path.stat().st_size == before.st_size
+        lora_cache.check(loras)
+        assert lora_cache.fingerprints(loras) == {"a": digest_of(path)[:FINGERPRINT_HEX_DIGITS]} != known
+        path.write_bytes(first)
+        lora_cache.check(loras)
+        assert lora_cache.fingerprints(loras) == known
 
 
 def test_a_checked_file_is_not_read_again(

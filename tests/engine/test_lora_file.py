@@ -17,6 +17,7 @@ from tests.engine.lora_files import (
     write_peft,
 )
 from worker.engine.lora.cache import LoraCache
+from worker.models.fingerprint import FINGERPRINT_HEX_DIGITS, digest_of
 
 
 def test_a_pickle_is_not_opened(folder: Path, lora_cache: LoraCache, tmp_path: Path) -> None:
@@ -63,7 +64,7 @@ def test_a_file_made_for_another_model_is_refused_by_its_first_key(
         "component": (_pair("transformer.x"), "transformer.x.lora_A.weight"),
         "bare": (_pair("conv_in"), "conv_in.lora_A.weight"),
         "bias": ({f"{to_q}.lora_B.bias": torch.ones(64)}, f"{to_q}.lora_B.bias"),
-        "dora": ({f"{to_q}.lora_magnitude_vector": torch.ones(64)}, "lora_magnitude_vector"),
+        "dora": ({f"{to_q}.lora_magnitude_vector": torch.ones(65)}, "lora_magnitude_vector"),
         "nan": ({f"{to_q}.lora_A.weight": torch.full((4, 64), torch.nan)}, "finite"),
         "whole": ({f"{to_q}.lora_A.weight": torch.ones(4, 64, dtype=torch.int32)}, "finite"),
     }
@@ -78,12 +79,17 @@ def test_a_kohya_file_that_does_not_fit_is_refused_by_its_first_key(
     good = write_kohya(folder / "good.safetensors", base)
     stem = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"
     cases: dict[str, tuple[dict[str, torch.Tensor | None], str]] = {
-        "lokr": ({f"{stem}.lokr_w1": torch.ones(2, 2)}, f"{stem}.lokr_w1"),
-        "dora": ({f"{stem}.dora_scale": torch.ones(64)}, f"{stem}.dora_scale"),
-        "half": ({f"{stem}.lora_up.weight": None}, f"{stem}.lora_up.weight"),
-        "width": ({f"{stem}.lora_down.weight": torch.ones(4, 640)}, "down_blocks.1.attentions.0"),
-        "vector alpha": ({f"{stem}.alpha": torch.ones(2)}, "cannot convert"),
-        "endless alpha": ({f"{stem}.alpha": torch.tensor(torch.inf)}, "alpha"),
+        "lokr": ({f"{stem}.lokr_w1": torch.ones(2, 2)}, f"{stem} has parts of several kinds"),
+        "dora": ({f"{stem}.dora_scale": torch.ones(65)}, f"{stem}.dora_scale is made for another model"),
+        "half": ({f"{stem}.lora_up.weight": None}, f"{stem}.lora_down.weight lacks its other half"),
+        "width": ({f"{stem}.lora_down.weight": torch.ones(4, 640)}, "made for another model: shapes"),
+        "vector alpha": ({f"{stem}.alpha": torch.ones(2)}, f"{stem}.alpha is not one number"),
+        "endless alpha": ({f"{stem}.alpha": torch.tensor(torch.inf)}, f"{stem}.alpha"),
+        "only alpha": (
+            {f"{stem}.{part}": None for part in ("lora_up.weight", "lora_down.weight")},
+            f"{stem}.alpha is an alpha of nothing",
+        ),
+        "unknown": ({f"{stem}.lora_side.weight": torch.ones(2)}, f"{stem}.lora_side.weight has an unknown layout"),
         "module": (
             {"lora_unet_nowhere.lora_down.weight": torch.ones(4, 4), "lora_unet_nowhere.lora_up.weight": torch.ones(4)},
             "nowhere",
@@ -94,7 +100,7 @@ def test_a_kohya_file_that_does_not_fit_is_refused_by_its_first_key(
         refused(lora_cache, name, said)
     sgm = {k.replace("mid_block", "middle_block_9"): v for k, v in good.items() if "mid_block" in k}
     save_file(sgm, folder / "middle.safetensors")
-    refused(lora_cache, "middle", "cannot convert its keys")
+    refused(lora_cache, "middle", "does not name a layer of this model (nor does 1 other; 0 layers are found)")
 
 
 @pytest.mark.parametrize("metadata", ["[]", "{", '{"unet.lora_alpha": "x"}', '{"unet.alpha_pattern": 3}'])
@@ -117,6 +123,17 @@ def test_nothing_outside_the_folder_is_read(base: Any, folder: Path, lora_cache:
     refused(lora_cache, "folder", "regular file")
     refused(LoraCache(base, None, 8), "any", "SDXL_LORA_PATH")
     refused(LoraCache(base, tmp_path / "gone", 8), "any", "no readable")
+
+
+def test_the_suffix_may_be_in_capitals(base: Any, folder: Path, lora_cache: LoraCache) -> None:
+    write_peft(folder / "v1.2.SAFETENSORS", base, seed=1)
+    refused(lora_cache, "v1", "no readable v1.safetensors")
+    lora_cache.check([("v1.2", 1.0)])
+    write_peft(folder / "v1.2.safetensors", base, seed=2)
+    lora_cache.check([("v1.2", 1.0)])
+    assert lora_cache.fingerprints([("v1.2", 1.0)]) == {
+        "v1.2": digest_of(folder / "v1.2.safetensors")[:FINGERPRINT_HEX_DIGITS]
+    }, "small letters come first"
 
 
 def test_links_inside_the_folder_are_followed(base: Any, folder: Path, lora_cache: LoraCache) -> None:

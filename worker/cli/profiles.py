@@ -17,6 +17,7 @@ from worker.errors import RequestRejected
 from worker.events.types import GenerationRequest
 from worker.intake.admit import AdmissionRules, Arrival, admit
 from worker.job import Job, Lane, Origin
+from worker.lora_folder import lora_file
 from worker.profiles import Profile
 from worker.prompt_syntax import readings
 from worker.rule_files import read_rules
@@ -129,7 +130,7 @@ def _problems(profile: Profile, rules: AdmissionRules) -> Iterator[str]:
         return
     for index, lora in enumerate(profile.loras):
         assert lora_dir is not None
-        if not (lora_dir / f"{lora.name}.safetensors").is_file():
+        if not lora_file(lora_dir, lora.name).is_file():
             yield f"loras.{index}.name: {lora_dir} has no {lora.name}.safetensors"
 
 

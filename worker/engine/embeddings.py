@@ -42,6 +42,12 @@ class Embedding:
 
     vectors: Mapping[str, torch.Tensor]
 
+    def equals(self, other: Embedding) -> bool:
+        """Whether the vectors are the same."""
+        return self.vectors.keys() == other.vectors.keys() and all(
+            torch.equal(vectors, other.vectors[name]) for name, vectors in self.vectors.items()
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Mention:
@@ -84,6 +90,13 @@ class Embeddings:
             else:
                 if found["explicit"]:
                     raise _refused(f"the prompt names the embedding {found['name']}, which this worker does not have")
+
+    def with_bundled(self, bundled: Mapping[str, Embedding]) -> Embeddings:
+        """Return these and the ones that LoRAs bring, by name in small letters; a LoRA's counts where both have one."""
+        if not bundled:
+            return self
+        unusable = {name: reason for name, reason in self.unusable.items() if name not in bundled}
+        return Embeddings({**self.usable, **bundled}, unusable, self.fingerprint, enabled=True)
 
     def _named(self, name: str) -> Embedding | None:
         key = name.lower()
@@ -135,6 +148,11 @@ def _read(path: Path, data: bytes, widths: Mapping[str, int]) -> Embedding:
         tensors = load(data)
     except SafetensorError as error:
         raise ValueError(f"it is no safetensors file ({error})") from error
+    return embedding_of(tensors, widths)
+
+
+def embedding_of(tensors: Mapping[str, torch.Tensor], widths: Mapping[str, int]) -> Embedding:
+    """Return the embedding of a file's tensors. Raises ValueError with a sentence: it is not an embedding for SDXL."""
     for name in (CLIP_L, CLIP_G):
         if name not in tensors:
             raise ValueError(f"it has no {name} vectors, so it was made for another model than SDXL")

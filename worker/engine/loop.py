@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -35,10 +35,14 @@ _STEP_SECONDS = metrics.PHASE.labels("step")
 
 @dataclass(slots=True)
 class _Live:
-    """A job inside the engine; `row` appears with its first step here, after the `checkpoint` if there is one."""
+    """A job inside the engine; `row` appears with its first step here, after the `checkpoint` if there is one.
+
+    `embeddings` are those that its LoRAs brought when its steps were planned.
+    """
 
     job: Job
     steps: int
+    embeddings: Hashable
     checkpoint: Checkpoint | None = None
     row: Row | None = None
     told: int = -1
@@ -134,7 +138,8 @@ class StepEngine:
         except RequestRejected as error:
             self._hooks.on_failed(Failure.of(job, error.code, error.message))
             return
-        self._live[job.origin] = _Live(job, sum(segment.steps for segment in segments), checkpoint)
+        embeddings = self._model.lora_cache.embeddings_key(job.loras)
+        self._live[job.origin] = _Live(job, sum(segment.steps for segment in segments), embeddings, checkpoint)
         # It has waited since it was received: its start was only recorded when its turn was near.
         self._scheduler.submit(job.origin, job.lane, left, min(job.received_at, self._clock()))
 
@@ -247,8 +252,16 @@ class StepEngine:
     def _begin(self, live: _Live, now: float) -> Row:
         with logs.within(logs.about(live.job)):
             if live.checkpoint is None:
-                return self._model.prepare(live.job, now)
-            return self._model.resume(live.job, now, live.checkpoint)
+                row = self._model.prepare(live.job, now)
+            else:
+                row = self._model.resume(live.job, now, live.checkpoint)
+        if self._model.lora_cache.embeddings_key(live.job.loras) != live.embeddings:
+            # The prompt may have another number of chunks, by which rows are grouped.
+            self._model.lora_cache.release(live.job.loras)
+            raise RequestRejected(
+                ErrorCode.UNKNOWN_LORA, "a LoRA with embeddings was replaced while the job waited; send it again"
+            )
+        return row
 
     def _step(self, rows: list[Row], samples: int | None) -> float:
         before = self._clock()

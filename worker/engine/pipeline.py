@@ -116,6 +116,8 @@ class SdxlModel:
         factor = self.base.vae_scale_factor
         if request.height % factor or request.width % factor:
             raise RequestRejected(ErrorCode.INVALID_REQUEST, f"width and height must be multiples of {factor}")
+        self.lora_cache.check(job.loras)
+        embeddings = self._embeddings(job)
         segments = []
         for stage in (Stage.BASE, Stage.REFINER) if job.high_quality else (Stage.BASE,):
             scheduler = self._scheduler(job, stage)
@@ -134,11 +136,10 @@ class SdxlModel:
                     job.prompt,
                     job.negative_prompt if job.guided else None,
                     job.prompt_syntax,
-                    self.embeddings,
+                    embeddings,
                 )
                 group = Group(stage, request.height // factor, request.width // factor, chunks, job.guided)
                 segments.append(Segment(group, last - first))
-        self.lora_cache.check(job.loras)
         return segments
 
     def _scheduler(self, job: Job, stage: Stage) -> Any:
@@ -266,9 +267,14 @@ class SdxlModel:
             job.loras if stage is Stage.BASE else (),
         )
 
+    def _embeddings(self, job: Job) -> Embeddings:
+        """The embeddings that a job's prompts may name; its LoRAs must be checked."""
+        return self.embeddings.with_bundled(self.lora_cache.embeddings(job.loras))
+
     def _encode(self, job: Job, stage: Stage, guided: bool) -> Encoded:
         loras = job.loras if stage is Stage.BASE else ()
-        key = (stage, job.prompt, job.negative_prompt, job.prompt_syntax, guided, self.lora_cache.text_key(loras))
+        lora_keys = self.lora_cache.text_key(loras), self.lora_cache.embeddings_key(job.loras)
+        key = (stage, job.prompt, job.negative_prompt, job.prompt_syntax, guided, *lora_keys)
         encoded = self._encoded.get(key)
         if encoded is None:
             with self.lora_cache.text(loras):
@@ -279,7 +285,7 @@ class SdxlModel:
                     guided=guided,
                     device=self.device,
                     syntax=job.prompt_syntax,
-                    embeddings=self.embeddings,
+                    embeddings=self._embeddings(job),
                 )
             self._encoded[key] = encoded
         return encoded

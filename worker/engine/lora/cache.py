@@ -8,20 +8,35 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import structlog
 import torch
 
-from worker.engine.lora.batch import LoraBatch, Weights, placed, weigh
-from worker.engine.lora.file import COMPONENTS, TEXT_ENCODERS, UNET, Layer, LoraFile, Stamp, locate, read
+from worker.engine.embeddings import Embedding, embedding_widths
+from worker.engine.lora.batch import LoraBatch, Weights, inner_scale, placed, weigh
+from worker.engine.lora.change import Change
+from worker.engine.lora.file import LoraFile, LoraTarget, read
+from worker.engine.lora.location import Stamp, locate
+from worker.engine.lora.names import COMPONENTS, TEXT_ENCODERS, UNET, ModuleNames
+from worker.engine.lora.unfit import Unfit
+from worker.errors import ErrorCode, RequestRejected
 from worker.telemetry import metrics
 
 Loras = Sequence[tuple[str, float]]
 
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is remembered of a file that fits the model, also when its LoRA is not loaded any more."""
+
+    stamp: Stamp
+    fingerprint: str
+    embeddings: Mapping[str, Embedding]
 
 
 @dataclass(slots=True, eq=False)
@@ -48,8 +63,8 @@ class LoraCache:
         self._folder = folder
         self._capacity = capacity
         self._cache: OrderedDict[str, _Cached] = OrderedDict()
-        self._fitting: dict[str, tuple[Stamp, str]] = {}
-        self._modules = {component: dict(getattr(pipeline, component).named_modules()) for component in COMPONENTS}
+        self._fitting: dict[str, _Known] = {}
+        self._target = LoraTarget(ModuleNames(pipeline), pipeline.unet.config, embedding_widths(pipeline))
         self._attached: LoraBatch | None = None
         self._warned = False
 
@@ -66,8 +81,9 @@ class LoraCache:
         """
         for name, _ in loras:
             if self._used(name) is None:
-                path, stamp = locate(self._folder, name)
-                if self._fitting.get(name, (None,))[0] != stamp:
+                path, stamp = self._locate(name)
+                known = self._fitting.get(name)
+                if known is None or known.stamp != stamp:
                     self._load(name, path, stamp)
 
     def acquire(self, loras: Loras) -> None:
@@ -138,7 +154,7 @@ class LoraCache:
         return tuple(
             (name, self._cache[name].file.fingerprint, weight)
             for name, weight in sorted(_effective(loras))
-            if any(self._cache[name].file.layers[component] for component in TEXT_ENCODERS)
+            if any(self._cache[name].file.changes[component] for component in TEXT_ENCODERS)
         )
 
     def fingerprints(self, loras: Loras) -> dict[str, str]:
@@ -147,13 +163,39 @@ class LoraCache:
         Raises:
             RequestRejected: as raised by `check`.
         """
-        found = {}
         for name, weight in loras:
             if name not in self._cache:
                 self.check([(name, weight)])
-            adapter = self._cache.get(name)
-            found[name] = self._fitting[name][1] if adapter is None else adapter.file.fingerprint
-        return found
+        return {name: self._content(name).fingerprint for name, _ in loras}
+
+    def embeddings(self, loras: Loras) -> dict[str, Embedding]:
+        """Return the embeddings that checked LoRAs bring with them, by name in small letters; weight 0 brings none.
+
+        Raises:
+            RequestRejected: `invalid_request`, if two of them bring different ones with the same name.
+        """
+        brought: dict[str, tuple[str, Embedding]] = {}
+        for lora, _ in _effective(loras):
+            for name, embedding in self._content(lora).embeddings.items():
+                other, known = brought.setdefault(name, (lora, embedding))
+                if not known.equals(embedding):
+                    raise RequestRejected(
+                        ErrorCode.INVALID_REQUEST,
+                        f"LoRAs {other} and {lora} bring different embeddings of the name {name}",
+                    )
+        return {name: embedding for name, (_, embedding) in brought.items()}
+
+    def embeddings_key(self, loras: Loras) -> Hashable:
+        """Return a key that is equal for checked LoRA sets that bring the same embeddings; () if they bring none."""
+        return tuple(
+            (name, content.fingerprint)
+            for name, content in ((name, self._content(name)) for name, _ in sorted(_effective(loras)))
+            if content.embeddings
+        )
+
+    def _content(self, name: str) -> LoraFile | _Known:
+        adapter = self._cache.get(name)
+        return self._fitting[name] if adapter is None else adapter.file
 
     def _used(self, name: str) -> _Cached | None:
         """Return the cached LoRA if rows have acquired it; it is kept even if its file has changed."""
@@ -163,19 +205,28 @@ class LoraCache:
     def _get(self, name: str) -> _Cached:
         adapter = self._used(name)
         if adapter is None:
-            path, stamp = locate(self._folder, name)
+            path, stamp = self._locate(name)
             adapter = self._cache.get(name)
             if adapter is None or adapter.stamp != stamp:
                 adapter = self._load(name, path, stamp)
         self._cache.move_to_end(name)
         return adapter
 
+    def _locate(self, name: str) -> tuple[Path, Stamp]:
+        try:
+            return locate(self._folder, name)
+        except Unfit as reason:
+            raise _rejected(name, reason) from None
+
     def _load(self, name: str, path: Path, stamp: Stamp) -> _Cached:
         self._cache.pop(name, None)
         self._fitting.pop(name, None)
-        file = read(name, path, self._pipeline)
+        try:
+            file = read(path, self._target)
+        except Unfit as reason:
+            raise _rejected(name, reason) from reason.__cause__
         metrics.LORA_LOADS.inc()
-        self._fitting[name] = stamp, file.fingerprint
+        self._fitting[name] = _Known(stamp, file.fingerprint, file.embeddings)
         adapter = self._cache[name] = _Cached(file, stamp)
         self._shrink(self._capacity, keep=name)
         return adapter
@@ -194,25 +245,27 @@ class LoraCache:
     def _place(self, adapter: _Cached) -> None:
         if adapter.placed:
             return
-        layers = {}
+        changes = {}
         for component in COMPONENTS:
             model = getattr(self._pipeline, component)
-            layers[component] = {
-                name: placed(layer, model.device, model.dtype) for name, layer in adapter.file.layers[component].items()
+            changes[component] = {
+                name: placed(change, model.device, model.dtype)
+                for name, change in adapter.file.changes[component].items()
             }
-        adapter.file, adapter.placed = LoraFile(adapter.file.fingerprint, layers), True
+        adapter.file, adapter.placed = replace(adapter.file, changes=changes), True
 
     def _mix(self, component: str, weights: Mapping[str, list[float]]) -> LoraBatch | None:
-        modules = self._modules[component]
-        parts: dict[torch.nn.Module, list[tuple[Layer, Weights]]] = {}
+        modules, model = self._target.names.modules[component], getattr(self._pipeline, component)
+        parts: dict[torch.nn.Module, list[tuple[Change, Weights]]] = {}
         for name in sorted(weights):
             adapter = self._used(name)
             assert adapter is not None, f"LoRA {name} is used but not acquired"
             scaled: dict[float, Weights] = {}
-            for module, layer in adapter.file.layers[component].items():
-                if layer.scale not in scaled:
-                    scaled[layer.scale] = weigh(weights[name], layer)
-                parts.setdefault(modules[module], []).append((layer, scaled[layer.scale]))
+            for module, change in adapter.file.changes[component].items():
+                scale = inner_scale(change)
+                if scale not in scaled:
+                    scaled[scale] = weigh(weights[name], scale, model.device, model.dtype)
+                parts.setdefault(modules[module], []).append((change, scaled[scale]))
         return LoraBatch(parts) if parts else None
 
     def _attach(self, mix: LoraBatch | None) -> None:
@@ -223,3 +276,7 @@ class LoraCache:
 
 def _effective(loras: Loras) -> list[tuple[str, float]]:
     return [(name, weight) for name, weight in loras if weight]
+
+
+def _rejected(name: str, reason: Unfit) -> RequestRejected:
+    return RequestRejected(ErrorCode.UNKNOWN_LORA, f"LoRA {name}: {reason}")
