@@ -154,6 +154,17 @@ class S3Objects:
             self.conditional = False
             log.warning("conditional_puts_unsupported", bucket=self._bucket)
 
+    def presigned_url(self, key: str, lifetime_s: int) -> str:
+        """An address at which anybody can read the object for a while, or for as long as the credentials live.
+
+        Raises:
+            StoreUnavailable: there are no credentials now.
+        """
+        with translated():
+            return self.client.generate_presigned_url(
+                "get_object", Params={"Bucket": self._bucket, "Key": key}, ExpiresIn=lifetime_s
+            )
+
     def head_bucket(self) -> str | None:
         """Ask for the bucket; return the region that it says it is in. Raises Refused, StoreUnavailable."""
         answer = self._call("head", lambda: self.client.head_bucket(Bucket=self._bucket))
