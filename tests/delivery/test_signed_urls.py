@@ -35,7 +35,7 @@ MakeManifest = Callable[..., tuple[Any, dict[str, Any]]]
 
 def pem(key: Any, *, passphrase: bytes | None = None) -> bytes:
     encryption = NoEncryption() if passphrase is None else BestAvailableEncryption(passphrase)
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+    return bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_another_signature_is_not_another_event(make_manifest: MakeManifest) -> 
     events = [
         completed_event(
             manifest,
-            url=lambda key, mark=mark: f"https://cdn.example/{key}?Signature={mark}",
+            url=f"https://cdn.example/{{}}?Signature={mark}".format,
             priority=Priority.HIGH,
             worker_id="w",
             attempt=1,

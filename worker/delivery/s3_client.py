@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote, urlsplit
 
 import boto3
@@ -59,7 +59,7 @@ def make_client(settings: Settings, credentials: Credentials, region: str | None
     )
 
 
-def _addressing(settings: Settings) -> str:
+def _addressing(settings: Settings) -> Literal["path", "virtual", "auto"]:
     """How requests name the bucket. With `auto`, presigned URLs name the global host, which redirects (tried)."""
     if settings.aws_endpoint_url_s3:
         return "path"

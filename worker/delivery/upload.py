@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from botocore.exceptions import BotoCoreError
 
-from worker.delivery.keys import PICTURES, Keys, object_keys
+from worker.delivery.keys import MANIFESTS, PICTURES, Keys, object_keys
 from worker.delivery.picture_put import Replaced, read_manifest, store_picture
 from worker.delivery.s3_client import bucket_url, make_client
 from worker.delivery.s3_credentials import ReloadedCredentials, load_credentials
+from worker.delivery.s3_listing import list_folders
 from worker.delivery.s3_objects import Label, S3Objects
 from worker.delivery.store_access import check_bucket, check_rights
 from worker.errors import BucketError, StoreUnavailable
+from worker.job import SAFE_NAME
 from worker.settings import secrets_dir
 
 if TYPE_CHECKING:
@@ -132,6 +134,28 @@ class PictureStore:
             ValueError: for ids that are none.
         """
         return read_manifest(self._objects, girl_id, job_id, object_keys(girl_id, job_id, "jpeg").manifest)
+
+    def find_manifests(self, job_id: str) -> Iterator[dict[str, Any]]:
+        """The manifests of a job whose girl is not known, by asking for that job of every girl.
+
+        That is one or two requests a girl: `fetch_manifest` is the way where the girl is known. Two girls have the same
+        job id only by mistake (docs/identity.md).
+
+        Raises:
+            StoreUnavailable: nobody knows; or the credentials may not list the bucket.
+            ValueError: for an id that is none.
+        """
+        object_keys("girl", job_id, "jpeg")
+        girls = {girl for prefix in (MANIFESTS, PICTURES) for girl in list_folders(self._objects, f"{prefix}/")}
+        for girl_id in sorted(girls):
+            manifest = self.fetch_manifest(girl_id, job_id) if SAFE_NAME.fullmatch(girl_id) else None
+            if manifest is not None:
+                yield manifest
+
+    @property
+    def objects(self) -> S3Objects:
+        """The bucket itself, for what is not about one picture."""
+        return self._objects
 
     def fetch(self, key: str) -> bytes | None:
         """An object's bytes, or None where there is none. Raises RequestRejected, StoreUnavailable."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,7 +30,7 @@ class Reading:
     Args:
         framing: `single-object`, `confluent`, `json`, `text`, `bytes`, `empty` or `null`.
         schema: the name of the writer's record; None where it is not known.
-        fields: by name, as JSON types; bytes that are not UTF-8 are hexadecimal digits.
+        fields: by name, as JSON types, those of the event where it is one; bytes that are no UTF-8 are hexadecimal.
         error: why it is no event; None where it is one.
         stopped_at: the field that could not be read, after those that were.
         event: the whole event, where it is one.
@@ -56,14 +56,32 @@ def read_partly(codec: EventCodec, data: bytes | None, *, topic: str | None, hea
     except (UndecodableError, RegistryUnavailable) as error:
         reason = str(error)
     else:
-        event_name, fields, _ = _as_written(codec, data or b"", topic, headers)
-        return Reading(framing=framing, schema=event_name, fields=fields, event=event)
+        return Reading(framing=framing, schema=type(event).__name__, fields=event_fields(event), event=event)
     if framing == "json":
         return Reading(framing=framing, fields=_json_object(data or b""), error=reason)
     if framing in ("single-object", "confluent"):
         schema, fields, stopped_at = _as_written(codec, data or b"", topic, headers)
         return Reading(framing=framing, schema=schema, fields=fields, error=reason, stopped_at=stopped_at)
     return Reading(framing=framing, error=reason)
+
+
+def event_fields(event: Event) -> dict[str, Any]:
+    """An event's fields as JSON types: times as ISO 8601, NaN and infinity as null."""
+    return {name: _json_value(value) for name, value in asdict(event).items()}
+
+
+def _json_value(value: Any) -> Any:
+    match value:
+        case datetime():
+            return value.isoformat(timespec="milliseconds")
+        case float() if not math.isfinite(value):
+            return None
+        case dict():
+            return {key: _json_value(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_json_value(item) for item in value]
+        case _:
+            return value
 
 
 def _framing(data: bytes | None, headers: Headers) -> str:
