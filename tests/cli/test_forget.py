@@ -20,6 +20,7 @@ from worker.cli.forget.objects import find_jobs
 from worker.cli.forget.record import forgotten_digests, job_digest
 from worker.cli.forget.subject import Kind, Subject, belongs
 from worker.cli.pictures import Saver
+from worker.cli.replay.run import _leave_out_forgotten
 from worker.cli.submission import Submission
 from worker.delivery import s3_listing
 from worker.delivery.encode import EncodedPicture, encode_picture
@@ -36,6 +37,9 @@ from worker.events.types import (
     Priority,
     timestamp,
 )
+from worker.job import Lane, Origin
+from worker.replay.plan import Plan
+from worker.replay.selection import History, Requested, Selection, by_job
 from worker.settings import load_settings
 
 pytestmark = pytest.mark.filterwarnings("ignore:Image.Image.getdata:DeprecationWarning")
@@ -318,6 +322,23 @@ def test_forgotten_jobs_are_known_by_their_digests(world: World) -> None:
     forget("--job", "a")
     world.client.put_object(Bucket=world.bucket, Key="forgotten/damaged.json", Body=b"[")
     assert forgotten_digests(world.store.objects) == {job_digest("a")}
+
+
+def test_a_replay_leaves_forgotten_jobs_out(world: World) -> None:
+    world.make("a")
+    forget("--job", "a")
+    requested = [
+        Requested(
+            GenerationRequest(job_id=job_id, girl_id="luna", user_id=7, prompt="a lighthouse"),
+            Lane.NORMAL,
+            Origin(world.kafka.topics.normal, 0, 0, 1),
+            1.0,
+        )
+        for job_id in ("a", "b")
+    ]
+    plan = Plan(by_job(requested), History(Selection()))
+    _leave_out_forgotten(plan, world.store)
+    assert ([records[0].job_id for records in plan.jobs], plan.forgotten) == (["b"], 1)
 
 
 def test_the_job_of_an_unknown_girl_is_found(world: World) -> None:

@@ -9,7 +9,8 @@ the note, the same request may be sent again, which is the same job with the sam
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -76,8 +77,10 @@ class Resubmitter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._producer.purge()
-        self._producer.flush(0)
+        # What is left in the queue of a client that was overtaken is reported as errors once more.
+        with suppress(KafkaException, SystemError):
+            self._producer.purge()
+            self._producer.flush(0)
 
     def send(self, batch: Sequence[Resubmission]) -> None:
         """Send all of them, or none.
@@ -86,6 +89,7 @@ class Resubmitter:
             OvertakenError: they were not sent, and this object is of no use any more.
             CommandError: they were not sent; the message says why.
         """
+        self._errors.clear()
         try:
             if self._atomic:
                 self._producer.begin_transaction()
@@ -101,6 +105,8 @@ class Resubmitter:
                 raise OvertakenError("somebody else resubmits dead letters at this moment; run it again") from error
             if self._atomic and not reason.fatal():
                 self._producer.abort_transaction(_TIMEOUT_S)
+                # Those that were not sent are reported as purged, and must not count against the next batch.
+                self._producer.flush(_TIMEOUT_S)
             raise CommandError(f"not sent: {reason.str()}") from error
 
     def _produce(self, batch: Sequence[Resubmission]) -> None:
@@ -117,14 +123,28 @@ class Resubmitter:
         self, topic: str, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]
     ) -> None:
         self._producer.produce(topic, value, key, headers=list(headers), on_delivery=self._delivered)
-        self._producer.poll(0)
+        _served(lambda: self._producer.poll(0))
 
     def _delivered(self, error: KafkaError | None, _: Message) -> None:
         if error is not None:
             self._errors.append(error)
 
     def _flush(self) -> None:
-        left = self._producer.flush(_TIMEOUT_S + 5)
+        left = _served(lambda: self._producer.flush(_TIMEOUT_S + 5))
         if self._errors or left:
             error, self._errors = (self._errors or [KafkaError(KafkaError._TIMED_OUT)])[0], []
             raise KafkaException(error)
+
+
+def _served(call: Callable[[], int]) -> int:
+    """A call that runs callbacks. Raises KafkaException: a fatal error.
+
+    confluent-kafka raises it before the callbacks that are left have run, and those then end in a SystemError that has
+    it as its cause (tried, 2.16.1).
+    """
+    try:
+        return call()
+    except SystemError as error:
+        if isinstance(error.__cause__, KafkaException):
+            raise error.__cause__ from error
+        raise
