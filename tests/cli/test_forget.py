@@ -161,7 +161,7 @@ def test_what_stays_is_said(world: World) -> None:
     stays = "\n".join(forget("--job", "a")["out_of_reach"])
     for text in (
         "generation.requests.normal: 1 record(s)", "generation.completed: 1 record(s)", "generation.dead-letter",
-        "CDN: invalidate /generated/luna/a*", "compacted", "logs, traces",
+        "CDN; invalidate there: /generated/luna/a*", "compacted", "logs, traces",
     ):  # fmt: skip
         assert text in stays
     assert "versions" not in stays

@@ -109,7 +109,7 @@ def _tell(
     under_way = sorted(run.traces.under_way if running is None else running)
     if as_json:
         told = {"subject": str(subject), "state": what.replace(" ", "_"), "counts": shown, "under_way": under_way}
-        print_json(told | {"record": record, "out_of_reach": stays})
+        print_json(told | {"record": record, "out_of_reach": stays, "cdn_paths": run.cdn_paths()})
         return
     print(f"{what} of {subject}:")
     for name, count in shown.items():

@@ -12,12 +12,14 @@ from worker.cli.forget.record import Forgotten, put_record
 from worker.cli.forget.subject import Kind, Subject
 from worker.cli.requests import utc_now
 from worker.client.connection import Connection
+from worker.delivery.keys import PICTURES
 from worker.delivery.s3_listing import is_versioned
 from worker.delivery.s3_objects import S3Objects
 from worker.job import SAFE_NAME
 from worker.topics import DAY_MS, TopicsError, describe_topics
 
 _STATUS = "status"
+_PATHS_SHOWN = 3
 
 
 @dataclass(slots=True)
@@ -82,7 +84,10 @@ class Forget:
             yield f"{self.traces.unread} record(s) that cannot be decoded, so that nobody knows whose they are"
         if unread:
             yield f"{len(unread)} manifest(s) that cannot be read; look at them: {', '.join(unread[:3])}"
-        yield f"caches of browsers (up to a year) and of the CDN: invalidate {', '.join(self._cdn_paths())} there"
+        paths = self.cdn_paths()
+        more = f" and {len(paths) - _PATHS_SHOWN} more (--json lists all)" if len(paths) > _PATHS_SHOWN else ""
+        shown = f"; invalidate there: {', '.join(paths[:_PATHS_SHOWN])}{more}" if paths else ""
+        yield f"caches of browsers (up to a year) and of the CDN{shown}"
         versioned = is_versioned(self.objects)
         if versioned is not False:
             yield f"older versions of the objects, {'which' if versioned else 'if'} the bucket keeps: delete those too"
@@ -94,11 +99,11 @@ class Forget:
         }
         return known | self.found.jobs
 
-    def _cdn_paths(self) -> list[str]:
+    def cdn_paths(self) -> list[str]:
+        """What a CDN has to be told to invalidate, as CloudFront takes it."""
         if self.subject.kind is Kind.GIRL:
-            return [f"/generated/{self.subject.girl_id}/*"]
-        paths = [f"/generated/{girl}/{job}*" for girl, job in sorted(self._jobs())]
-        return [*paths[:3], f"and {len(paths) - 3} more"] if len(paths) > 3 else paths or ["nothing"]
+            return [f"/{PICTURES}/{self.subject.girl_id}/*"]
+        return [f"/{PICTURES}/{girl}/{job}*" for girl, job in sorted(self._jobs())]
 
     def _retention_days(self) -> dict[str, float]:
         try:
