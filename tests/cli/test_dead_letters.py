@@ -10,6 +10,7 @@ from confluent_kafka import Producer
 
 from tests.cli.conftest import CODEC, Kafka, sdxl
 from worker.cli.dead_letters.letters import kind_of
+from worker.cli.dead_letters.send import Resubmitter
 from worker.delivery.messages import MessageWriter
 from worker.events.types import GenerationRequest
 from worker.job import Origin, Original
@@ -135,6 +136,22 @@ def test_unchanged_and_never_twice(dead: Kafka) -> None:
     assert len(requests(dead)) == 1
     assert [one["place"] for one in lines("dead-letters", "list", "--pending")] == ["0/0", "0/1", "0/3"]
     assert lines("dead-letters", "list")[2]["resubmitted_to"] == dead.topics.high
+
+
+def test_without_transactions_the_note_comes_after_the_request(dead: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DELIVERY", "at-least-once")
+    produced: list[str] = []
+    real = Resubmitter._one
+
+    def one(self: Resubmitter, topic: str, *rest: Any) -> None:
+        produced.append(topic)
+        real(self, topic, *rest)
+
+    monkeypatch.setattr(Resubmitter, "_one", one)
+    for _ in range(2):
+        assert sdxl("dead-letters", "resubmit", "0/2").exit_code == 0
+    assert produced == [dead.topics.high, dead.topics.dead_letter]
+    assert len(requests(dead)) == 1
 
 
 def test_a_second_letter_of_the_same_record_is_not_sent(dead: Kafka) -> None:

@@ -16,6 +16,7 @@ from worker.events.single_object import Headers
 
 # Kafka refuses records beyond its limit, so what stands beside the original bytes stays short.
 MAX_ERROR_CHARS = 500
+_MAX_ERROR_BYTES = 1_000
 
 PREFIXES = ("dlq-", "kafka_dlt-")
 WORKER_ID = "worker-id"
@@ -40,7 +41,8 @@ def dead_letter_headers(
         timestamp_ms: of the original record, since the epoch; None where it has none.
         group: the consumer group that read it.
     """
-    reason = " ".join(error.split())[:MAX_ERROR_CHARS].encode("utf-8", "replace")
+    reason = " ".join(error.split())[:MAX_ERROR_CHARS].encode("utf-8", "replace")[:_MAX_ERROR_BYTES]
+    reason = reason.decode("utf-8", "ignore").encode()
     text = {"dlq-topic": topic, "dlq-partition": partition, "dlq-offset": offset, "dlq-timestamp": timestamp_ms}
     number = {"partition": (partition, 4), "offset": (offset, 8), "timestamp": (timestamp_ms, 8)}
     spring = {"exception-fqcn": _EXCEPTION, "original-topic": topic, "original-consumer-group": group}
