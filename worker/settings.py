@@ -53,6 +53,7 @@ DOTENV = ".env"
 _FORMS = {
     "KAFKA_TOPIC_PREFIX": "made of letters, digits, dots, _ and -, 200 at most",
     "WORKER_ID": "made of letters, digits, dots, _ and -, 128 at most",
+    "CLOUDFRONT_KEY_PAIR_ID": "the id of a public key, such as K2JCJMDEHXQW5F",
     "AWS_REGION": "a region's name, such as eu-west-1",
     "DEVICE": "auto, cpu, mps, cuda or cuda:N",
     "NSFW_DETECTOR": "none, skin, nudenet or module:callable",

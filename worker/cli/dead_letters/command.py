@@ -84,7 +84,7 @@ def list_letters(
 
 @app.command()
 def show(
-    place: Annotated[str, typer.Argument(metavar="PARTITION/OFFSET", help="Where the letter lies, as in the list.")],
+    place: Annotated[str, typer.Argument(metavar="PLACE", help="Where the letter lies: PARTITION/OFFSET.")],
     only_fields: Annotated[
         bool, typer.Option("--fields", help="Print only the fields, as JSON to edit for resubmit --edited.")
     ] = False,
@@ -112,7 +112,7 @@ def show(
 @app.command()
 def resubmit(
     places: Annotated[
-        list[str] | None, typer.Argument(metavar="[PARTITION/OFFSET]...", help="Letters to send again.")
+        list[str] | None, typer.Argument(metavar="[PLACE]...", help="Letters to send again: PARTITION/OFFSET.")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Send all letters that the filters take.")] = False,
     reason: Reason = None,
