@@ -147,6 +147,13 @@ def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"SCHEMA_REGISTRY_URL": f"https://me:{HUSH}@registry.example"}, "SCHEMA_REGISTRY_URL"),
         ({"HTTP_PORT": "70000"}, "HTTP_PORT"),
         ({"KAFKA_GROUP_PROTOCOL": HUSH}, "KAFKA_GROUP_PROTOCOL"),
+        ({"URL_SIGNING": HUSH}, "URL_SIGNING"),
+        ({"URL_SIGNING": "cloudfront"}, "CLOUDFRONT_URL, CLOUDFRONT_KEY_PAIR_ID"),
+        ({"URL_SIGNING": "CloudFront", "CLOUDFRONT_URL": "cdn.example"}, "CLOUDFRONT_PRIVATE_KEY_PATH"),
+        ({"CLOUDFRONT_KEY_PAIR_ID": "K2JCJMDEHXQW5F"}, "URL_SIGNING=cloudfront"),
+        ({"CLOUDFRONT_KEY_PAIR_ID": f"{HUSH}/"}, "CLOUDFRONT_KEY_PAIR_ID: it must be the id"),
+        ({"URL_SIGNING": "s3", "CLOUDFRONT_URL": "cdn.example"}, "CLOUDFRONT_URL"),
+        ({"URL_SIGNING": "s3", "URL_LIFETIME_S": "604801"}, "URL_LIFETIME_S"),
     ],
 )
 def test_wrong_settings_stop_the_start_with_one_line_that_names_them(

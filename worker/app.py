@@ -101,7 +101,7 @@ def build(
         ledger,
         retry_queue,
         Finisher(connections.store, loaded.info, settings, job_log.phase, make_screen(settings)),
-        MessageWriter(topics, settings.worker_id),
+        MessageWriter(topics, settings.worker_id, settings.kafka_group_id),
         job_log,
         threads,
         patience,

@@ -219,11 +219,12 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """The original content of a record, for the dead-letter topic."""
+    """The original content of a record, for the dead-letter topic; `written_at` is in epoch seconds, where known."""
 
     key: bytes | None
     value: bytes | None
     headers: Sequence[tuple[str, str | bytes | None]] | None
+    written_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

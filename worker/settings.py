@@ -54,6 +54,7 @@ DOTENV = ".env"
 _FORMS = {
     "KAFKA_TOPIC_PREFIX": "made of letters, digits, dots, _ and -, 200 at most",
     "WORKER_ID": "made of letters, digits, dots, _ and -, 128 at most",
+    "CLOUDFRONT_KEY_PAIR_ID": "the id of a public key, such as K2JCJMDEHXQW5F",
     "AWS_REGION": "a region's name, such as eu-west-1",
     "DEVICE": "auto, cpu, mps, cuda or cuda:N",
     "NSFW_DETECTOR": "none, skin, nudenet or module:callable",
@@ -123,6 +124,24 @@ class Settings(BaseSettings):
         None,
         description="start of the picture URLs, https:// unless it names another scheme; when unset, "
         "the bucket's own address",
+    )
+    url_signing: Literal["none", "cloudfront", "s3"] = Field(
+        "none",
+        description="picture URLs in events: `none`, plain; `cloudfront`, signed with the key pair below; `s3`, "
+        "presigned with the worker's own S3 credentials",
+    )
+    url_lifetime_s: int = Field(
+        86_400,
+        ge=60,
+        le=10 * 366 * 86_400,
+        description="seconds for which a signed URL can be used; with `s3` at most 604800, and never longer than the "
+        "credentials",
+    )
+    cloudfront_key_pair_id: str | None = Field(
+        None, description="id of the CloudFront public key", pattern=r"^[A-Za-z0-9]{1,64}$"
+    )
+    cloudfront_private_key_path: Path | None = Field(
+        None, description="file of the private key that belongs to it, PEM without a passphrase"
     )
 
     # SDXL
@@ -315,7 +334,7 @@ class Settings(BaseSettings):
     def _one_line(cls, value: Any) -> Any:
         return checks.one_line(value)
 
-    @field_validator("log_level", "log_format", "delivery", "prompt_syntax", mode="before")
+    @field_validator("log_level", "log_format", "delivery", "prompt_syntax", "url_signing", mode="before")
     @classmethod
     def _in_any_case(cls, value: Any) -> Any:
         return value.lower() if isinstance(value, str) else value
@@ -395,6 +414,12 @@ class Settings(BaseSettings):
     def _consistent(self) -> Self:
         if (self.aws_access_key_id is None) != (self.aws_secret_access_key is None):
             raise ValueError("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY go together: set both or neither")
+        checks.url_signing(
+            self.url_signing,
+            self.url_lifetime_s,
+            cloudfront_url=self.cloudfront_url,
+            key_given=(self.cloudfront_key_pair_id is not None, self.cloudfront_private_key_path is not None),
+        )
         if self.sdxl_preset_lora is not None and (self.sdxl_preset == NO_PRESET or self.sdxl_lora_path is None):
             raise ValueError("SDXL_PRESET_LORA needs SDXL_PRESET and SDXL_LORA_PATH")
         if self.min_side > self.max_side:

@@ -21,6 +21,8 @@ _BROKER = re.compile(
     r"((PLAINTEXT|SSL|SASL_PLAINTEXT|SASL_SSL)://)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.%]+\])(:(?P<port>\d{1,5}))?"
 )
 MAX_PORT = 65_535
+# What signature version 4 allows a presigned URL.
+_S3_LIFETIME_MAX_S = 604_800
 
 
 def one_line(value: object) -> object:
@@ -137,3 +139,23 @@ def lora_path(path: Path) -> None:
         raise ValueError(f"there is another file of the same name, {lora_file(path.parent, path.stem)}")
     if not os.access(path, os.R_OK if is_file else os.R_OK | os.X_OK):
         raise ValueError(f"{path} cannot be read: no permission")
+
+
+def url_signing(kind: str, lifetime_s: int, *, cloudfront_url: str | None, key_given: tuple[bool, bool]) -> None:
+    """What signs picture URLs, and whether it has what it needs.
+
+    Args:
+        key_given: whether the id of the CloudFront key, and the file of its private key, are set.
+
+    Raises:
+        ValueError: the settings contradict each other.
+    """
+    names = "CLOUDFRONT_KEY_PAIR_ID and CLOUDFRONT_PRIVATE_KEY_PATH"
+    if kind == "cloudfront" and not (cloudfront_url and all(key_given)):
+        raise ValueError(f"URL_SIGNING=cloudfront needs CLOUDFRONT_URL, {names}")
+    if kind != "cloudfront" and any(key_given):
+        raise ValueError(f"{names} are only used with URL_SIGNING=cloudfront")
+    if kind == "s3" and cloudfront_url:
+        raise ValueError("URL_SIGNING=s3 signs the bucket's own address: it contradicts CLOUDFRONT_URL")
+    if kind == "s3" and lifetime_s > _S3_LIFETIME_MAX_S:
+        raise ValueError(f"URL_LIFETIME_S is at most {_S3_LIFETIME_MAX_S} (7 days) with URL_SIGNING=s3")

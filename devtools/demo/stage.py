@@ -49,7 +49,7 @@ class Stage:
 def forget_real_services() -> None:
     """Remove every environment variable of this process that could point the worker to a real cluster or bucket."""
     for name in list(os.environ):
-        if name.startswith(("KAFKA_", "AWS_", "SCHEMA_REGISTRY_", "SDXL_")) or name == "CLOUDFRONT_URL":
+        if name.startswith(("KAFKA_", "AWS_", "SCHEMA_REGISTRY_", "SDXL_", "CLOUDFRONT_", "URL_")):
             del os.environ[name]
 
 

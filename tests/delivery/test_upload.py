@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
@@ -274,8 +276,21 @@ def test_the_address_that_is_told_serves_the_picture(seaweed: SeaweedFS, make_ma
     encoded, manifest = make_manifest(job_id="address")
     keys, store = keys_of(manifest), store_of(seaweed)
     store.put_picture(keys, encoded, manifest)
-    signed = seaweed.client().generate_presigned_url("get_object", Params={"Bucket": BUCKET, "Key": keys.image})
-    assert signed.split("?")[0] == store.url(keys.image)
+    with urllib.request.urlopen(store.url(keys.image)) as answer:
+        assert answer.read() == encoded.data
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(store.url(keys.manifest))
+
+
+def test_a_presigned_address_opens_what_is_private(seaweed: SeaweedFS) -> None:
+    seaweed.client().put_object(Bucket=BUCKET, Key="private/x", Body=b"x")
+    url = store_of(seaweed)._objects.presigned_url("private/x", 600)
+    with urllib.request.urlopen(url) as answer:
+        assert answer.read() == b"x"
+    for other in (url.replace("private/x?", "private/y?"), url.replace("X-Amz-Expires=600", "X-Amz-Expires=6000")):
+        assert other != url
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(other)
 
 
 class FailingClient:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from devtools.local.seaweedfs import SeaweedFS
 from tests.deploy.tools import ROOT, load, program, run
 from worker.settings import Settings, librdkafka_properties
 
@@ -135,6 +137,20 @@ class TestProfiles:
 
 
 class TestServices:
+    def test_browsers_see_pictures_and_nothing_else(self, services: dict[str, Service], tmp_path: Path) -> None:
+        mounted = "./deploy/seaweedfs/s3.json:/etc/seaweedfs/s3.json:ro"
+        assert mounted in services["s3"]["volumes"]
+        assert "-s3.config=/etc/seaweedfs/s3.json" in services["s3"]["command"]
+        local, anonymous = json.loads((ROOT / "deploy/seaweedfs/s3.json").read_text())["identities"]
+        environment = services["worker"]["environment"]
+        assert local["credentials"] == [
+            {"accessKey": environment["AWS_ACCESS_KEY_ID"], "secretKey": environment["AWS_SECRET_ACCESS_KEY"]}
+        ]
+        # As in the local store, of which tests/devtools/local/test_seaweedfs.py tries it.
+        store = SeaweedFS(tmp_path, environment["AWS_S3_BUCKET"])
+        store._write_identities()
+        assert anonymous in json.loads(store._identities_path.read_text())["identities"]
+
     def test_no_version_and_every_image_pinned(self, services: dict[str, Service]) -> None:
         assert "version" not in load(COMPOSE)
         for name, service in services.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import struct
@@ -89,7 +90,10 @@ def test_a_bad_record_is_reported_and_the_others_are_printed() -> None:
     good = encoded(sample(GenerationStatus))
     code, lines, errors = run(kcat(good, b"nonsense", b"", good[:-1], good))
     assert code == 1
-    assert len(lines) == 2
+    assert [line["type"] for line in lines] == ["GenerationStatus", None, None, None, "GenerationStatus"]
+    assert [line["framing"] for line in lines[1:4]] == ["text", "empty", "single-object"]
+    assert lines[3]["fields"]["job_id"] == lines[0]["job_id"]
+    assert base64.b64decode(lines[1]["value_base64"]) == b"nonsense"
     assert [error.split(":")[0] for error in errors] == ["record 1", "record 2", "record 3"]
 
 
@@ -130,5 +134,5 @@ def test_the_command_reads_standard_input(monkeypatch: pytest.MonkeyPatch, tmp_p
     stream = kcat(encoded(sample(GenerationRequest, job_id="job-1")), b"nonsense")
     result = CliRunner().invoke(app, [], input=stream)
     assert result.exit_code == 1
-    assert json.loads(result.stdout)["job_id"] == "job-1"
+    assert json.loads(result.stdout.splitlines()[0])["job_id"] == "job-1"
     assert "record 1: starts with 6e 6f" in result.stderr

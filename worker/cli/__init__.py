@@ -19,7 +19,13 @@ class Verbs(VerbGroup):
         "status": ("worker.cli.status:status", "Show the latest status of a job."),
         "watch": ("worker.cli.watch:watch", "Print results as they are published."),
         "cancel": ("worker.cli.cancel:cancel", "Ask every worker to stop a job."),
+        "get": ("worker.cli.get:get", "Download the picture and the thumbnail of a job."),
+        "forget": ("worker.cli.forget.command:forget", "Remove all that is stored of a job, a girl or a user."),
         "replay": ("worker.cli.replay.command:replay", "Count, verify or publish again the results of past requests."),
+        "dead-letters": (
+            "worker.cli.dead_letters.command:app",
+            "List, show and resubmit records that were no requests.",
+        ),
         "decode": ("worker.cli.decode:decode", "Convert the output of kcat -f '%R%s' to JSON lines."),
         "topics": ("worker.cli.topics:app", "Create or describe the worker's Kafka topics."),
         "models": ("worker.cli.models:app", "Download the configured models, or train a LoRA."),

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import json
-import math
 import struct
 import sys
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict
-from datetime import datetime
-from typing import Annotated, Any, BinaryIO, TextIO
+from typing import Annotated, BinaryIO, TextIO
 
 import typer
 
 from worker.errors import RegistryUnavailable, UndecodableError
 from worker.events.codec import EventCodec, make_codec
+from worker.events.partial import event_fields, read_partly
 from worker.events.types import Event
 from worker.settings import load_settings
 
@@ -31,9 +30,11 @@ class FramingError(ValueError):
 def decode(
     topic: Annotated[str | None, typer.Option(help="Topic of the records; some schema registries need it.")] = None,
 ) -> None:
-    """Print events from stdin as JSON lines.
+    """Print events from stdin as JSON lines; of what is no event, as much as can be read.
 
     Usage: kcat -C -e -t TOPIC -f '%R%s' | sdxl-worker decode
+
+    Exit code 1: a record was no event; its line has the type null.
     """
     with closing(make_codec(load_settings())) as codec:
         code = decode_stream(sys.stdin.buffer, sys.stdout, sys.stderr, codec, topic=topic)
@@ -43,7 +44,8 @@ def decode(
 def decode_stream(source: BinaryIO, out: TextIO, errors: TextIO, codec: EventCodec, *, topic: str | None = None) -> int:
     """Decode length-prefixed values and return the exit code.
 
-    Each event is written as one JSON line to `out`; a value that cannot be decoded is reported on `errors`.
+    Each value is written as one JSON line to `out`; one that is no event is also reported on `errors`, and its line has
+    no type and what could be read of it.
     """
     code = 0
     index = 0
@@ -55,10 +57,26 @@ def decode_stream(source: BinaryIO, out: TextIO, errors: TextIO, codec: EventCod
             except UndecodableError as error:
                 code = 1
                 print(f"record {index}: {error}", file=errors, flush=True)
+                print(_as_far_as_it_goes(codec, value, topic), file=out, flush=True)
     except (FramingError, RegistryUnavailable) as error:
         code = 1
         print(f"stopped at or after record {index}: {error}", file=errors, flush=True)
     return code
+
+
+def _as_far_as_it_goes(codec: EventCodec, value: bytes | None, topic: str | None) -> str:
+    """A value that is no event, as one line of JSON: its fields up to the first that cannot be read, and its bytes."""
+    reading = read_partly(codec, value, topic=topic, headers=None)
+    told = {
+        "type": None,
+        "framing": reading.framing,
+        "schema": reading.schema,
+        "fields": dict(reading.fields),
+        "stopped_at": reading.stopped_at,
+        "error": reading.error,
+        "value_base64": base64.b64encode(value or b"").decode(),
+    }
+    return json.dumps(told, allow_nan=False)
 
 
 def read_values(source: BinaryIO) -> Iterator[bytes | None]:
@@ -81,19 +99,4 @@ def read_values(source: BinaryIO) -> Iterator[bytes | None]:
 
 def to_json(event: Event) -> str:
     """Format an event as one line of JSON: type first, times as ISO 8601, NaN and infinity as null."""
-    fields = {name: _json_value(value) for name, value in asdict(event).items()}
-    return json.dumps({"type": type(event).__name__} | fields, allow_nan=False)
-
-
-def _json_value(value: Any) -> Any:
-    match value:
-        case datetime():
-            return value.isoformat(timespec="milliseconds")
-        case float() if not math.isfinite(value):
-            return None
-        case dict():
-            return {key: _json_value(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_json_value(item) for item in value]
-        case _:
-            return value
+    return json.dumps({"type": type(event).__name__} | event_fields(event), allow_nan=False)

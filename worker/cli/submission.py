@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 from confluent_kafka import Message
 from rich.text import Text
@@ -17,9 +17,14 @@ from worker.cli.progress import JobView, job_view
 from worker.cli.requests import request_from_line, request_topic, utc_now
 from worker.cli.results import Final, one_line, status_object
 from worker.client.connection import Connection, Sender
+from worker.client.errors import CommandError
 from worker.client.reader import Reader
+from worker.errors import StoreUnavailable
 from worker.events.headers import Input, job_status
 from worker.events.types import GenerationCompleted, GenerationRequest
+
+if TYPE_CHECKING:
+    from worker.cli.pictures import Saver
 
 # No record may be so large.
 MAX_LINE_BYTES = 16 * 1024 * 1024
@@ -56,9 +61,14 @@ def numbered_lines(source: BinaryIO, limit: int = MAX_LINE_BYTES) -> Iterator[tu
 
 
 class Submission:
-    """Sends requests, remembers whether any was invalid and, with `wait`, follows the jobs to their end."""
+    """Sends requests, remembers whether any was invalid and, with `wait`, follows the jobs to their end.
 
-    def __init__(self, connection: Connection, *, wait: bool, as_json: bool) -> None:
+    Args:
+        saver: saves the pictures of completed jobs.
+    """
+
+    def __init__(self, connection: Connection, *, wait: bool, as_json: bool, saver: Saver | None = None) -> None:
+        self._saver = saver
         self._connection = connection
         self._wait = wait
         self._as_json = as_json
@@ -126,9 +136,23 @@ class Submission:
     def _ended(self, event: Final) -> None:
         self._bad = self._bad or not isinstance(event, GenerationCompleted)
         if self._as_json:
-            self._print(json_line(status_object(event)))
+            self._print(json_line(status_object(event) | self._save(event)))
         else:
             self._print(result_line(job_status(event).value, event.job_id, one_line(event)))
+            for path in self._save(event).values():
+                self._print(Text(path))
+
+    def _save(self, event: Final) -> dict[str, str]:
+        """Save a completed job's files; where they are. What goes wrong with one picture is told, and others go on."""
+        if self._saver is None or not isinstance(event, GenerationCompleted):
+            return {}
+        try:
+            saved = self._saver.save(event)
+        except (CommandError, StoreUnavailable, OSError) as error:
+            self._bad = True
+            print(f"{event.job_id} was not saved: {error}", file=sys.stderr)
+            return {}
+        return {"image": str(saved.image), "thumbnail": str(saved.thumbnail)}
 
     def _print(self, line: Text) -> None:
         (print_line if self._view is None else self._view.print_line)(line)

@@ -6,7 +6,8 @@ import sys
 from contextlib import ExitStack
 from datetime import timedelta
 from enum import StrEnum
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +15,10 @@ from worker.cli.flags import GUIDANCE, INT, LONG, YEAR_S, between
 from worker.cli.requests import parse_lora, parse_size, request_from_record, utc_now
 from worker.cli.submission import Submission, numbered_requests
 from worker.client.connection import connect
+
+if TYPE_CHECKING:
+    from worker.cli.pictures import Saver
+    from worker.settings import Settings
 
 _NEEDED = ("girl_id", "user_id", "prompt")
 _IDS, _PICTURE, _SCHEDULING = "Identity", "Picture", "Scheduling"
@@ -106,10 +111,16 @@ def submit(
         ),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the jobs end, and print the URLs.")] = False,
+    save: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Wait, and save picture and thumbnail of each job in this folder."),
+    ] = None,
     timeout: Annotated[
         float | None,
         typer.Option(
-            metavar="SECONDS", callback=between(0.0, YEAR_S), help="With --wait: stop waiting after this time."
+            metavar="SECONDS",
+            callback=between(0.0, YEAR_S),
+            help="With --wait or --save: stop waiting after this time.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
@@ -139,7 +150,7 @@ def submit(
         record["priority"] = priority.value
     if high_quality:
         record["high_quality"] = True
-    raise typer.Exit(_run(source, record, wait=wait, timeout_s=timeout, as_json=as_json))
+    raise typer.Exit(_run(source, record, wait=wait, save=save, timeout_s=timeout, as_json=as_json))
 
 
 def _derived(size: str | None, loras: list[str], expires_in: float | None) -> dict[str, Any]:
@@ -157,7 +168,15 @@ def _derived(size: str | None, loras: list[str], expires_in: float | None) -> di
     return record
 
 
-def _run(source: str | None, record: dict[str, Any], *, wait: bool, timeout_s: float | None, as_json: bool) -> int:
+def _run(
+    source: str | None,
+    record: dict[str, Any],
+    *,
+    wait: bool,
+    save: Path | None,
+    timeout_s: float | None,
+    as_json: bool,
+) -> int:
     if source not in (None, "-"):
         raise typer.BadParameter(f"{source!r} is not valid here: only - (standard input) is")
     if source == "-" and record:
@@ -167,7 +186,9 @@ def _run(source: str | None, record: dict[str, Any], *, wait: bool, timeout_s: f
         raise typer.BadParameter(f"missing {', '.join(missing)} (or give - to read JSON lines from stdin)")
     with ExitStack() as stack:
         connection = stack.enter_context(connect())
-        submission = stack.enter_context(Submission(connection, wait=wait, as_json=as_json))
+        saver = None if save is None else _saver(save, connection.settings)
+        waits = wait or saver is not None
+        submission = stack.enter_context(Submission(connection, wait=waits, as_json=as_json, saver=saver))
         if source == "-":
             submission.send_all(numbered_requests(sys.stdin.buffer))
         else:
@@ -176,3 +197,10 @@ def _run(source: str | None, record: dict[str, Any], *, wait: bool, timeout_s: f
             except ValueError as error:
                 raise typer.BadParameter(str(error)) from None
         return submission.finish(timeout_s)
+
+
+def _saver(folder: Path, settings: Settings) -> Saver:
+    # boto3 takes a while to import.
+    from worker.cli.pictures import Saver
+
+    return Saver.from_settings(folder, settings)

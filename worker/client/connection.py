@@ -118,9 +118,19 @@ class Sender:
         self.produce(topic, event.job_id.encode(), value, (*headers, *framing), event)
 
     def produce(
-        self, topic: str, key: bytes, value: bytes, headers: Sequence[tuple[str, bytes]], event: Input | None = None
+        self,
+        topic: str,
+        key: bytes,
+        value: bytes | None,
+        headers: Sequence[tuple[str, bytes]],
+        event: Input | None = None,
+        *,
+        partition: int = -1,
     ) -> None:
-        """Queue a record of raw bytes.
+        """Queue a record of raw bytes, or without a value, which compaction takes as the key's deletion.
+
+        Args:
+            partition: -1: the one that the key belongs to.
 
         Raises:
             ValueError: the record is larger than a record may be.
@@ -134,7 +144,7 @@ class Sender:
 
         while True:
             try:
-                self._producer.produce(topic, value, key, headers=list(headers), on_delivery=on_delivery)
+                self._producer.produce(topic, value, key, partition, headers=list(headers), on_delivery=on_delivery)
                 break
             except BufferError:
                 self._producer.poll(0.1)

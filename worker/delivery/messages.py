@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from worker.errors import ErrorCode
+from worker.events.dead_letters import VALUE_BYTES, WORKER_ID, dead_letter_headers
 from worker.events.headers import result_headers
 from worker.events.types import (
     GenerationCompleted,
@@ -17,9 +18,6 @@ from worker.events.types import (
 from worker.job import Failure, Job, Lane, Message, Notice, Origin, Original, Outcome
 from worker.topics import Topics
 
-# Kafka refuses records beyond its limit, so what stands beside the original bytes stays short.
-_MAX_ERROR_CHARS = 500
-
 
 @dataclass(frozen=True, slots=True)
 class MessageWriter:
@@ -27,6 +25,8 @@ class MessageWriter:
 
     topics: Topics
     worker_id: str
+    # The consumer group that reads the requests, where there is one.
+    group: str | None = None
 
     def completed(self, job: Job, event: GenerationCompleted, now: float) -> Outcome:
         """The completed event and the last status of `job`."""
@@ -63,21 +63,18 @@ class MessageWriter:
         return self._failed(failure, self._picture_status(failure, picture, now), now)
 
     def dead_letter(self, origin: Origin, original: Original, error: str) -> Outcome:
-        """The original bytes and headers, with `dlq-*` headers that say where they came from and what is wrong."""
+        """The original bytes and headers, with headers that say where they came from and what is wrong."""
         headers = tuple((name, v.encode() if isinstance(v, str) else v) for name, v in original.headers or ())
-        added = {
-            "dlq-topic": origin.topic,
-            "dlq-partition": str(origin.partition),
-            "dlq-offset": str(origin.offset),
-            "dlq-error": " ".join(error.split())[:_MAX_ERROR_CHARS],
-            "worker-id": self.worker_id,
-        }
-        extra = tuple((name, text.encode()) for name, text in added.items())
+        written_ms = None if original.written_at is None else round(original.written_at * 1000)
+        extra = (
+            *dead_letter_headers(origin.topic, origin.partition, origin.offset, written_ms, error, group=self.group),
+            (WORKER_ID, self.worker_id.encode()),
+        )
         topic = self.topics.dead_letter
         message = Message(topic=topic, key=original.key, value=original.value, headers=headers + extra)
         # The original is where dlq-topic, dlq-partition and dlq-offset say, for as long as that topic keeps it.
         left_out = str(len(original.value or b"")).encode()
-        smallest = Message(topic=topic, key=None, value=None, headers=(*extra, ("dlq-value-bytes", left_out)))
+        smallest = Message(topic=topic, key=None, value=None, headers=(*extra, (VALUE_BYTES, left_out)))
         return Outcome(origin=origin, messages=(message,), smallest=(smallest,))
 
     def progress(self, job: Job, status: JobStatus, now: float, step: int | None = None) -> Notice:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote, urlsplit
 
 import boto3
@@ -23,6 +24,7 @@ READ_TIMEOUT_S = 20
 ATTEMPTS = 2
 # The start's checks and probes run beside the uploads.
 SPARE_CONNECTIONS = 4
+_HOST_LABEL = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 
 
 def make_client(settings: Settings, credentials: Credentials, region: str | None = None) -> S3Client:
@@ -40,10 +42,12 @@ def make_client(settings: Settings, credentials: Credentials, region: str | None
         retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
         max_pool_connections=settings.upload_threads + SPARE_CONNECTIONS,
         tcp_keepalive=True,
+        # Presigned URLs are of the old version otherwise, which most regions and stores refuse.
+        signature_version="s3v4",
         # Some S3-compatible stores refuse botocore's trailing checksums; the signature covers the body.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
-        s3={"addressing_style": "path" if settings.aws_endpoint_url_s3 else "auto"},
+        s3={"addressing_style": _addressing(settings)},
     )
     core = botocore.session.Session()
     core.get_component("credential_provider").providers.insert(0, StaticProvider(credentials))
@@ -53,6 +57,13 @@ def make_client(settings: Settings, credentials: Credentials, region: str | None
         endpoint_url=settings.aws_endpoint_url_s3,
         config=config,
     )
+
+
+def _addressing(settings: Settings) -> Literal["path", "virtual", "auto"]:
+    """How requests name the bucket. With `auto`, presigned URLs name the global host, which redirects (tried)."""
+    if settings.aws_endpoint_url_s3:
+        return "path"
+    return "virtual" if _HOST_LABEL.fullmatch(settings.aws_s3_bucket or "") else "auto"
 
 
 def bucket_url(endpoint: str, bucket: str) -> str:

@@ -79,6 +79,7 @@ class S3Objects:
         may_list: whether these credentials may list the bucket. To those that may not, S3 says 403 where there is no
             object.
         conditional: whether the store knows conditional puts.
+        bucket: its name.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class S3Objects:
         self.client = client
         self.may_list = True
         self.conditional = True
-        self._bucket = bucket
+        self.bucket = bucket
         self._credentials = credentials
         self._waiting = waiting
 
@@ -111,7 +112,7 @@ class S3Objects:
     def etag(self, key: str) -> str | None:
         """An object's version; None where there is none. Raises StoreUnavailable."""
         try:
-            answer = self._call("head", lambda: self.client.head_object(Bucket=self._bucket, Key=key))
+            answer = self.call("head", lambda: self.client.head_object(Bucket=self.bucket, Key=key))
         except Refused as refused:
             # The answer to a HEAD has no body, so only a GET says what a 403 or 404 means.
             if refused.status not in {403, 404}:
@@ -152,24 +153,35 @@ class S3Objects:
         """Put no conditions any more, since the store does not know them."""
         if self.conditional:
             self.conditional = False
-            log.warning("conditional_puts_unsupported", bucket=self._bucket)
+            log.warning("conditional_puts_unsupported", bucket=self.bucket)
+
+    def presigned_url(self, key: str, lifetime_s: int) -> str:
+        """An address at which anybody can read the object for a while, or for as long as the credentials live.
+
+        Raises:
+            StoreUnavailable: there are no credentials now.
+        """
+        with translated():
+            return self.client.generate_presigned_url(
+                "get_object", Params={"Bucket": self.bucket, "Key": key}, ExpiresIn=lifetime_s
+            )
 
     def head_bucket(self) -> str | None:
         """Ask for the bucket; return the region that it says it is in. Raises Refused, StoreUnavailable."""
-        answer = self._call("head", lambda: self.client.head_bucket(Bucket=self._bucket))
+        answer = self.call("head", lambda: self.client.head_bucket(Bucket=self.bucket))
         return answer["ResponseMetadata"].get("HTTPHeaders", {}).get("x-amz-bucket-region")
 
     def _get(self, key: str) -> StoredObject:
         def get() -> StoredObject:
-            answer = self.client.get_object(Bucket=self._bucket, Key=key)
+            answer = self.client.get_object(Bucket=self.bucket, Key=key)
             return StoredObject(answer["Body"].read(), answer.get("ETag", ""))
 
-        return self._call("get", get)
+        return self.call("get", get)
 
     def _put(self, key: str, body: bytes, label: Label, **condition: Any) -> str:
         def put() -> str:
             answer = self.client.put_object(
-                Bucket=self._bucket,
+                Bucket=self.bucket,
                 Key=key,
                 Body=body,
                 ContentType=label.content_type,
@@ -178,7 +190,7 @@ class S3Objects:
             )
             return answer.get("ETag", "")
 
-        return self._call("put", put)
+        return self.call("put", put)
 
     def _hides_missing(self, key: str) -> bool:
         """Whether a 403 for `key` says that there is no object.
@@ -200,7 +212,12 @@ class S3Objects:
             return False
         return True
 
-    def _call(self, operation: str, call: Callable[[], T]) -> T:
+    def call(self, operation: str, call: Callable[[], T]) -> T:
+        """What boto3's `call` returns; with new credentials, where the old ones are refused and there are others.
+
+        Raises:
+            RequestRejected, StoreUnavailable: what S3's answer means.
+        """
         with self._waiting(), metrics.STORE_REQUEST.labels(operation).time():
             try:
                 with translated():

@@ -8,6 +8,7 @@ from typing import Protocol
 from worker.errors import SettingsError
 from worker.events.single_object import Framing, Headers, SingleObjectCodec
 from worker.events.types import E, Event
+from worker.events.writers import Writer
 from worker.settings import Settings
 
 
@@ -35,6 +36,14 @@ class EventCodec(Protocol):
 
         Raises:
             UndecodableError: the value is not exactly one event.
+        """
+        ...
+
+    def writer(self, data: bytes, *, topic: str | None, headers: Headers) -> tuple[Writer, int]:
+        """The schema that a record's value was written with, and the byte at which the record begins.
+
+        Raises:
+            UndecodableError: it names none that is known.
         """
         ...
 

@@ -60,24 +60,22 @@ class ConfluentCodec:
 
     def decode(self, data: bytes | None, *, topic: str, headers: Headers, expected: type[E]) -> E:
         data = present(data)
-        if data.startswith(MARKER):
-            return self._single_object.decode(data, topic=topic, headers=headers, expected=expected)
-        writer, start = self._writer(data, topic, headers)
+        writer, start = self.writer(data, topic=topic, headers=headers)
         return writer.read(data, start, expected)
 
     def decode_any(self, data: bytes | None, *, topic: str | None, headers: Headers) -> Event:
         data = present(data)
-        if data.startswith(MARKER):
-            return self._single_object.decode_any(data, topic=topic, headers=headers)
-        writer, start = self._writer(data, topic, headers)
+        writer, start = self.writer(data, topic=topic, headers=headers)
         return writer.event(data, start)
 
     def close(self) -> None:
         self._lookup.close()
         self._registry.close()
 
-    def _writer(self, data: bytes, topic: str | None, headers: Headers) -> tuple[Writer, int]:
-        """The writer's schema, and where the record begins."""
+    def writer(self, data: bytes, *, topic: str | None, headers: Headers) -> tuple[Writer, int]:
+        """The writer's schema, and where the record begins. Raises UndecodableError, RegistryUnavailable."""
+        if data.startswith(MARKER):
+            return self._single_object.writer(data, topic=topic, headers=headers)
         header = schema_id_header(headers)
         if header is None and not data.startswith(CONFLUENT_MAGIC):
             raise unknown_framing(data)

@@ -41,18 +41,20 @@ class SingleObjectCodec:
         schemaless_writer(buffer, schema.parsed, to_record(event))
         return buffer.getvalue(), ()
 
-    def decode(self, data: bytes | None, *, topic: str, headers: Headers, expected: type[E]) -> E:  # noqa: ARG002
+    def decode(self, data: bytes | None, *, topic: str, headers: Headers, expected: type[E]) -> E:
         data = present(data)
-        return self._writer(data, headers).read(data, _PREFIX_BYTES, expected)
+        writer, start = self.writer(data, topic=topic, headers=headers)
+        return writer.read(data, start, expected)
 
-    def decode_any(self, data: bytes | None, *, topic: str | None, headers: Headers) -> Event:  # noqa: ARG002
+    def decode_any(self, data: bytes | None, *, topic: str | None, headers: Headers) -> Event:
         data = present(data)
-        return self._writer(data, headers).event(data, _PREFIX_BYTES)
+        writer, start = self.writer(data, topic=topic, headers=headers)
+        return writer.event(data, start)
 
     def close(self) -> None:
         """Nothing is open."""
 
-    def _writer(self, data: bytes, headers: Headers) -> Writer:
+    def writer(self, data: bytes, *, topic: str | None, headers: Headers) -> tuple[Writer, int]:  # noqa: ARG002
         if not data.startswith(MARKER):
             if data.startswith(CONFLUENT_MAGIC) or schema_id_header(headers):
                 raise UndecodableError("Confluent framing, but no schema registry: set SCHEMA_REGISTRY_URL")
@@ -61,7 +63,7 @@ class SingleObjectCodec:
         writer = self._writers.get(fingerprint)
         if writer is None:
             raise UndecodableError(f"unknown schema fingerprint {fingerprint.hex() or 'none'}: is the writer newer?")
-        return writer
+        return writer, _PREFIX_BYTES
 
 
 @cache

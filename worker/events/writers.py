@@ -20,12 +20,17 @@ class Writer:
         text: the JSON of a record schema.
         names: types that it refers to; gets its own added.
 
+    Attributes:
+        record: the schema.
+        name: its own, without a namespace.
+
     Raises:
         AvroError: it is no schema of a record, or too large a one.
     """
 
     def __init__(self, text: str, names: Names | None = None) -> None:
         record = parse_record(text, names)
+        self.record = record
         self.name = unqualified(record.name)
         self._read = self._resolved(record)
 

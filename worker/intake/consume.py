@@ -170,7 +170,8 @@ class Intake:
                 self._dead_letter(record, origin, f"unexpected {type(error).__name__} while the record was read")
 
     def _dead_letter(self, record: Record, origin: Origin, error: str) -> None:
-        self._hooks.on_undecodable(origin, Original(record.key, record.value, record.headers), error)
+        original = Original(record.key, record.value, record.headers, record.written_at)
+        self._hooks.on_undecodable(origin, original, error)
 
     def _decode(self, record: Record, origin: Origin) -> None:
         try:

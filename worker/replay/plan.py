@@ -71,6 +71,7 @@ class Plan:
     repeats: int = 0
     undecodable: int = 0
     undated: int = 0
+    forgotten: int = 0
     counts: Counter[tuple[Lane, str]] = field(default_factory=Counter)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import urllib.error
+import urllib.request
 import uuid
 from pathlib import Path
 
@@ -47,6 +49,28 @@ def test_wrong_credentials_are_refused(
     monkeypatch.setattr(s3, field, "wrong")
     with pytest.raises(ClientError, match=code):
         s3.client().put_object(Bucket=s3.bucket, Key=key, Body=b"x")
+
+
+def status(request: urllib.request.Request) -> int:
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
+def test_a_browser_sees_pictures_and_nothing_else(s3: SeaweedFS) -> None:
+    name = uuid.uuid4().hex
+    for prefix in ("generated", "manifests", "checkpoints", "forgotten"):
+        s3.client().put_object(Bucket=s3.bucket, Key=f"{prefix}/g/{name}", Body=b"x")
+    address = f"{s3.endpoint_url}/{s3.bucket}"
+    request = urllib.request.Request
+    assert status(request(f"{address}/generated/g/{name}")) == 200
+    for path in (f"manifests/g/{name}", f"checkpoints/g/{name}", f"forgotten/g/{name}", "", "?list-type=2"):
+        assert status(request(f"{address}/{path}")) == 403, path
+    assert status(request(f"{address}/generated/g/{name}", data=b"y", method="PUT")) == 403
+    assert status(request(f"{address}/generated/g/{name}", method="DELETE")) == 403
 
 
 def test_other_buckets_are_not_made_by_writing(s3: SeaweedFS, key: str) -> None:

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from worker import app
+from worker.cli.forget.record import forgotten_digests, job_digest
 from worker.cli.output import json_line, note_console, print_json, result_console
 from worker.cli.replay.options import same_but_for_the_window
 from worker.cli.replay.progress import ReplayProgress
@@ -54,6 +55,7 @@ def count(connection: Connection, selection: Selection, *, as_json: bool) -> Non
     """Print the number of jobs by lane and standing; nothing is made or published."""
     store = _store(connection)
     plan = _read(connection, selection, None)
+    _leave_out_forgotten(plan, store)
     with ThreadPoolExecutor(connection.settings.upload_threads) as pool:
         counts = Counter(
             (item.requested.lane, item.label)
@@ -109,7 +111,7 @@ class Replay:
             return self._conclude(state)
 
     def _verify(self, state: State, store: PictureStore, pool: ThreadPoolExecutor) -> None:
-        plan = self._plan(state)
+        plan = self._plan(state, store)
         if not plan.jobs:
             return
         loaded = app.load_engine(self._settings)
@@ -126,7 +128,7 @@ class Replay:
 
         results = Results(self._connection, self._id, answered)
         results.open()
-        plan = self._plan(state)
+        plan = self._plan(state, store)
         todo = list(items(plan, store, self._rules, pool))
         messages = MessageWriter(self._connection.topics, self._settings.worker_id)
         remaker = Remaker(store, messages, self._rules, pool, self._id)
@@ -140,9 +142,12 @@ class Replay:
                 batch.add(ready)
             batch.flush()
 
-    def _plan(self, state: State) -> Plan:
-        """Return the plan without the jobs that an earlier run has finished."""
+    def _plan(self, state: State, store: PictureStore) -> Plan:
+        """Return the plan without the jobs that an earlier run has finished, and those that were forgotten."""
         plan = _read(self._connection, state.selection, self._id)
+        _leave_out_forgotten(plan, store)
+        if plan.forgotten:
+            self._say(f"{plan.forgotten} jobs were forgotten and are left out")
         for job_id in plan.history.answered - state.done.keys():
             # The earlier run was interrupted between publishing this result and recording it in the state file.
             state.add(Done(job_id, Sent.REPUBLISHED.value, ("published before an interruption",)))
@@ -189,6 +194,21 @@ def _read(connection: Connection, selection: Selection, replay_id: str | None) -
         return read_plan(connection, selection, replay_id)
 
 
+def _leave_out_forgotten(plan: Plan, store: PictureStore) -> None:
+    """Take out what `forget` has removed: it must not be made again.
+
+    Raises:
+        CommandError: the records of forgetting cannot be read.
+    """
+    try:
+        digests = forgotten_digests(store.objects)
+    except StoreUnavailable as error:
+        raise CommandError(f"the records below forgotten/ cannot be read: {error}") from error
+    kept = [records for records in plan.jobs if job_digest(records[0].job_id) not in digests]
+    plan.forgotten = len(plan.jobs) - len(kept)
+    plan.jobs = kept
+
+
 def _guarded(found: Iterator[Item]) -> Iterator[Item]:
     try:
         yield from found
@@ -197,7 +217,8 @@ def _guarded(found: Iterator[Item]) -> Iterator[Item]:
 
 
 def _left_out(plan: Plan) -> dict[str, int]:
-    return {"repeats": plan.repeats, "undecodable": plan.undecodable, "undated": plan.undated}
+    counts = {"repeats": plan.repeats, "undecodable": plan.undecodable, "undated": plan.undated}
+    return counts | {"forgotten": plan.forgotten}
 
 
 def _table(counts: Counter[tuple[Lane, str]]) -> Table:
