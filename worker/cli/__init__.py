@@ -21,6 +21,7 @@ class Verbs(VerbGroup):
         "cancel": ("worker.cli.cancel:cancel", "Ask every worker to stop a job."),
         "replay": ("worker.cli.replay.command:replay", "Count, verify or publish again the results of past requests."),
         "decode": ("worker.cli.decode:decode", "Convert the output of kcat -f '%R%s' to JSON lines."),
+        "report": ("worker.cli.report:report", "Count pictures, failures, waits and costs in a time window."),
         "doctor": ("worker.cli.doctor:doctor", "Look at all that a worker needs, and say what is wrong."),
         "topics": ("worker.cli.topics:app", "Create or describe the worker's Kafka topics."),
         "models": ("worker.cli.models:app", "Download the configured models, or train a LoRA."),
