@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import closing
 
 import pytest
@@ -10,6 +11,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from devtools.local.kafka import KafkaCluster
+from worker.cli.topics import count_records
 from worker.client.connection import Connection
 from worker.client.errors import CommandError
 from worker.client.ranges import RangeReader
@@ -60,6 +62,8 @@ def test_ranges_are_found_by_time_and_hold_no_transaction_markers(kafka: KafkaCl
         (producer.commit_transaction if ends == "commit" else producer.abort_transaction)(30)
     settings = Settings(_env_file=None, kafka_bootstrap_servers=kafka.bootstrap_servers)
     reader = RangeReader(Connection(settings, topics, make_codec(settings)))
+    counted = count_records(Connection(settings, topics, make_codec(settings)), [topics.completed], math.inf)
+    assert counted == {topics.completed: 20}
     with closing(reader):
         whole = reader.ranges([topics.completed])
         assert sum(one.end - one.first for one in whole) == 36, "30 records and 6 markers"

@@ -6,7 +6,6 @@ The embedded broker finds no offsets by time; `tests/test_topics.py` asks a real
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,14 +27,15 @@ pytestmark = pytest.mark.usefixtures("filled")
 
 def done(job_id: str, age: timedelta = timedelta(minutes=5), **changes: Any) -> GenerationCompleted:
     given: dict[str, Any] = {"priority": Priority.URGENT, "girl_id": "luna", "queue_time": 0.5, "gpu_seconds": 36.0}
-    return replace(sample(GenerationCompleted), job_id=job_id, completed_at=NOW - age, **(given | changes))
+    event: GenerationCompleted = sample(GenerationCompleted, job_id=job_id, completed_at=NOW - age, **(given | changes))
+    return event
 
 
 @pytest.fixture
 def filled(kafka: Kafka) -> Kafka:
     """Four pictures of this hour (one twice), one of last week, a failure, and a record that is no event."""
     kafka.publish(*(done(f"job-{n}") for n in range(4)), done("job-0"), done("old", timedelta(days=8)))
-    kafka.publish(replace(sample(GenerationFailed), job_id="bad", failed_at=NOW))
+    kafka.publish(sample(GenerationFailed, job_id="bad", failed_at=NOW))
     producer = Producer({"bootstrap.servers": kafka.broker.bootstrap_servers})
     producer.produce(kafka.topics.completed, b"not an event", "x")
     assert producer.flush(10) == 0
@@ -58,7 +58,7 @@ def test_the_report_as_json() -> None:
 def test_several_processes_count_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     one = sdxl("report", "--since", "beginning", "--csv").stdout
     monkeypatch.setattr(read, "WORTH_PROCESSES", 1)
-    monkeypatch.setattr(read.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(read, "processors", lambda: 2)
     assert sdxl("report", "--since", "beginning", "--csv").stdout == one
     assert "day," in one
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -27,12 +26,16 @@ NOON = datetime(2026, 2, 8, 12, tzinfo=UTC)
 
 def done(job_id: str, **changes: Any) -> GenerationCompleted:
     given = {"girl_id": "luna", "user_id": 1, "priority": Priority.HIGH, "queue_time": 1.0, "gpu_seconds": 9.0}
-    return replace(sample(GenerationCompleted), job_id=job_id, **({"completed_at": NOON} | given | changes))
+    event: GenerationCompleted = sample(
+        GenerationCompleted, job_id=job_id, **({"completed_at": NOON} | given | changes)
+    )
+    return event
 
 
 def lost(job_id: str, **changes: Any) -> GenerationFailed:
     given: dict[str, Any] = {"girl_id": "luna", "priority": Priority.HIGH, "error_code": ErrorCode.EXPIRED}
-    return replace(sample(GenerationFailed), job_id=job_id, **({"failed_at": NOON} | given | changes))
+    event: GenerationFailed = sample(GenerationFailed, job_id=job_id, **({"failed_at": NOON} | given | changes))
+    return event
 
 
 def counted(*events: GenerationCompleted | GenerationFailed, **how: Any) -> Tally:
@@ -80,7 +83,7 @@ def test_the_cost_is_the_events_else_that_of_the_price_else_unknown() -> None:
 
 
 def test_parts_merged_are_the_same_as_the_whole() -> None:
-    events = [
+    events: list[GenerationCompleted | GenerationFailed] = [
         *(done(f"d{n}", queue_time=n / 10, girl_id=f"g{n % 3}", user_id=n % 5, gpu_seconds=n / 8) for n in range(200)),
         *(lost(f"l{n}") for n in range(5)),
     ]

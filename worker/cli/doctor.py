@@ -28,7 +28,7 @@ _MIN_CHARS, _MAX_CHARS = 60, 110
 def doctor(
     only: Annotated[
         list[str] | None,
-        typer.Option(metavar="CHECK", help="Carry out only this check; may be repeated. See below for the names."),
+        typer.Option(metavar="CHECK", help="Carry out only this check; may be repeated."),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per finding, then one for the whole.")

@@ -114,11 +114,16 @@ def _count_share(work: tuple[Settings, Sequence[Range], Tally]) -> Tally:
 
 def _shares(ranges: Sequence[Range], offsets: int) -> list[list[Range]]:
     """The ranges divided among processes: the largest first, each to the process that has the least."""
-    wanted = 1 if offsets < WORTH_PROCESSES else min(os.cpu_count() or 1, MAX_PROCESSES, len(ranges))
+    wanted = 1 if offsets < WORTH_PROCESSES else min(processors(), MAX_PROCESSES, len(ranges))
     shares: list[list[Range]] = [[] for _ in range(max(wanted, 1))]
     for one in sorted(ranges, key=lambda one: one.first - one.end):
         min(shares, key=lambda share: sum(other.end - other.first for other in share)).append(one)
     return [share for share in shares if share] or [[]]
+
+
+def processors() -> int:
+    """The processors of this machine."""
+    return os.cpu_count() or 1
 
 
 def _millis(moment: datetime) -> int:
