@@ -32,7 +32,7 @@ def examine(*checks: Check) -> dict[str, list[Finding]]:
 def test_what_hangs_or_crashes_or_raises_stops_no_other_check() -> None:
     # As many that hang as may run at once: the ones after them have to wait for their end.
     hanging = [Check(f"hangs {n}", "tests.doctor.fakes:hangs", 4.0) for n in range(AT_ONCE)]
-    found = examine(*hanging, fake("aborts"), fake("raises"), fake("fine"))
+    found = examine(*hanging, fake("aborts"), fake("raises"), fake("silent"), fake("fine"))
     for check in hanging:
         assert found[check.name][-1].level is Level.FAILED
         assert "no answer within 4 s" in found[check.name][-1].text
@@ -43,6 +43,7 @@ def test_what_hangs_or_crashes_or_raises_stops_no_other_check() -> None:
     _, raised = found["raises"]
     assert raised.level is Level.FAILED
     assert "RuntimeError: cannot sign with (hidden)" in raised.text
+    assert [finding.level for finding in found["silent"]] == [Level.FAILED]
     assert found["fine"] == [ok("fine", "3 slots")]
 
 

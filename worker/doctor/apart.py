@@ -66,7 +66,8 @@ class Running:
             found.append(
                 failed(self.check.name, f"the check's process ended with {how}", "a library crashed; run it again")
             )
-        return found
+        # A check that tells nothing must not look like one that found nothing wrong.
+        return found or [failed(self.check.name, "the check told nothing", "this is a fault of the check itself")]
 
     def stop(self) -> None:
         """End the process, if there is one."""
@@ -81,6 +82,8 @@ class Running:
         try:
             if not self._stopped:
                 self._ask()
+        except OSError as error:
+            self._found.append(failed(self.check.name, f"no process can be started: {error.strerror}", "see memory"))
         finally:
             self._release_gate()
 
