@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import closing
+
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from devtools.local.kafka import KafkaCluster
+from worker.cli.topics import count_records
+from worker.client.connection import Connection
+from worker.client.errors import CommandError
+from worker.client.ranges import RangeReader
+from worker.events.codec import make_codec
+from worker.settings import Settings
 from worker.topics import DAY_MS, TopicMismatchError, Topics, TopicsError, create_topics, describe_topics
 
 
@@ -37,6 +46,36 @@ def test_topics_are_created_with_retention_and_cleanup_of_the_contract(kafka: Ka
     assert described[topics.urgent].partitions[0].leader == 1
     larger = int(described[topics.dead_letter].config["max.message.bytes"])
     assert larger > int(described[topics.urgent].config["max.message.bytes"])
+
+
+def test_ranges_are_found_by_time_and_hold_no_transaction_markers(kafka: KafkaCluster, topics: Topics) -> None:
+    create_topics(kafka.bootstrap_servers, topics, partitions=2)
+    config = {"bootstrap.servers": kafka.bootstrap_servers, "transactional.id": topics.prefix}
+    producer = Producer(config)
+    producer.init_transactions(30)
+    for ends in ("commit", "abort", "commit"):
+        producer.begin_transaction()
+        for number in range(10):
+            moment = 1_700_000_000_000 + number
+            producer.produce(topics.completed, ends, str(number), partition=number % 2, timestamp=moment)
+        producer.flush(30)
+        (producer.commit_transaction if ends == "commit" else producer.abort_transaction)(30)
+    settings = Settings(_env_file=None, kafka_bootstrap_servers=kafka.bootstrap_servers)
+    reader = RangeReader(Connection(settings, topics, make_codec(settings)))
+    counted = count_records(Connection(settings, topics, make_codec(settings)), [topics.completed], math.inf)
+    assert counted == {topics.completed: 20}
+    with closing(reader):
+        whole = reader.ranges([topics.completed])
+        assert sum(one.end - one.first for one in whole) == 36, "30 records and 6 markers"
+        assert [message.value() for message in reader.read(whole)] == [b"commit"] * 20
+        # From 4 ms on in the first transaction; the times begin anew in the others, which come after it.
+        late = reader.ranges([topics.completed], 1_700_000_000_004)
+        assert [one.first for one in late] == [2, 2]
+        early = reader.ranges([topics.completed], None, 1_700_000_000_004)
+        assert len(list(reader.read(early))) == 4
+        assert list(reader.read(reader.ranges([topics.completed], 1_800_000_000_000))) == []
+        with pytest.raises(CommandError, match="no topic nothing"):
+            reader.ranges(["nothing"])
 
 
 def test_creating_again_changes_nothing(kafka: KafkaCluster, topics: Topics) -> None:

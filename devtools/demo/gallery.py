@@ -84,6 +84,10 @@ def _card(event: GenerationCompleted) -> str:
         "seed": str(event.seed),
         "scheduler": event.scheduler.removesuffix("Scheduler") + (" + refiner" if event.high_quality else ""),
     }
+    if event.loras:
+        long_facts["LoRAs"] = ", ".join(f"{lora.name} at {lora.weight:g}" for lora in event.loras)
+    if event.negative_prompt:
+        long_facts["negative prompt"] = event.negative_prompt
     return f"""<article class="card">
   <a class="picture" href="{escape(image)}"><img src="{escape(image)}" width="{event.width}" height="{event.height}"
     alt="{escape(event.prompt)}" loading="lazy"></a>

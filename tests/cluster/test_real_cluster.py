@@ -28,10 +28,12 @@ from worker.cluster.check import Needs
 from worker.cluster.checker import ClusterChecker, make_checker, require
 from worker.cluster.contact import Contact
 from worker.cluster.facts import ClusterUnavailable
+from worker.doctor import consuming, kafka, transactions
+from worker.doctor.finding import Level
 from worker.errors import ClusterError
 from worker.intake.membership import FirstAssignment
 from worker.settings import Settings
-from worker.topics import Topics, create_topics
+from worker.topics import Topics, create_topics, describe_topics
 
 PARTITIONS = 2
 USER = {
@@ -172,6 +174,51 @@ class TestRights:
         assert f"topic {topics.failed}: this Kafka user has no right to WRITE" in found(user)[0]
         grant(admin, {topics.failed: AclOperation.WRITE})
         until(lambda: found(user) == [], "the last right was not seen", lambda: None)
+
+
+class TestDoctor:
+    """The checks of `sdxl-worker doctor` that no fake can show: rights on a transactional id and on a fetch."""
+
+    def test_a_transactional_id_needs_its_right(
+        self, guarded: KafkaCluster, admin: AdminClient, sasl_port: int, topics: Topics
+    ) -> None:
+        create_topics(guarded.bootstrap_servers, topics, PARTITIONS)
+        user = doctors_settings(f"127.0.0.1:{sasl_port}", topics, USER)
+        [refused] = transactions.check(user)
+        assert refused.level is Level.FAILED
+        assert "TRANSACTIONAL_ID_AUTHORIZATION_FAILED" in refused.text
+        assert f"begin with {GROUP}-{topics.prefix}" in refused.advice
+        for future in admin.create_acls([may_use_transactional_ids(f"{GROUP}-{topics.prefix}")]).values():
+            future.result(30)
+        until(lambda: [f.level for f in transactions.check(user)] == [Level.OK], "the right was not seen", lambda: None)
+
+    def test_nothing_is_left_in_the_topics_and_what_cannot_be_read_is_told(
+        self, guarded: KafkaCluster, sasl_port: int, topics: Topics
+    ) -> None:
+        create_topics(guarded.bootstrap_servers, topics, PARTITIONS)
+        free = doctors_settings(guarded.bootstrap_servers, topics)
+        found = [finding for check in (kafka, consuming, transactions) for finding in check.check(free)]
+        assert {finding.level for finding in found} == {Level.OK}
+        described = describe_topics(guarded.bootstrap_servers, topics)
+        assert sum(place.high for topic in described for place in topic.partitions) == 0
+        hidden = list(consuming.check(doctors_settings(f"127.0.0.1:{sasl_port}", topics, USER)))
+        assert {finding.level for finding in hidden} <= {Level.FAILED, Level.SKIPPED}
+        assert all("secret" not in finding.text for finding in hidden)
+
+
+def doctors_settings(servers: str, topics: Topics, properties: Mapping[str, str] | None = None) -> Settings:
+    return Settings(
+        _env_file=None,
+        kafka_bootstrap_servers=servers,
+        kafka_topic_prefix=topics.prefix,
+        kafka_group_id=GROUP,
+        kafka_properties=dict(properties or {}),
+    )
+
+
+def may_use_transactional_ids(prefix: str) -> AclBinding:
+    kind, way = ResourceType.TRANSACTIONAL_ID, ResourcePatternType.PREFIXED
+    return AclBinding(kind, prefix, way, "User:worker", "*", AclOperation.WRITE, AclPermissionType.ALLOW)
 
 
 def grant(admin: AdminClient, rights: Mapping[str, AclOperation]) -> None:

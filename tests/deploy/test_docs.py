@@ -70,6 +70,14 @@ class TestRunbook:
     def test_every_error_code_has_an_entry(self) -> None:
         assert {code.value for code in ErrorCode} <= set(headings(ROOT / "docs/runbook.md"))
 
+    def test_commands_name_their_broker(self) -> None:
+        """kcat and Kafka's own tools know no default address, and end with a line about their usage."""
+        text = (ROOT / "docs/runbook.md").read_text()
+        for command in re.findall(r"\bkcat -.*", text):
+            assert command.startswith("kcat -b "), command
+        for command in re.findall(r"kafka-[a-z-]+\.sh.*", text):
+            assert "--bootstrap-server" in command, command
+
     def test_an_entry_for_an_alert_that_is_gone_is_found(self) -> None:
         text = (ROOT / "docs/runbook.md").read_text()
         section = text[text.index("# Alerts") : text.index("# Error codes")]

@@ -15,7 +15,7 @@ from devtools.local.seaweedfs import SeaweedFS
 from tests.events.strategies import sample
 from worker.client.connection import Record
 from worker.errors import ErrorCode
-from worker.events.types import Event, GenerationCompleted, GenerationFailed, GenerationRequest, Priority
+from worker.events.types import Event, GenerationCompleted, GenerationFailed, GenerationRequest, Lora, Priority
 
 EVIL = "<script>alert('x')</script> & \"quotes\""
 
@@ -140,3 +140,14 @@ def test_only_an_earlier_demos_files_are_removed(tmp_path: Path) -> None:
     clear(tmp_path)
     left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
     assert left == ["notes.txt", "pictures/letter.txt"]
+
+
+def test_a_card_shows_loras_and_the_negative_prompt_where_there_are_some() -> None:
+    loras = (Lora(name="sepia", weight=0.8), Lora(name=EVIL))
+    with_both = page(completed("a", loras=loras, negative_prompt=EVIL))
+    assert f"sepia at 0.8, {EVIL} at 1" in with_both.text
+    assert f"negative prompt{EVIL}" in with_both.text
+    assert "script" not in with_both.tags
+    without = page(completed("a", loras=(), negative_prompt=None))
+    assert "LoRAs" not in without.text.partition("The pictures")[2]
+    assert "negative prompt" not in without.text

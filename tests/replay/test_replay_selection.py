@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.cli.replay.options import make_selection, parse_offsets, parse_replay_id, same_but_for_the_window
+from worker.client.connection import Record
 from worker.errors import ErrorCode
 from worker.events.types import GenerationCompleted, GenerationFailed, GenerationRequest, timestamp
 from worker.intake.admit import AdmissionRules
 from worker.job import Lane, Origin
+from worker.replay.plan import _names_undecodable
 from worker.replay.selection import History, Requested, Selection, admit_again, by_job
 from worker.settings import Settings
 from worker.topics import Topics
@@ -183,6 +185,34 @@ class TestHistory:
             history = History(selection)
             history.note(failed("c", ErrorCode.CANCELLED), 1)
             assert selection.takes("c", history) is taken
+
+    def test_a_cancelled_job_that_the_selection_names_otherwise_is_told(self) -> None:
+        for selection, named in (
+            (Selection(), True),
+            (Selection(failed=True), True),
+            (Selection(job_ids=("x",)), False),
+        ):
+            history = History(selection)
+            history.note(failed("c", ErrorCode.CANCELLED), 1)
+            assert selection.names("c", history) is named
+        assert Selection().leaves_out_cancelled("c", history)
+
+    @pytest.mark.parametrize(
+        ("selection", "named"),
+        [
+            (Selection(), True),
+            (Selection(job_ids=("job",)), True),
+            (Selection(job_ids=("other",)), False),
+            (Selection(failed=True), False),
+            (Selection(since_ms=NOW_MS + 1), False),
+            (Selection(since_ms=NOW_MS), True),
+            (Selection(partition=1), False),
+            (Selection(partition=0, offsets=(5, 6)), False),
+        ],
+    )
+    def test_an_undecodable_record_counts_where_the_selection_names_it(self, selection: Selection, named: bool) -> None:
+        garbage = Record("generation.requests.high", 0, 4, b"job", b"{}", (), NOW_MS)
+        assert _names_undecodable(selection, garbage, garbage.timestamp_ms) is named
 
     def test_its_own_results_are_answers_and_no_history(self) -> None:
         history = History(Selection(failed=True), "mine")

@@ -27,6 +27,8 @@ class Verbs(VerbGroup):
             "List, show and resubmit records that were no requests.",
         ),
         "decode": ("worker.cli.decode:decode", "Convert the output of kcat -f '%R%s' to JSON lines."),
+        "report": ("worker.cli.report:report", "Count pictures, failures, waits and costs in a time window."),
+        "doctor": ("worker.cli.doctor:doctor", "Look at all that a worker needs, and say what is wrong."),
         "topics": ("worker.cli.topics:app", "Create or describe the worker's Kafka topics."),
         "models": ("worker.cli.models:app", "Download the configured models, or train a LoRA."),
         "profiles": ("worker.cli.profiles:app", "Check profiles, or preview a request composed with one."),
@@ -41,7 +43,6 @@ class Verbs(VerbGroup):
 app = typer.Typer(
     cls=Verbs,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -14,7 +14,7 @@ from worker.events.types import GenerationCancellation
 
 def cancel(
     job_id: Annotated[str, typer.Argument(help="The id of the job to cancel.")],
-    reason: Annotated[str | None, typer.Option(help="Reason to include in the job's failed event.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Why it is cancelled; the job's failed event says it.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Ask every worker to stop a job. A job that has already ended is not affected."""

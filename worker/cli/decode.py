@@ -28,7 +28,9 @@ class FramingError(ValueError):
 
 
 def decode(
-    topic: Annotated[str | None, typer.Option(help="Topic of the records; some schema registries need it.")] = None,
+    topic: Annotated[
+        str | None, typer.Option(metavar="TOPIC", help="Topic of the records, which some schema registries need.")
+    ] = None,
 ) -> None:
     """Print events from stdin as JSON lines; of what is no event, as much as can be read.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
+from worker.cli.absence import Absence
 from worker.cli.output import note_console
 from worker.cli.progress import JobView
 from worker.cli.results import ENDED, Final
@@ -35,11 +36,14 @@ def follow(
 ) -> set[str]:
     """Show the progress of the jobs until each has ended; return those that had not ended at the timeout."""
     waiting = set(jobs)
+    absence = Absence(connection, time.monotonic())
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     while waiting and (deadline is None or time.monotonic() < deadline):
         record = reader.poll(POLL_S)
+        absence.look(time.monotonic())
         if record is None or record.key is None or record.key.decode("utf-8", "replace") not in waiting:
             continue
+        absence.heard(time.monotonic())
         try:
             event = connection.decode(record)
         except UndecodableError as error:

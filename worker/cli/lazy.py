@@ -43,15 +43,19 @@ class VerbGroup(TyperGroup):
         self,
         args: Sequence[str] | None = None,
         prog_name: str | None = None,
-        complete_var: str | None = None,  # noqa: ARG002 - there is no completion
+        complete_var: str | None = None,
         standalone_mode: bool = True,
         windows_expand_args: bool = True,  # noqa: ARG002
         **extra: Any,
     ) -> Any:
         """Run the command line and end the process; whatever goes wrong becomes one line and an exit code.
 
+        A shell that asks for completions (an environment variable of typer's says so) gets them instead.
+
         Typer's own would end some errors in a box of many lines, and a closed standard output like a failed verb.
         """
+
+        self._main_shell_completion(extra, prog_name or "sdxl-worker", complete_var)
 
         def run() -> Any:
             given = sys.argv[1:] if args is None else list(args)

@@ -10,7 +10,7 @@ import typer
 
 from worker.cli.lazy import VerbGroup
 from worker.cli.output import print_json
-from worker.settings import Settings, load_settings
+from worker.settings import load_settings
 
 
 class ModelVerbs(VerbGroup):
@@ -46,11 +46,12 @@ def pull(
     An interrupted download goes on where it ended.
     """
     settings = load_settings()
+    from worker.models.pull import loads_half
     from worker.models.pull import pull as pull_models
 
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     model_ids = [name for name in (settings.sdxl_model_id, settings.sdxl_refiner_id) if name is not None]
-    for files in pull_models(model_ids, half=not full and loads_half(settings)):
+    for files in pull_models(model_ids, half=not full and loads_half(settings.dtype, settings.device)):
         if as_json:
             place = {"model_id": files.model_id, "path": str(files.root), "variant": files.variant}
             print_json(place | {"size_bytes": files.size_bytes, "commit": files.commit})
@@ -59,10 +60,3 @@ def pull(
             print(f"{files.model_id}: {size}{f' ({files.variant})' if files.variant else ''} in {files.root}")
             if files.commit is not None and "@" not in files.model_id:
                 print(f"  to stay with this version, pin it: {files.model_id}@{files.commit}")
-
-
-def loads_half(settings: Settings) -> bool:
-    """Return whether a worker with these settings loads half precision; with `auto`, a GPU is assumed."""
-    if settings.dtype == "auto":
-        return settings.device != "cpu"
-    return settings.dtype != "float32"

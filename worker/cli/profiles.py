@@ -58,11 +58,10 @@ def preview(
     girl_id: Annotated[str, typer.Argument(metavar="GIRL_ID", help="The girl_id whose profile is used.")],
     prompt: Annotated[str, typer.Option(help="Prompt of the request.")],
     negative_prompt: Annotated[str | None, typer.Option(help="Negative prompt of the request.")] = None,
-    affection: Annotated[
-        int, typer.Option(metavar="N", min=0, max=100, help="affection_level of the request, 0 to 100.")
-    ] = 0,
+    affection: Annotated[int, typer.Option(metavar="N", min=0, max=100, help="Affection level, 0 to 100.")] = 0,
     nsfw_level: Annotated[
-        int, typer.Option(metavar="N", min=0, max=100, help="nsfw_level of the request, 0 to 100.")
+        int,
+        typer.Option("--nsfw", "--nsfw-level", metavar="N", min=0, max=100, help="NSFW level, 0 to 100."),
     ] = 0,
     folder: Annotated[Path | None, typer.Option("--dir", help="Folder of profiles (default: PROFILES_PATH).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,

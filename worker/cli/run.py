@@ -12,7 +12,13 @@ from worker.telemetry import logs
 
 
 def run() -> None:
-    """Consume requests and make pictures until stopped: SIGTERM or Ctrl-C drains, a second one ends at once."""
+    """Consume requests and make pictures until stopped.
+
+    SIGTERM or Ctrl-C drains: running jobs are finished, nothing new is begun. A
+    second one ends the process at once. Either way, nothing is lost.
+
+    Exit code 2: the worker cannot start; the last line says what to change.
+    """
     settings = load_settings()
     logs.configure(settings.log_level, settings.log_format)
     # The worker's parts take seconds to import: wrong settings are told before that.

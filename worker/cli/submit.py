@@ -37,11 +37,11 @@ def submit(
         str | None, typer.Argument(metavar="[-]", help="- reads requests from stdin, one JSON object per line.")
     ] = None,
     girl_id: Annotated[
-        str | None, typer.Option(help="girl_id of the request (required).", rich_help_panel=_IDS)
+        str | None, typer.Option(help="Whose picture it is; chooses the profile (required).", rich_help_panel=_IDS)
     ] = None,
     user_id: Annotated[
         int | None,
-        typer.Option(callback=between(-LONG, LONG), help="user_id of the request (required).", rich_help_panel=_IDS),
+        typer.Option(callback=between(-LONG, LONG), help="Id of the user who asks (required).", rich_help_panel=_IDS),
     ] = None,
     job_id: Annotated[
         str | None, typer.Option(help="Id of the job (default: a random UUID).", rich_help_panel=_IDS)
@@ -83,7 +83,8 @@ def submit(
         typer.Option(metavar="NAME:WEIGHT", help="LoRA to apply; may be repeated.", rich_help_panel=_PICTURE),
     ] = None,
     output_format: Annotated[
-        str | None, typer.Option("--format", help="jpeg (default), webp or png.", rich_help_panel=_PICTURE)
+        str | None,
+        typer.Option("--format", help="Format: jpeg (default), webp or png.", rich_help_panel=_PICTURE),
     ] = None,
     high_quality: Annotated[
         bool, typer.Option("--high-quality", help="Finish the picture with the refiner.", rich_help_panel=_PICTURE)
@@ -91,22 +92,29 @@ def submit(
     affection: Annotated[
         int | None,
         typer.Option(
-            callback=between(-INT, INT), help="affection_level, 0 to 100 (default 0).", rich_help_panel=_PICTURE
+            callback=between(-INT, INT), help="Affection level, 0 to 100 (default 0).", rich_help_panel=_PICTURE
         ),
     ] = None,
     nsfw: Annotated[
         int | None,
-        typer.Option(callback=between(-INT, INT), help="nsfw_level, 0 to 100 (default 0).", rich_help_panel=_PICTURE),
+        typer.Option(callback=between(-INT, INT), help="NSFW level, 0 to 100 (default 0).", rich_help_panel=_PICTURE),
     ] = None,
     priority: Annotated[
-        LaneName | None, typer.Option(help="Lane of the request (default normal).", rich_help_panel=_SCHEDULING)
+        LaneName | None,
+        typer.Option(
+            "--lane",
+            "--priority",
+            metavar="LANE",
+            help="urgent, high or normal (default normal).",
+            rich_help_panel=_SCHEDULING,
+        ),
     ] = None,
     expires_in: Annotated[
         float | None,
         typer.Option(
             metavar="SECONDS",
             callback=between(0.0, YEAR_S),
-            help="Time after which it is not made.",
+            help="Do not make the picture after this time.",
             rich_help_panel=_SCHEDULING,
         ),
     ] = None,

@@ -51,12 +51,17 @@ class Needs:
 
 def problems(facts: ClusterFacts, needs: Needs) -> list[Problem]:
     """What is wrong for all that is known; what is unknown is taken to be right."""
-    return [
-        *_absent(facts, needs),
-        *_unequal(facts, needs),
-        *_forbidden(facts, needs),
-        *_too_small(facts, needs),
-    ]
+    return [problem for found in problems_by_subject(facts, needs).values() for problem in found]
+
+
+def problems_by_subject(facts: ClusterFacts, needs: Needs) -> dict[str, list[Problem]]:
+    """`problems`, sorted into topics, partitions, rights and limits."""
+    return {
+        "topics": list(_absent(facts, needs)),
+        "partitions": list(_unequal(facts, needs)),
+        "rights": list(_forbidden(facts, needs)),
+        "limits": list(_too_small(facts, needs)),
+    }
 
 
 def _absent(facts: ClusterFacts, needs: Needs) -> Iterator[Problem]:

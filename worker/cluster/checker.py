@@ -48,8 +48,12 @@ class ClusterChecker:
 
 def make_checker(settings: Settings) -> ClusterChecker:
     """What asks the cluster that the settings name."""
-    needs = Needs(Topics(settings.kafka_topic_prefix), settings.kafka_group_id, settings.max_prompt_chars, MAX_BYTES)
-    return ClusterChecker(kafka_config.admin_config(settings), needs)
+    return ClusterChecker(kafka_config.admin_config(settings), needs_of(settings))
+
+
+def needs_of(settings: Settings) -> Needs:
+    """What a worker with these settings needs."""
+    return Needs(Topics(settings.kafka_topic_prefix), settings.kafka_group_id, settings.max_prompt_chars, MAX_BYTES)
 
 
 def require(checker: ClusterChecker) -> None:

@@ -85,6 +85,11 @@ def pull(model_ids: Iterable[str], *, half: bool, cache_dir: Path | None = None)
     return [locate(model_id, half=half, cache_dir=cache_dir, verified=True) for model_id in model_ids]
 
 
+def loads_half(dtype: str, device: str) -> bool:
+    """Return whether a worker with these settings loads half precision; with `auto`, a GPU is assumed."""
+    return device != "cpu" if dtype == "auto" else dtype != "float32"
+
+
 def locate(model_id: str, *, half: bool, cache_dir: Path | None = None, verified: bool = False) -> ModelFiles:
     """Find the files of one model; those of a hub model are downloaded if they are missing.
 

@@ -64,10 +64,18 @@ class Item:
 
 @dataclass(slots=True)
 class Plan:
-    """Request records grouped by job, and the history of these jobs in the result topics."""
+    """Request records grouped by job, and the history of these jobs in the result topics.
+
+    Args:
+        cancelled: ids of jobs that the selection would name, and that are left out since they were cancelled.
+        repeats: further records of selected jobs.
+        undecodable: records that the selection names and that hold no request.
+        undated: requests without a time that can be true, which a time window leaves out.
+    """
 
     jobs: list[list[Requested]]
     history: History
+    cancelled: set[str] = field(default_factory=set)
     repeats: int = 0
     undecodable: int = 0
     undated: int = 0
@@ -114,15 +122,28 @@ def _requests(connection: Connection, selection: Selection, plan: Plan) -> Itera
                     record.value, topic=record.topic, headers=record.headers, expected=GenerationRequest
                 )
             except UndecodableError:
-                plan.undecodable += 1
+                plan.undecodable += _names_undecodable(selection, record, recorded_ms)
                 continue
             if recorded_ms is None:
                 requested_ms = _told_ms(record, request)
                 plan.undated += selection.has_window and requested_ms is None
                 if not selection.covers(record.partition, record.offset, requested_ms):
                     continue
-            if selection.takes(request.job_id, plan.history):
-                yield _requested(record, request, lanes[record.topic])
+            if not selection.names(request.job_id, plan.history):
+                continue
+            if selection.leaves_out_cancelled(request.job_id, plan.history):
+                plan.cancelled.add(request.job_id)
+                continue
+            yield _requested(record, request, lanes[record.topic])
+
+
+def _names_undecodable(selection: Selection, record: Record, recorded_ms: int | None) -> bool:
+    """Whether a selection names a record that holds no request: by its place, its time and its key."""
+    if selection.failed:
+        return False  # a record that is no request never failed as a job
+    if selection.job_ids and (record.key or b"").decode("utf-8", "replace") not in selection.job_ids:
+        return False
+    return selection.covers(record.partition, record.offset, recorded_ms)
 
 
 def _records(reader: Reader, selection: Selection) -> Iterator[Record]:

@@ -57,14 +57,20 @@ class Selection:
         early = self.since_ms is not None and recorded_ms < self.since_ms
         return not early and (self.until_ms is None or recorded_ms < self.until_ms)
 
-    def takes(self, job_id: str, history: History) -> bool:
-        """Return whether a job is selected; a cancelled one only if its id or the code `cancelled` was given."""
+    def names(self, job_id: str, history: History) -> bool:
+        """Return whether the ids and the outcomes that are asked for are those of a job."""
         if self.job_ids and job_id not in self.job_ids:
             return False
-        if self.failed and job_id not in history.matching:
-            return False
+        return not self.failed or job_id in history.matching
+
+    def leaves_out_cancelled(self, job_id: str, history: History) -> bool:
+        """Return whether a job was cancelled, and neither its id nor the code `cancelled` was given."""
         cancelled = job_id not in history.completed and history.failed.get(job_id) is ErrorCode.CANCELLED
-        return not cancelled or bool(self.job_ids) or ErrorCode.CANCELLED in self.error_codes
+        return cancelled and not self.job_ids and ErrorCode.CANCELLED not in self.error_codes
+
+    def takes(self, job_id: str, history: History) -> bool:
+        """Return whether a job is selected: it is named, and not left out as cancelled."""
+        return self.names(job_id, history) and not self.leaves_out_cancelled(job_id, history)
 
     def to_json(self) -> dict[str, Any]:
         """Return the selection as JSON types that `from_json` can read."""

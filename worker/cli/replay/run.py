@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -63,11 +63,12 @@ def count(connection: Connection, selection: Selection, *, as_json: bool) -> Non
         )
     if as_json:
         by_lane = {lane.label: {label: n for (at, label), n in sorted(counts.items()) if at is lane} for lane in Lane}
-        print_json({"jobs": len(plan.jobs), "by_lane": by_lane} | _left_out(plan))
+        print_json({"jobs": len(plan.jobs), "by_lane": by_lane, "cancelled": len(plan.cancelled)} | _left_out(plan))
         return
     result_console().print(_table(counts))
-    rest = "".join(f", {n} {name}" for name, n in _left_out(plan).items() if n)
-    print(f"{len(plan.jobs)} jobs{rest}; nothing was made or published (that takes --verify or --publish)")
+    print(f"{len(plan.jobs)} jobs; nothing was made or published (that takes --verify or --publish)")
+    for line in left_out_lines({"cancelled": len(plan.cancelled)} | _left_out(plan)):
+        print(line)
 
 
 class Replay:
@@ -219,6 +220,22 @@ def _guarded(found: Iterator[Item]) -> Iterator[Item]:
 def _left_out(plan: Plan) -> dict[str, int]:
     counts = {"repeats": plan.repeats, "undecodable": plan.undecodable, "undated": plan.undated}
     return counts | {"forgotten": plan.forgotten}
+
+
+def left_out_lines(counts: Mapping[str, int]) -> Iterator[str]:
+    """What the selection names and is left out, or was met on the way: a sentence each."""
+    for name, count in counts.items():
+        if count:
+            yield _LEFT_OUT[name].format(count)
+
+
+_LEFT_OUT = {
+    "cancelled": "left out, cancelled jobs: {} (--job-id or --error-code cancelled names them)",
+    "repeats": "left out, further records of these jobs: {} (a job is replayed once)",
+    "undecodable": "left out, records that hold no request: {} (see the dead-letter topic)",
+    "undated": "left out, requests without a time that can be true: {} (name them by --offsets or --job-id)",
+    "forgotten": "left out, forgotten jobs: {}",
+}
 
 
 def _table(counts: Counter[tuple[Lane, str]]) -> Table:
