@@ -99,6 +99,11 @@ class Settings(BaseSettings):
         "in Avro single-object encoding",
     )
     schema_registry_user_info: SecretStr | None = Field(None, description="user:password for the schema registry")
+    writer_schemas_path: Path | None = Field(
+        None,
+        description="folder of .avsc files: further schemas of producers that write single-object encoding with a "
+        "schema of their own (docs/contract.md)",
+    )
     delivery: Literal["exactly-once", "at-least-once"] = Field(
         "exactly-once",
         description="`at-least-once` is for brokers without transactions; consumers may then see a result twice",

@@ -8,6 +8,7 @@ from typing import Protocol
 from worker.errors import SettingsError
 from worker.events.single_object import Framing, Headers, SingleObjectCodec
 from worker.events.types import E, Event
+from worker.events.writer_files import writer_files
 from worker.settings import Settings
 
 
@@ -47,12 +48,14 @@ def make_codec(settings: Settings, extra_schemas: Iterable[str] = (), *, waits: 
     """Confluent framing where `SCHEMA_REGISTRY_URL` is set, else single-object encoding.
 
     Args:
+        extra_schemas: as for `SingleObjectCodec`, besides those of `WRITER_SCHEMAS_PATH`.
         waits: whether decoding waits for a schema that is being fetched. The poll thread must not: it gets
             RegistryUnavailable at once, and the schema when it asks again.
 
     Raises:
-        SettingsError: the registry's URL or user info has the wrong form.
+        SettingsError: the registry's URL or user info has the wrong form, or a file of `WRITER_SCHEMAS_PATH`.
     """
+    extra_schemas = (*extra_schemas, *writer_files(settings.writer_schemas_path))
     if settings.schema_registry_url is None:
         return SingleObjectCodec(extra_schemas)
     # confluent-kafka's registry client takes most of a second to import.

@@ -21,6 +21,10 @@ MARKER = b"\xc3\x01"
 CONFLUENT_MAGIC = b"\x00"
 SCHEMA_ID_HEADER = "__value_schema_id"
 _PREFIX_BYTES = len(MARKER) + 8
+UNKNOWN_WRITER_REMEDY = (
+    "A schema of fewer fields is another schema: write with all fields of the worker's (a record may leave out those"
+    " with a default), or name your own by a registry's id, or add it to WRITER_SCHEMAS_PATH."
+)
 
 
 class SingleObjectCodec:
@@ -43,7 +47,7 @@ class SingleObjectCodec:
 
     def decode(self, data: bytes | None, *, topic: str, headers: Headers, expected: type[E]) -> E:  # noqa: ARG002
         data = present(data)
-        return self._writer(data, headers).read(data, _PREFIX_BYTES, expected)
+        return self._writer(data, headers, expected.__name__).read(data, _PREFIX_BYTES, expected)
 
     def decode_any(self, data: bytes | None, *, topic: str | None, headers: Headers) -> Event:  # noqa: ARG002
         data = present(data)
@@ -52,7 +56,7 @@ class SingleObjectCodec:
     def close(self) -> None:
         """Nothing is open."""
 
-    def _writer(self, data: bytes, headers: Headers) -> Writer:
+    def _writer(self, data: bytes, headers: Headers, expected: str | None = None) -> Writer:
         if not data.startswith(MARKER):
             if data.startswith(CONFLUENT_MAGIC) or schema_id_header(headers):
                 raise UndecodableError("Confluent framing, but no schema registry: set SCHEMA_REGISTRY_URL")
@@ -60,8 +64,19 @@ class SingleObjectCodec:
         fingerprint = data[len(MARKER) : _PREFIX_BYTES]
         writer = self._writers.get(fingerprint)
         if writer is None:
-            raise UndecodableError(f"unknown schema fingerprint {fingerprint.hex() or 'none'}: is the writer newer?")
+            raise UndecodableError(
+                f"unknown schema fingerprint {fingerprint.hex() or 'none'}. {self._remedy(expected)}"
+            )
         return writer
+
+    def _remedy(self, expected: str | None) -> str:
+        """What a writer with another schema must do, and the schemas that it may write with."""
+        known = ", ".join(
+            f"{writer.name} {fingerprint.hex()}"
+            for fingerprint, writer in self._writers.items()
+            if expected in (None, writer.name)
+        )
+        return f"{UNKNOWN_WRITER_REMEDY} Known: {known}"
 
 
 @cache
