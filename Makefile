@@ -1,6 +1,6 @@
 # Everything runs in .venv, which is made from the hash-locked requirements when it is missing or out of date.
 .DEFAULT_GOAL := help
-.PHONY: help demo quick test chaos check services bench equality truth lora contract-check image-test lock clean
+.PHONY: help demo quick test chaos check services bench equality truth lora examples contract-check image-test lock clean
 
 VENV := .venv
 READY := $(VENV)/.ready
@@ -57,6 +57,9 @@ truth: $(READY) ## do the pictures show what was asked? 200 prompts; writes out/
 
 lora: $(READY) ## teach the demo model a shape and a style; writes out/lora/lora.json
 	$(RUN)python -m worker bench lora
+
+examples: $(READY) ## the examples in Python, Node, Java and Go against a real Kafka (Go compiles for a minute)
+	EXAMPLES_IN_ALL_LANGUAGES=1 $(RUN)python -m pytest -q tests/examples
 
 contract-check: $(READY) ## write docs/contract.md and docs/asyncapi.yaml anew; AsyncAPI's own parser reads the second (Node)
 	$(RUN)python -m devtools.contract --check
