@@ -100,7 +100,7 @@ class TestPages:
         known = {name.upper() for name in Settings.model_fields}
         foreign = {
             "HF_TOKEN", "HF_HUB_OFFLINE", "TOY_WORKERS", "SECRETS_DIR", "TRANSACTIONAL_ID_AUTHORIZATION_FAILED",
-            "OTEL_RESOURCE_ATTRIBUTES", "OMP_NUM_THREADS", "JOB_ID",
+            "OTEL_RESOURCE_ATTRIBUTES", "OMP_NUM_THREADS", "JOB_ID", "STATIC_TOKEN",
         }  # fmt: skip
         for name in re.findall(r"`([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)(?:=[^`]*)?`", prose(path)):
             assert name in known | foreign | constants() or librdkafka_properties({name: "x"}), name

@@ -61,7 +61,7 @@ def _write(producer: Producer, event: Any, *, commit: bool = True) -> None:
     topic = Topics("examples.").completed if isinstance(event, GenerationCompleted) else Topics("examples.").failed
     producer.begin_transaction()
     value, _ = CODEC.encode(event, topic=topic)
-    headers = list(result_headers(event, source="/tests", now=NOW))
+    headers: Any = list(result_headers(event, source="/tests", now=NOW))
     producer.produce(topic, key=event.job_id.encode(), value=value, headers=headers)
     assert producer.flush(20) == 0
     producer.commit_transaction(20) if commit else producer.abort_transaction(20)

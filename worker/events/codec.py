@@ -60,13 +60,18 @@ def make_codec(settings: Settings, extra_schemas: Iterable[str] = (), *, waits: 
         return SingleObjectCodec(extra_schemas)
     # confluent-kafka's registry client takes most of a second to import.
     from worker.events.confluent import ConfluentCodec
-    from worker.events.registry import Registry
+    from worker.events.registry import Registry, registry_problem
     from worker.events.schema_lookup import COMMAND, POLL_THREAD
 
     user_info = settings.schema_registry_user_info
+    properties = settings.schema_registry_properties
     try:
-        registry = Registry(settings.schema_registry_url, None if user_info is None else user_info.get_secret_value())
-    except ValueError:
+        registry = Registry(
+            settings.schema_registry_url, None if user_info is None else user_info.get_secret_value(), properties
+        )
+    except (ValueError, OSError) as error:
+        if properties:
+            raise SettingsError(f"SCHEMA_REGISTRY_PROPERTIES: {registry_problem(error, properties)}") from None
         raise SettingsError(
             "SCHEMA_REGISTRY_URL starts with http:// or https://, SCHEMA_REGISTRY_USER_INFO is user:password,"
             " and credentials stand in only one of them"

@@ -19,6 +19,9 @@ Framing: TypeAlias = tuple[tuple[str, bytes], ...]
 
 MARKER = b"\xc3\x01"
 CONFLUENT_MAGIC = b"\x00"
+# The serializers of AWS Glue write 03, a byte for the compression (none or zlib) and the 16 bytes of a schema version.
+GLUE_VERSION = b"\x03"
+GLUE_COMPRESSIONS = (b"\x00", b"\x05")
 SCHEMA_ID_HEADER = "__value_schema_id"
 _PREFIX_BYTES = len(MARKER) + 8
 UNKNOWN_WRITER_REMEDY = (
@@ -91,6 +94,11 @@ def present(data: bytes | None) -> bytes:
 
 
 def unknown_framing(data: bytes) -> UndecodableError:
+    if data.startswith(GLUE_VERSION) and data[1:2] in GLUE_COMPRESSIONS:
+        return UndecodableError(
+            "AWS Glue's framing (03), whose registry this service does not read: write Avro single-object encoding, or "
+            "Confluent framing with a registry that speaks Confluent's interface"
+        )
     start = data[:2].hex(" ")
     return UndecodableError(f"starts with {start}: neither Avro single-object (c3 01) nor Confluent (00)")
 

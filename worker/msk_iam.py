@@ -1,0 +1,58 @@
+"""Signing in to Amazon MSK with IAM: librdkafka asks for a token, and AWS's own signer makes it from the credentials.
+
+The token is a presigned URL that lives for 15 minutes; librdkafka asks anew in time. Nothing is sent to AWS for it but
+what the credentials themselves need (a role, a web identity).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass, field
+
+from botocore.credentials import CredentialProvider, Credentials
+
+from worker.errors import SettingsError
+
+# For librdkafka; the mechanism by which MSK takes IAM tokens from clients that are not Java.
+CLIENT_PROPERTIES = {"security.protocol": "SASL_SSL", "sasl.mechanism": "OAUTHBEARER"}
+SIGNER = "aws_msk_iam_sasl_signer"
+
+
+@dataclass(frozen=True, slots=True)
+class MskIamToken:
+    """An `oauth_cb` of confluent-kafka. It can be pickled, since the cluster is asked by a process of its own.
+
+    Args:
+        region: of the cluster.
+        keys: access key, secret key and session token; without them, AWS's usual places are looked through.
+    """
+
+    region: str
+    keys: tuple[str, str, str | None] | None = field(default=None, repr=False)
+
+    def __call__(self, _config: str) -> tuple[str, float]:
+        """A token, and when it ends, in seconds since the epoch."""
+        from aws_msk_iam_sasl_signer import MSKAuthTokenProvider as Signer
+
+        if self.keys is None:
+            token, end_ms = Signer.generate_auth_token(self.region)
+        else:
+            token, end_ms = Signer.generate_auth_token_from_credentials_provider(self.region, _Given(self.keys))
+        return token, end_ms / 1000
+
+
+class _Given(CredentialProvider):
+    """Credentials that are known already."""
+
+    def __init__(self, keys: tuple[str, str, str | None]) -> None:
+        super().__init__()
+        self._keys = keys
+
+    def load(self) -> Credentials:
+        return Credentials(*self._keys)
+
+
+def require_signer() -> None:
+    """Raises SettingsError: AWS's signer is not installed."""
+    if importlib.util.find_spec(SIGNER) is None:
+        raise SettingsError("MSK_IAM_REGION needs the package aws-msk-iam-sasl-signer-python, which is not installed")
