@@ -9,9 +9,14 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass, field
 
+import botocore.session
+import structlog
 from botocore.credentials import CredentialProvider, Credentials
+from botocore.exceptions import NoCredentialsError
 
 from worker.errors import SettingsError
+
+_log = structlog.get_logger()
 
 # For librdkafka; the mechanism by which MSK takes IAM tokens from clients that are not Java.
 CLIENT_PROPERTIES = {"security.protocol": "SASL_SSL", "sasl.mechanism": "OAUTHBEARER"}
@@ -31,13 +36,18 @@ class MskIamToken:
     keys: tuple[str, str, str | None] | None = field(default=None, repr=False)
 
     def __call__(self, _config: str) -> tuple[str, float]:
-        """A token, and when it ends, in seconds since the epoch."""
+        """A token, and when it ends, in seconds since the epoch.
+
+        Whatever it raises, librdkafka asks again; confluent-kafka says nothing of the reason, so it is logged here.
+        """
         from aws_msk_iam_sasl_signer import MSKAuthTokenProvider as Signer
 
-        if self.keys is None:
-            token, end_ms = Signer.generate_auth_token(self.region)
-        else:
-            token, end_ms = Signer.generate_auth_token_from_credentials_provider(self.region, _Given(self.keys))
+        provider = _Found() if self.keys is None else _Given(self.keys)
+        try:
+            token, end_ms = Signer.generate_auth_token_from_credentials_provider(self.region, provider)
+        except Exception as error:
+            _log.warning("msk_iam_no_token", error=f"{type(error).__name__}: {error}")
+            raise
         return token, end_ms / 1000
 
 
@@ -50,6 +60,16 @@ class _Given(CredentialProvider):
 
     def load(self) -> Credentials:
         return Credentials(*self._keys)
+
+
+class _Found(CredentialProvider):
+    """What AWS's usual places hold: environment, profile, web identity, the machine's role."""
+
+    def load(self) -> Credentials:
+        found: Credentials | None = botocore.session.Session().get_credentials()
+        if found is None:
+            raise NoCredentialsError
+        return found
 
 
 def require_signer() -> None:

@@ -457,7 +457,7 @@ class Settings(BaseSettings):
         require_signer()
         keys = None
         if self.aws_access_key_id is not None and self.aws_secret_access_key is not None:
-            session = self.aws_session_token and self.aws_session_token.get_secret_value()
+            session = None if self.aws_session_token is None else self.aws_session_token.get_secret_value()
             keys = (self.aws_access_key_id.get_secret_value(), self.aws_secret_access_key.get_secret_value(), session)
         return {**CLIENT_PROPERTIES, "oauth_cb": MskIamToken(self.msk_iam_region, keys)}
 

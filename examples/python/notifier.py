@@ -8,7 +8,7 @@ from pathlib import Path
 import fastavro
 from confluent_kafka import Consumer
 
-SCHEMAS = Path(__file__).resolve().parents[2] / "schemas"
+SCHEMAS = Path(os.environ.get("SCHEMAS", Path(__file__).resolve().parents[2] / "schemas"))
 # What a value begins with, from docs/contract.md, and the schema that follows.
 NAMES = {"c3017dee58ab49c4c4a3": "generation_completed", "c3010eb404de157ae617": "generation_failed"}
 READERS = {

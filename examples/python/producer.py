@@ -10,7 +10,7 @@ from pathlib import Path
 import fastavro
 from confluent_kafka import Producer
 
-SCHEMAS = Path(__file__).resolve().parents[2] / "schemas"
+SCHEMAS = Path(os.environ.get("SCHEMAS", Path(__file__).resolve().parents[2] / "schemas"))
 SCHEMA = fastavro.parse_schema(json.loads((SCHEMAS / "generation_request.avsc").read_text()))
 # C3 01 and the schema's fingerprint, from docs/contract.md.
 HEADER = bytes.fromhex("c301aa1094f859032def")

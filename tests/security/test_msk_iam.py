@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import pickle
 import time
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from botocore.exceptions import NoCredentialsError
 
 from worker import msk_iam
 from worker.errors import SettingsError
@@ -43,6 +45,23 @@ def test_the_callback_goes_to_another_process_and_shows_no_secret() -> None:
     callback = load_settings().kafka_client_config()["oauth_cb"]
     assert pickle.loads(pickle.dumps(callback)) == callback
     assert "hidden-secret" not in repr(callback)
+
+
+def test_without_credentials_the_log_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in KEYS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    with pytest.raises(NoCredentialsError):
+        msk_iam.MskIamToken("eu-west-1")("")
+    assert "msk_iam_no_token" in capsys.readouterr().out
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDOTHER")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    token, _ = msk_iam.MskIamToken("eu-west-1")("")
+    assert b"AKIDOTHER" in base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
 
 
 def test_properties_of_the_operator_win(environment: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from worker import kafka_config
 from worker.settings import Settings, load_settings
 from worker.topics import Topics, create_topics
 
+SIGN = "generate_auth_token_from_credentials_provider"
 MODULE = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule"
 
 
@@ -142,11 +143,11 @@ def test_tokens_of_the_msk_callback_reach_every_client(secured: Secured, environ
     # No MSK runs here: its token is replaced by one that this broker takes, and TLS is left out.
     asked: list[str] = []
 
-    def token(region: str) -> tuple[str, int]:
+    def token(region: str, _provider: object) -> tuple[str, int]:
         asked.append(region)
         return unsigned_token(), 4_102_444_800_000
 
-    environment.setattr(MSKAuthTokenProvider, "generate_auth_token", token)
+    environment.setattr(MSKAuthTokenProvider, SIGN, token)
     settings = configure(
         environment,
         KAFKA_BOOTSTRAP_SERVERS=secured.tokens,
@@ -160,7 +161,7 @@ def test_tokens_of_the_msk_callback_reach_every_client(secured: Secured, environ
 
 def test_an_expired_token_is_refused(secured: Secured, environment: pytest.MonkeyPatch) -> None:
     expired = unsigned_token(lifetime_s=-600)
-    environment.setattr(MSKAuthTokenProvider, "generate_auth_token", lambda _: (expired, 4_102_444_800_000))
+    environment.setattr(MSKAuthTokenProvider, SIGN, lambda *_: (expired, 4_102_444_800_000))
     settings = configure(
         environment,
         KAFKA_BOOTSTRAP_SERVERS=secured.tokens,
