@@ -7,12 +7,13 @@ what the credentials themselves need (a role, a web identity).
 from __future__ import annotations
 
 import importlib.util
+import time
 from dataclasses import dataclass, field
 
 import botocore.session
 import structlog
 from botocore.credentials import CredentialProvider, Credentials
-from botocore.exceptions import NoCredentialsError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from worker.errors import SettingsError
 
@@ -20,6 +21,8 @@ _log = structlog.get_logger()
 
 # For librdkafka; the mechanism by which MSK takes IAM tokens from clients that are not Java.
 CLIENT_PROPERTIES = {"security.protocol": "SASL_SSL", "sasl.mechanism": "OAUTHBEARER"}
+NO_TOKEN = "no-token"
+RETRY_S = 10.0
 SIGNER = "aws_msk_iam_sasl_signer"
 
 
@@ -38,16 +41,17 @@ class MskIamToken:
     def __call__(self, _config: str) -> tuple[str, float]:
         """A token, and when it ends, in seconds since the epoch.
 
-        Whatever it raises, librdkafka asks again; confluent-kafka says nothing of the reason, so it is logged here.
+        Where none can be made, the log has the reason, and brokers get one that they refuse; librdkafka asks again.
+        Raising here would be a SystemError in the client's constructor (tried, confluent-kafka 2.16.1 with `error_cb`).
         """
         from aws_msk_iam_sasl_signer import MSKAuthTokenProvider as Signer
 
         provider = _Found() if self.keys is None else _Given(self.keys)
         try:
             token, end_ms = Signer.generate_auth_token_from_credentials_provider(self.region, provider)
-        except Exception as error:
+        except (BotoCoreError, ClientError, OSError, ValueError) as error:
             _log.warning("msk_iam_no_token", error=f"{type(error).__name__}: {error}")
-            raise
+            return NO_TOKEN, time.time() + RETRY_S
         return token, end_ms / 1000
 
 

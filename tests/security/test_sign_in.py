@@ -16,7 +16,7 @@ from devtools.local.process import free_ports
 from tests.conftest import require_java
 from tests.security.certificates import Files, write_certificates
 from tests.security.tokens import TokenEndpoint, unsigned_token
-from worker import kafka_config
+from worker import kafka_config, msk_iam
 from worker.settings import Settings, load_settings
 from worker.topics import Topics, create_topics
 
@@ -157,6 +157,27 @@ def test_tokens_of_the_msk_callback_reach_every_client(secured: Secured, environ
     see_all_clients_work(settings)
     assert set(asked) == {"eu-west-1"}
     assert len(asked) >= 3
+
+
+def test_credentials_that_come_late_are_enough(secured: Secured, environment: pytest.MonkeyPatch) -> None:
+    tries: list[str] = []
+
+    def token(region: str, _provider: object) -> tuple[str, int]:
+        tries.append(region)
+        if len(tries) == 1:
+            raise ValueError("no credentials yet")
+        return unsigned_token(), 4_102_444_800_000
+
+    environment.setattr(MSKAuthTokenProvider, SIGN, token)
+    environment.setattr(msk_iam, "RETRY_S", 1.0)
+    settings = configure(
+        environment,
+        KAFKA_BOOTSTRAP_SERVERS=secured.tokens,
+        MSK_IAM_REGION="eu-west-1",
+        KAFKA_SECURITY_PROTOCOL="SASL_PLAINTEXT",
+    )
+    assert AdminClient(kafka_config.bounds_config(settings) | {"log_level": 0}).list_topics(timeout=30).brokers
+    assert len(tries) >= 2
 
 
 def test_an_expired_token_is_refused(secured: Secured, environment: pytest.MonkeyPatch) -> None:
