@@ -12,6 +12,7 @@ from worker.events.schemas import parse
 from worker.events.writers import Writer
 
 _SETTING = "WRITER_SCHEMAS_PATH"
+_MAX_REASON = 300
 
 
 def writer_files(folder: Path | None) -> tuple[str, ...]:
@@ -44,4 +45,4 @@ def _problem(text: str) -> str | None:
         parse(text)
         return Writer(text).unreadable
     except (ValueError, TypeError, KeyError, RecursionError, SchemaParseException, AvroError) as error:
-        return f"no schema of a record: {type(error).__name__}: {error}"
+        return f"no schema of a record: {type(error).__name__}: {' '.join(str(error).split())[:_MAX_REASON]}"
