@@ -1,6 +1,6 @@
 # Everything runs in .venv, which is made from the hash-locked requirements when it is missing or out of date.
 .DEFAULT_GOAL := help
-.PHONY: help demo quick test chaos check services bench equality truth lora rehearsal image-test lock clean
+.PHONY: help demo quick test chaos check services bench equality truth lora rehearsal examples contract-check image-test lock clean
 
 VENV := .venv
 READY := $(VENV)/.ready
@@ -60,6 +60,12 @@ lora: $(READY) ## teach the demo model a shape and a style; writes out/lora/lora
 
 rehearsal: $(READY) ## the real worker on a full-size SDXL with random weights; 11 GB of disk, 24 GB of memory, minutes
 	$(RUN)python -m worker rehearsal
+
+examples: $(READY) ## the examples in Python, Node, Java and Go against a real Kafka (Go compiles for a minute)
+	EXAMPLES_IN_ALL_LANGUAGES=1 $(RUN)python -m pytest -q tests/examples
+
+contract-check: $(READY) ## write docs/contract.md and docs/asyncapi.yaml anew; AsyncAPI's own parser reads the second (Node)
+	$(RUN)python -m devtools.contract --check
 
 image-test: ## the shipped Dockerfile built by buildah, and a toy picture in it; root, minutes, 40 GB for a while
 	deploy/image-test/run.sh

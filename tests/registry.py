@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import ssl
 import threading
 import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,10 +28,22 @@ class RegistryServer:
 
     Args:
         user_info: `user:password` to insist on.
+        bearer: token to insist on.
+        prefix: the path that all others begin with, such as that of Apicurio's `ccompat` interface.
+        tls: what the server speaks instead of plain HTTP.
     """
 
-    def __init__(self, user_info: str | None = None) -> None:
+    def __init__(
+        self,
+        user_info: str | None = None,
+        *,
+        bearer: str | None = None,
+        prefix: str = "",
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.user_info = user_info
+        self.bearer = bearer
+        self.prefix = prefix
         self.requests: list[str] = []
         self.forced_answer: tuple[int, bytes] | None = None
         self.compatibility = "FULL_TRANSITIVE"
@@ -43,7 +56,9 @@ class RegistryServer:
         handler = type("Handler", (_Handler,), {"registry": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self._server.server_port}{prefix}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     def __enter__(self) -> Self:
@@ -170,6 +185,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _handle(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path, query = urlsplit(self.path)[2:4]
+        path = path.removeprefix(self.registry.prefix) if path.startswith(self.registry.prefix) else "/elsewhere"
         self.registry.requests.append(f"{self.command} {path}")
         if self.registry.forced_answer is not None:
             self._send(*self.registry.forced_answer)
@@ -183,6 +199,8 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = _handle
 
     def _authorized(self) -> bool:
+        if self.registry.bearer is not None:
+            return self.headers.get("Authorization") == f"Bearer {self.registry.bearer}"
         if self.registry.user_info is None:
             return True
         expected = base64.b64encode(self.registry.user_info.encode()).decode()

@@ -24,6 +24,7 @@ from worker import settings_checks as checks
 from worker.errors import SettingsError
 from worker.job import SAFE_NAME
 from worker.lora_folder import is_lora_file, lora_file
+from worker.msk_iam import CLIENT_PROPERTIES, MskIamToken, require_signer
 from worker.presets import NO_PRESET, preset_named
 from worker.prompt_syntax import PromptSyntax
 
@@ -56,6 +57,7 @@ _FORMS = {
     "WORKER_ID": "made of letters, digits, dots, _ and -, 128 at most",
     "CLOUDFRONT_KEY_PAIR_ID": "the id of a public key, such as K2JCJMDEHXQW5F",
     "AWS_REGION": "a region's name, such as eu-west-1",
+    "MSK_IAM_REGION": "a region's name, such as eu-west-1",
     "DEVICE": "auto, cpu, mps, cuda or cuda:N",
     "NSFW_DETECTOR": "none, skin, nudenet or module:callable",
 }
@@ -95,12 +97,29 @@ class Settings(BaseSettings):
         description="further librdkafka properties, as a JSON object of texts",
         repr=False,
     )
+    msk_iam_region: str | None = Field(
+        None,
+        description="region of an Amazon MSK cluster, such as eu-west-1; when set, clients sign in with IAM over TLS, "
+        "with the AWS_ keys or the machine's role (docs/security.md)",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,62}$",
+    )
     schema_registry_url: str | None = Field(
         None,
         description="schema registry; when set, events are written with Confluent framing, otherwise "
         "in Avro single-object encoding",
     )
     schema_registry_user_info: SecretStr | None = Field(None, description="user:password for the schema registry")
+    schema_registry_properties: dict[str, str] = Field(
+        default_factory=dict,
+        description="further properties of confluent-kafka's registry client, for TLS (`ssl.…`) and OAuth "
+        "(`bearer.auth.…`), as a JSON object of texts (docs/security.md)",
+        repr=False,
+    )
+    writer_schemas_path: Path | None = Field(
+        None,
+        description="folder of .avsc files: further schemas of producers that write single-object encoding with a "
+        "schema of their own (docs/contract.md)",
+    )
     delivery: Literal["exactly-once", "at-least-once"] = Field(
         "exactly-once",
         description="`at-least-once` is for brokers without transactions; consumers may then see a result twice",
@@ -339,7 +358,7 @@ class Settings(BaseSettings):
     def _in_any_case(cls, value: Any) -> Any:
         return value.lower() if isinstance(value, str) else value
 
-    @field_validator("kafka_properties", mode="before")
+    @field_validator("kafka_properties", "schema_registry_properties", mode="before")
     @classmethod
     def _as_librdkafka_writes_it(cls, properties: Any) -> Any:
         """JSON's numbers and booleans become text; whatever else is wrong is told by its type."""
@@ -350,7 +369,7 @@ class Settings(BaseSettings):
             for name, value in properties.items()
         }
 
-    @field_validator("kafka_properties")
+    @field_validator("kafka_properties", "schema_registry_properties")
     @classmethod
     def _encodable(cls, properties: dict[str, str]) -> dict[str, str]:
         for name, value in properties.items():
@@ -426,6 +445,11 @@ class Settings(BaseSettings):
             raise ValueError("MIN_SIDE is larger than MAX_SIDE")
         if self.min_side**2 > self.max_pixels:
             raise ValueError("MAX_PIXELS is smaller than a picture of MIN_SIDE")
+        if self.schema_registry_properties and self.schema_registry_url is None:
+            raise ValueError("SCHEMA_REGISTRY_PROPERTIES needs SCHEMA_REGISTRY_URL")
+        mechanism = self.kafka_properties.get("sasl.mechanism", self.kafka_properties.get("sasl.mechanisms"))
+        if self.msk_iam_region is not None and mechanism not in (None, "OAUTHBEARER"):
+            raise ValueError("MSK_IAM_REGION signs in by OAUTHBEARER, but KAFKA_SASL_MECHANISM names another mechanism")
         if "@" in (self.schema_registry_url or ""):
             raise ValueError("SCHEMA_REGISTRY_URL must not hold credentials: use SCHEMA_REGISTRY_USER_INFO")
         if self.traces_url is not None and self.otel_exporter_otlp_protocol != "http/protobuf":
@@ -447,13 +471,28 @@ class Settings(BaseSettings):
         folder = getattr(file_secret_settings, "secrets_dir", None)
         return init_settings, env_settings, dotenv_settings, _SecretFiles(settings_cls, _secrets(folder))
 
-    def kafka_client_config(self) -> dict[str, str | int]:
-        """What every librdkafka client needs; the properties of the operator win."""
+    def kafka_client_config(self) -> dict[str, Any]:
+        """What every librdkafka client needs; the properties of the operator win.
+
+        Raises:
+            SettingsError: IAM is wanted, and AWS's signer is not installed.
+        """
         return {
             "bootstrap.servers": self.kafka_bootstrap_servers,
             "client.id": self.worker_id,
+            **self._msk_iam(),
             **self.kafka_properties,
         }
+
+    def _msk_iam(self) -> dict[str, Any]:
+        if self.msk_iam_region is None:
+            return {}
+        require_signer()
+        keys = None
+        if self.aws_access_key_id is not None and self.aws_secret_access_key is not None:
+            session = None if self.aws_session_token is None else self.aws_session_token.get_secret_value()
+            keys = (self.aws_access_key_id.get_secret_value(), self.aws_secret_access_key.get_secret_value(), session)
+        return {**CLIENT_PROPERTIES, "oauth_cb": MskIamToken(self.msk_iam_region, keys)}
 
     @property
     def traces_url(self) -> str | None:

@@ -49,8 +49,14 @@ class KafkaCluster:
         directory: Path | str = ".local/kafka",
         ports: Sequence[int] | None = None,
         settings: Mapping[str, str] | None = None,
+        listeners: Mapping[str, int] | None = None,
     ) -> None:
-        """Describe a cluster: the folder of its data, its client ports, and properties that override the defaults."""
+        """Describe a cluster: the folder of its data, its client ports, and properties that override the defaults.
+
+        `listeners` are further ones of a single broker, such as SSL: security protocol -> port.
+        """
+        if listeners and brokers != 1:
+            raise ValueError("further listeners are for a single broker")
         if ports is not None and len(ports) != brokers:
             raise ValueError(f"{brokers} brokers need as many ports, not {len(ports)}")
         free = free_ports(2 * brokers)
@@ -58,6 +64,7 @@ class KafkaCluster:
         self._ports = list(ports) if ports is not None else free[:brokers]
         self._controller_ports = free[brokers:]
         self._settings = dict(settings or {})
+        self._listeners = dict(listeners or {})
         self._processes: dict[int, ChildProcess] = {}
 
     @property
@@ -185,13 +192,16 @@ class KafkaCluster:
         voters = ",".join(f"{i}@{LOOPBACK}:{port}" for i, port in controllers)
         client, controller = self._ports[broker - 1], self._controller_ports[broker - 1]
         replicas = min(3, len(self._ports))
+        clients = ",".join(
+            f"{name}://{LOOPBACK}:{port}" for name, port in {"PLAINTEXT": client, **self._listeners}.items()
+        )
         return {
             "process.roles": "broker,controller",
             "node.id": str(broker),
             "controller.quorum.voters": voters,
             "controller.listener.names": "CONTROLLER",
-            "listeners": f"PLAINTEXT://{LOOPBACK}:{client},CONTROLLER://{LOOPBACK}:{controller}",
-            "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{client}",
+            "listeners": f"{clients},CONTROLLER://{LOOPBACK}:{controller}",
+            "advertised.listeners": clients,
             "log.dirs": str(self._home(broker) / "data"),
             **_replication(replicas),
             **LAPTOP_PROPERTIES,

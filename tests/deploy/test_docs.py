@@ -16,7 +16,10 @@ from worker.cli import Verbs
 from worker.errors import ErrorCode
 from worker.settings import Settings, librdkafka_properties
 
-DOCS = [*sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*.md")), ROOT / "devtools/models/demo/README.md"]
+DOCS = [
+    *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*.md")), ROOT / "devtools/models/demo/README.md",
+    ROOT / "examples/README.md",
+]  # fmt: skip
 
 # Files that a page names and that are not in the repository: what the reader writes, and what a command makes.
 FOREIGN_FILES = {
@@ -105,7 +108,7 @@ class TestPages:
         known = {name.upper() for name in Settings.model_fields}
         foreign = {
             "HF_TOKEN", "HF_HUB_OFFLINE", "TOY_WORKERS", "SECRETS_DIR", "TRANSACTIONAL_ID_AUTHORIZATION_FAILED",
-            "OTEL_RESOURCE_ATTRIBUTES", "OMP_NUM_THREADS", "INCONSISTENT_GROUP_PROTOCOL",
+            "OTEL_RESOURCE_ATTRIBUTES", "OMP_NUM_THREADS", "INCONSISTENT_GROUP_PROTOCOL", "JOB_ID", "STATIC_TOKEN",
         }  # fmt: skip
         for name in re.findall(r"`([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)(?:=[^`]*)?`", prose(path)):
             assert name in known | foreign | constants() or librdkafka_properties({name: "x"}), name

@@ -8,6 +8,7 @@ from typing import Protocol
 from worker.errors import SettingsError
 from worker.events.single_object import Framing, Headers, SingleObjectCodec
 from worker.events.types import E, Event
+from worker.events.writer_files import writer_files
 from worker.events.writers import Writer
 from worker.settings import Settings
 
@@ -39,8 +40,12 @@ class EventCodec(Protocol):
         """
         ...
 
-    def writer(self, data: bytes, *, topic: str | None, headers: Headers) -> tuple[Writer, int]:
+    def writer(
+        self, data: bytes, *, topic: str | None, headers: Headers, expected: str | None = None
+    ) -> tuple[Writer, int]:
         """The schema that a record's value was written with, and the byte at which the record begins.
+
+        `expected`: the name of the only record that may be there; the error of an unknown schema names such ones.
 
         Raises:
             UndecodableError: it names none that is known.
@@ -56,23 +61,30 @@ def make_codec(settings: Settings, extra_schemas: Iterable[str] = (), *, waits: 
     """Confluent framing where `SCHEMA_REGISTRY_URL` is set, else single-object encoding.
 
     Args:
+        extra_schemas: as for `SingleObjectCodec`, besides those of `WRITER_SCHEMAS_PATH`.
         waits: whether decoding waits for a schema that is being fetched. The poll thread must not: it gets
             RegistryUnavailable at once, and the schema when it asks again.
 
     Raises:
-        SettingsError: the registry's URL or user info has the wrong form.
+        SettingsError: the registry's URL or user info has the wrong form, or a file of `WRITER_SCHEMAS_PATH`.
     """
+    extra_schemas = (*extra_schemas, *writer_files(settings.writer_schemas_path))
     if settings.schema_registry_url is None:
         return SingleObjectCodec(extra_schemas)
     # confluent-kafka's registry client takes most of a second to import.
     from worker.events.confluent import ConfluentCodec
-    from worker.events.registry import Registry
+    from worker.events.registry import Registry, registry_problem
     from worker.events.schema_lookup import COMMAND, POLL_THREAD
 
     user_info = settings.schema_registry_user_info
+    properties = settings.schema_registry_properties
     try:
-        registry = Registry(settings.schema_registry_url, None if user_info is None else user_info.get_secret_value())
-    except ValueError:
+        registry = Registry(
+            settings.schema_registry_url, None if user_info is None else user_info.get_secret_value(), properties
+        )
+    except (ValueError, OSError) as error:
+        if properties:
+            raise SettingsError(f"SCHEMA_REGISTRY_PROPERTIES: {registry_problem(error, properties)}") from None
         raise SettingsError(
             "SCHEMA_REGISTRY_URL starts with http:// or https://, SCHEMA_REGISTRY_USER_INFO is user:password,"
             " and credentials stand in only one of them"

@@ -60,7 +60,7 @@ class ConfluentCodec:
 
     def decode(self, data: bytes | None, *, topic: str, headers: Headers, expected: type[E]) -> E:
         data = present(data)
-        writer, start = self.writer(data, topic=topic, headers=headers)
+        writer, start = self.writer(data, topic=topic, headers=headers, expected=expected.__name__)
         return writer.read(data, start, expected)
 
     def decode_any(self, data: bytes | None, *, topic: str | None, headers: Headers) -> Event:
@@ -72,10 +72,12 @@ class ConfluentCodec:
         self._lookup.close()
         self._registry.close()
 
-    def writer(self, data: bytes, *, topic: str | None, headers: Headers) -> tuple[Writer, int]:
+    def writer(
+        self, data: bytes, *, topic: str | None, headers: Headers, expected: str | None = None
+    ) -> tuple[Writer, int]:
         """The writer's schema, and where the record begins. Raises UndecodableError, RegistryUnavailable."""
         if data.startswith(MARKER):
-            return self._single_object.writer(data, topic=topic, headers=headers)
+            return self._single_object.writer(data, topic=topic, headers=headers, expected=expected)
         header = schema_id_header(headers)
         if header is None and not data.startswith(CONFLUENT_MAGIC):
             raise unknown_framing(data)

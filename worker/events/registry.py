@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from confluent_kafka.schema_registry import (
@@ -53,10 +54,24 @@ class _Forbidden(RegistryUnavailable):
 
 
 class Registry(SchemaRegistryClient):
-    """The client; its calls block for some seconds at most."""
+    """The client; its calls block for some seconds at most.
 
-    def __init__(self, url: str, user_info: str | None = None) -> None:
+    Args:
+        user_info: `user:password`.
+        properties: further ones of confluent-kafka's client.
+
+    Raises:
+        ValueError: one of these has the wrong form, or is no property of the client.
+    """
+
+    def __init__(
+        self, url: str, user_info: str | None = None, properties: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        # What only Confluent's cloud asks for, and the client insists on.
+        cloud = {"bearer.auth.logical.cluster": ""} if "bearer.auth.credentials.source" in properties else {}
         conf: dict[str, object] = {
+            **cloud,
+            **properties,
             "url": url,
             "timeout": TIMEOUT_S,
             "max.retries": _MAX_RETRIES,
@@ -135,6 +150,17 @@ class Registry(SchemaRegistryClient):
         """What is not a registry may answer with JSON, too, and the client remembers it like a schema."""
         self.clear_caches()  # type: ignore[no-untyped-call]  # confluent-kafka's own
         return RegistryUnavailable("the schema registry's answer holds no schema")
+
+
+def registry_problem(error: Exception, properties: Mapping[str, str]) -> str:
+    """Why the client was not made, in one line without a value, which may be a secret."""
+    if isinstance(error, OSError):
+        files = [name for name in sorted(properties) if name.endswith(".location")]
+        return f"{error.strerror or 'not a certificate or key'}: look at {', '.join(files)}"
+    text = str(error)
+    for value in sorted(filter(None, properties.values()), key=len, reverse=True):
+        text = text.replace(value, "…")
+    return " ".join(text.split())[:_MAX_REASON]
 
 
 def _unread_rule(schema: RegistrySchema) -> str | None:

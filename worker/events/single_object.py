@@ -19,8 +19,15 @@ Framing: TypeAlias = tuple[tuple[str, bytes], ...]
 
 MARKER = b"\xc3\x01"
 CONFLUENT_MAGIC = b"\x00"
+# The serializers of AWS Glue write 03, a byte for the compression (none or zlib) and the 16 bytes of a schema version.
+GLUE_VERSION = b"\x03"
+GLUE_COMPRESSIONS = (b"\x00", b"\x05")
 SCHEMA_ID_HEADER = "__value_schema_id"
 _PREFIX_BYTES = len(MARKER) + 8
+UNKNOWN_WRITER_REMEDY = (
+    "A schema of fewer fields is another schema: write with all fields of the worker's (a record may leave out those"
+    " with a default), or name your own by a registry's id, or add it to WRITER_SCHEMAS_PATH."
+)
 
 
 class SingleObjectCodec:
@@ -43,7 +50,7 @@ class SingleObjectCodec:
 
     def decode(self, data: bytes | None, *, topic: str, headers: Headers, expected: type[E]) -> E:
         data = present(data)
-        writer, start = self.writer(data, topic=topic, headers=headers)
+        writer, start = self.writer(data, topic=topic, headers=headers, expected=expected.__name__)
         return writer.read(data, start, expected)
 
     def decode_any(self, data: bytes | None, *, topic: str | None, headers: Headers) -> Event:
@@ -54,7 +61,14 @@ class SingleObjectCodec:
     def close(self) -> None:
         """Nothing is open."""
 
-    def writer(self, data: bytes, *, topic: str | None, headers: Headers) -> tuple[Writer, int]:  # noqa: ARG002
+    def writer(
+        self,
+        data: bytes,
+        *,
+        topic: str | None,  # noqa: ARG002 - the protocol's
+        headers: Headers,
+        expected: str | None = None,
+    ) -> tuple[Writer, int]:
         if not data.startswith(MARKER):
             if data.startswith(CONFLUENT_MAGIC) or schema_id_header(headers):
                 raise UndecodableError("Confluent framing, but no schema registry: set SCHEMA_REGISTRY_URL")
@@ -62,8 +76,19 @@ class SingleObjectCodec:
         fingerprint = data[len(MARKER) : _PREFIX_BYTES]
         writer = self._writers.get(fingerprint)
         if writer is None:
-            raise UndecodableError(f"unknown schema fingerprint {fingerprint.hex() or 'none'}: is the writer newer?")
+            raise UndecodableError(
+                f"unknown schema fingerprint {fingerprint.hex() or 'none'}. {self._remedy(expected)}"
+            )
         return writer, _PREFIX_BYTES
+
+    def _remedy(self, expected: str | None) -> str:
+        """What a writer with another schema must do, and the schemas that it may write with."""
+        known = ", ".join(
+            f"{writer.name} {fingerprint.hex()}"
+            for fingerprint, writer in self._writers.items()
+            if expected in (None, writer.name)
+        )
+        return f"{UNKNOWN_WRITER_REMEDY} Known: {known}"
 
 
 @cache
@@ -78,6 +103,11 @@ def present(data: bytes | None) -> bytes:
 
 
 def unknown_framing(data: bytes) -> UndecodableError:
+    if data.startswith(GLUE_VERSION) and data[1:2] in GLUE_COMPRESSIONS:
+        return UndecodableError(
+            "AWS Glue's framing (03), whose registry this service does not read: write Avro single-object encoding, or "
+            "Confluent framing with a registry that speaks Confluent's interface"
+        )
     start = data[:2].hex(" ")
     return UndecodableError(f"starts with {start}: neither Avro single-object (c3 01) nor Confluent (00)")
 

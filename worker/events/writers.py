@@ -34,6 +34,11 @@ class Writer:
         self.name = unqualified(record.name)
         self._read = self._resolved(record)
 
+    @property
+    def unreadable(self) -> str | None:
+        """Why no record of this schema can be read as an event; None where they can be."""
+        return self._read if isinstance(self._read, str) else None
+
     def event(self, data: bytes, start: int) -> Event:
         """The event in `data` from the byte `start` to the end, whichever this writer writes.
 
