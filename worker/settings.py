@@ -317,7 +317,10 @@ class Settings(BaseSettings):
         1_000, ge=1, le=100_000, description="open event streams, beyond which the answer is 503"
     )
     gateway_send_timeout_s: float = Field(
-        10.0, ge=0.1, le=300, description="seconds that Kafka has to acknowledge a request, beyond which the answer is 503"
+        10.0,
+        ge=0.1,
+        le=300,
+        description="seconds that Kafka has to acknowledge a request, beyond which the answer is 503",
     )
 
     # Traces. The SDK reads its other variables by itself: OTEL_TRACES_SAMPLER, OTEL_RESOURCE_ATTRIBUTES and so on.

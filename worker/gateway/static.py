@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -38,12 +39,13 @@ def page_routes(folder: Path = FOLDER) -> APIRouter:
     router = APIRouter(include_in_schema=False)
     for file in sorted(folder.iterdir()):
         if file.suffix in _TYPES:
-            for path in {f"/{file.name}", "/" if file.name == "index.html" else f"/{file.name}"}:
-                router.add_api_route(path, _answer(file.read_bytes(), _TYPES[file.suffix]), methods=["GET"])
+            answer = _answer(file.read_bytes(), _TYPES[file.suffix])
+            for path in (f"/{file.name}", *(("/",) if file.name == "index.html" else ())):
+                router.add_api_route(path, answer, methods=["GET"])
     return router
 
 
-def _answer(content: bytes, content_type: str):  # type: ignore[no-untyped-def]
+def _answer(content: bytes, content_type: str) -> Callable[[Request], Awaitable[Response]]:
     etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
     headers = {"ETag": etag, "Cache-Control": "no-cache"}
 
