@@ -66,6 +66,9 @@ def json_object(body: bytes) -> dict[str, Any]:
     try:
         text = body.decode("utf-8-sig")
         value = json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_constant)
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise Refusal(400, "the body holds half of a surrogate pair, which is no text") from None
     except UnicodeDecodeError as error:
         raise Refusal(400, f"the body is not UTF-8 (byte {error.start})") from None
     except json.JSONDecodeError as error:
