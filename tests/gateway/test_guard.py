@@ -130,7 +130,7 @@ def test_methods_that_a_path_does_not_know(open_world: World) -> None:
 
 def test_a_bug_costs_one_answer_and_tells_nothing() -> None:
     world = make_world()
-    world.service.board.counts = lambda lane: 1 / 0  # type: ignore[method-assign, assignment]
+    world.service.board.counts = lambda _: 1 / 0  # type: ignore[method-assign, assignment]
     answer = ask(world, "GET", "/queue")
     assert answer.status_code == 500
     assert "ZeroDivision" not in answer.text
