@@ -84,7 +84,7 @@ def test_jobs_are_listed_and_chosen() -> None:
     assert listed("?status=completed") == ["a"]
     assert listed("?lane=urgent") == ["b"]
     assert listed("?girl_id=mia&status=failed") == []
-    for wrong in ("limit=0", "limit=501", "limit=x", "status=done", "lane=low", "girl_id=a%0Ab"):
+    for wrong in ("limit=0", "limit=501", "limit=x", "status=done", "lane=low", "girl_id=a%0Ab", "gril_id=luna"):
         answer = ask(world, "GET", f"/jobs?{wrong}")
         assert (answer.status_code, answer.json()["field"]) == (422, wrong.partition("=")[0])
 
