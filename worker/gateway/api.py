@@ -184,18 +184,19 @@ def probe_routes(service: Service, state: State) -> APIRouter:
     """What an orchestrator asks; without a token."""
     router = APIRouter(responses=refused(400, 421, 422), dependencies=[Depends(_only_known_parameters)])
 
-    @router.get("/health", response_model=shapes.HealthReport)
+    @router.get("/health", response_model=shapes.HealthReport, responses={503: {"model": shapes.HealthReport}})
     async def health() -> Response:
         """The process serves; `ready` tells whether it can do its work."""
         reasons = state.not_ready()
         report = shapes.HealthReport(
+            status="healthy" if state.reading.alive else "unhealthy",
             ready=not reasons,
             not_ready=reasons,
             version=__version__,
             jobs=len(service.board),
             streams=len(service.hub),
         )
-        return _json(report)
+        return _json(report, 200 if state.reading.alive else 503)
 
     @router.get("/ready", response_model=shapes.Readiness, responses={503: {"model": shapes.Readiness}})
     async def ready() -> Response:
