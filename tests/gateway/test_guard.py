@@ -91,6 +91,12 @@ def test_pages_of_chosen_origins_may_call(closed_world: World) -> None:
     assert "access-control-allow-credentials" not in answer.headers
 
 
+@pytest.mark.parametrize("text", ["app.example", "https://app.example/path", "https://*.example", "https://a b"])
+def test_an_origin_that_is_none_ends_the_start(text: str) -> None:
+    with pytest.raises(SettingsError, match="GATEWAY_CORS_ORIGINS"):
+        make_world(gateway_cors_origins=text)
+
+
 def test_without_the_setting_no_page_may(open_world: World) -> None:
     answer = ask(open_world, "GET", "/queue", headers={"Origin": "https://app.example"})
     assert "access-control-allow-origin" not in answer.headers
