@@ -73,6 +73,19 @@ def consumer_config(settings: Settings) -> dict[str, Any]:
     }
 
 
+def webhooks_config(settings: Settings) -> dict[str, Any]:
+    """The group member of `sdxl-worker webhooks`, which commits by hand what has been delivered.
+
+    A partition without a committed offset is read from its beginning, so that nothing is missed.
+    """
+    member = consumer_config(settings) | {
+        "group.id": settings.webhook_group_id,
+        "auto.offset.reset": "earliest",
+        "allow.auto.create.topics": False,
+    }
+    return {name: value for name, value in member.items() if name not in ("transactional.id", "group.instance.id")}
+
+
 def reader_config(settings: Settings) -> dict[str, Any]:
     """A consumer that is assigned partitions by hand; its group has no members and no offsets."""
     return {

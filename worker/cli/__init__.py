@@ -22,6 +22,7 @@ class Verbs(VerbGroup):
         "replay": ("worker.cli.replay.command:replay", "Count, verify or publish again the results of past requests."),
         "decode": ("worker.cli.decode:decode", "Convert the output of kcat -f '%R%s' to JSON lines."),
         "topics": ("worker.cli.topics:app", "Create or describe the worker's Kafka topics."),
+        "webhooks": ("worker.cli.webhooks:webhooks", "Send each result to a URL as a signed HTTP request."),
         "models": ("worker.cli.models:app", "Download the configured models, or train a LoRA."),
         "profiles": ("worker.cli.profiles:app", "Check profiles, or preview a request composed with one."),
     }
