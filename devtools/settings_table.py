@@ -47,6 +47,7 @@ _HEADINGS = {
     "content": "Profiles and content rules",
     "delivery": "Delivery",
     "HTTP and logs": "HTTP and logs",
+    "gateway": "Gateway",
     "Traces": "Traces",
 }
 

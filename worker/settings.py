@@ -299,6 +299,47 @@ class Settings(BaseSettings):
         60.0, ge=1, le=3_600, description="longest pause between attempts while the receiver fails, in seconds"
     )
 
+    # gateway
+    gateway_host: str = Field(
+        "127.0.0.1", description="address or name on which the gateway listens; beyond loopback it needs GATEWAY_TOKENS"
+    )
+    gateway_port: int = Field(8007, ge=0, le=65_535, description="port of the gateway; 0: any free port")
+    gateway_tokens: SecretStr | None = Field(
+        None,
+        description="who may use the gateway: name:token, comma separated or one a line; a token has 16 characters or "
+        "more, and its name stays the same when it is exchanged",
+    )
+    gateway_cors_origins: str = Field(
+        "",
+        description="origins whose pages may call the gateway, such as https://app.example.com, comma separated; "
+        "`*`: all",
+    )
+    gateway_max_body_bytes: int = Field(
+        262_144, ge=1_024, le=16_777_216, description="largest body of a request to the gateway, in bytes"
+    )
+    gateway_rate_per_s: float = Field(
+        10.0,
+        gt=0,
+        le=100_000,
+        description="requests a second of each token that send something to Kafka or ask S3, beyond which the answer "
+        "is 429",
+    )
+    gateway_burst: int = Field(
+        50, ge=1, le=1_000_000, description="how many of these requests may come at once after a pause"
+    )
+    gateway_max_jobs: int = Field(
+        10_000, ge=1, le=10_000_000, description="jobs that the gateway remembers, the latest ones"
+    )
+    gateway_max_streams: int = Field(
+        1_000, ge=1, le=100_000, description="open event streams, beyond which the answer is 503"
+    )
+    gateway_send_timeout_s: float = Field(
+        10.0,
+        ge=0.1,
+        le=300,
+        description="seconds that Kafka has to acknowledge a request, beyond which the answer is 503",
+    )
+
     # Traces. The SDK reads its other variables by itself: OTEL_TRACES_SAMPLER, OTEL_RESOURCE_ATTRIBUTES and so on.
     otel_exporter_otlp_endpoint: str | None = Field(
         None,

@@ -61,7 +61,8 @@ class TestProcess:
         def start(url: str) -> ChildProcess:
             environment = {
                 "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers, "KAFKA_GROUP_PROTOCOL": "classic",
-                "KAFKA_FETCH_WAIT_MAX_MS": "10", "WEBHOOK_URL": url, "WEBHOOK_SECRET": SECRET,
+                "KAFKA_FETCH_WAIT_MAX_MS": "10", "KAFKA_SESSION_TIMEOUT_MS": "6000",
+                "WEBHOOK_URL": url, "WEBHOOK_SECRET": SECRET,
                 "HTTP_HOST": "127.0.0.1", "HTTP_PORT": str(free_port()),
             }  # fmt: skip
             log = tmp_path / f"webhooks-{len(started)}.log"

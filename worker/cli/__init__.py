@@ -18,6 +18,7 @@ class Verbs(VerbGroup):
         "submit": ("worker.cli.submit:submit", "Send one request from flags, or many as JSON lines from stdin."),
         "status": ("worker.cli.status:status", "Show the latest status of a job."),
         "watch": ("worker.cli.watch:watch", "Print results as they are published."),
+        "gateway": ("worker.cli.gateway:gateway", "Serve HTTP: requests, states of jobs, events, and a page."),
         "cancel": ("worker.cli.cancel:cancel", "Ask every worker to stop a job."),
         "replay": ("worker.cli.replay.command:replay", "Count, verify or publish again the results of past requests."),
         "decode": ("worker.cli.decode:decode", "Convert the output of kcat -f '%R%s' to JSON lines."),

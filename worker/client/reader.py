@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -54,6 +54,8 @@ class Reader:
         self._ended: set[tuple[str, int]] = set()
         self._topics = tuple(topics)
         self._list_at = time.monotonic() + LIST_AGAIN_S if follows else math.inf
+        # Of one that follows: why Kafka gave no answer when it was asked last.
+        self.unanswered: str | None = None
         try:
             self._places = self._partitions(topics, connection.settings.kafka_bootstrap_servers)
         except BaseException:
@@ -66,6 +68,10 @@ class Reader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the consumer."""
         self._consumer.close()
 
     def from_beginning(self) -> None:
@@ -75,6 +81,13 @@ class Reader:
     def from_end(self) -> None:
         """Set the position to the current end of every partition; it is fixed when this returns."""
         self._assign(self._offsets(OFFSET_END))
+
+    def recent(self, counts: Mapping[str, int]) -> None:
+        """Set the position to the beginning; of these topics, at most so many offsets before each partition's end."""
+        ends = self._offsets(OFFSET_END)
+        starts = dict.fromkeys(self._places, OFFSET_BEGINNING)
+        near = {place: max(0, ends[place] - counts[place[0]]) for place in self._places if place[0] in counts}
+        self._assign(starts | near)
 
     def since(self, timestamp_ms: int, *, else_beginning: bool = False) -> None:
         """Set the position to the first records at or after a time (milliseconds since the epoch).
@@ -163,8 +176,10 @@ class Reader:
         self._list_at = time.monotonic() + LIST_AGAIN_S
         try:
             known = self._consumer.list_topics(timeout=_LIST_TIMEOUT_S).topics
-        except KafkaException:
+        except KafkaException as error:
+            self.unanswered = f"Kafka does not answer: {self._trouble.reason or error.args[0].str()}"
             return
+        self.unanswered = None
         found = [(topic, n) for topic in self._topics if topic in known for n in sorted(known[topic].partitions)]
         added = [place for place in found if place not in self._places]
         if added:

@@ -1,0 +1,86 @@
+"""The ASGI application, of its parts."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
+
+from worker import __version__
+from worker.gateway.api import job_routes, probe_routes
+from worker.gateway.guard import Guard
+from worker.gateway.refusals import Refusal
+from worker.gateway.service import Service
+from worker.gateway.state import State
+from worker.gateway.static import content_security_policy, page_routes
+from worker.gateway.tokens import Tokens
+from worker.settings import Settings
+
+_METHODS = ["GET", "HEAD", "POST", "DELETE"]
+_SENT = ["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "traceparent"]
+_SHOWN = ["Location", "Retry-After", "Idempotency-Replayed"]
+
+
+def build_app(service: Service, state: State, settings: Settings, tokens: Tokens) -> ASGIApp:
+    """Everything that answers. Swagger's page is left out, since its scripts come from elsewhere."""
+    api = FastAPI(
+        title="SDXL worker: gateway",
+        version=__version__,
+        description="Pictures over HTTP; docs/gateway.md says more.",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        exception_handlers={RequestValidationError: _on_invalid, HTTPException: _on_http, Refusal: _on_refusal},
+    )
+    page = page_routes()
+    api.include_router(job_routes(service, state, settings))
+    api.include_router(probe_routes(service, state))
+    api.include_router(page)
+    if tokens:
+        _require_tokens(api)
+    policy = content_security_policy(None if service.pictures is None else service.pictures.example_url)
+    guarded = Guard(api, tokens, [route.path for route in page.routes], policy)  # type: ignore[attr-defined]
+    origins = [origin.strip().rstrip("/") for origin in settings.gateway_cors_origins.split(",") if origin.strip()]
+    if not origins:
+        return guarded
+    return CORSMiddleware(
+        guarded, allow_origins=origins, allow_methods=_METHODS, allow_headers=_SENT, expose_headers=_SHOWN, max_age=600
+    )
+
+
+def _require_tokens(api: FastAPI) -> None:
+    """Say in the description that a bearer token is needed."""
+    describe = api.openapi
+
+    def described() -> dict[str, object]:
+        document = describe()
+        document.setdefault("components", {})["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        for path, methods in document["paths"].items():
+            for operation in methods.values():
+                operation["security"] = [] if path in ("/health", "/ready") else [{"token": []}]
+        return document
+
+    api.openapi = described  # type: ignore[method-assign]
+
+
+async def _on_refusal(_request: Request, refusal: Exception) -> Response:
+    assert isinstance(refusal, Refusal)
+    return refusal.response()
+
+
+async def _on_invalid(_request: Request, error: Exception) -> Response:
+    """A path or query parameter, which FastAPI has looked at."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    name = str(first["loc"][-1])
+    return Refusal(422, f"{name}: {first['msg']}", name).response()
+
+
+async def _on_http(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    sentence = {404: "there is no such path; /openapi.json lists them", 405: "this path does not know this method"}
+    return Refusal(
+        error.status_code, sentence.get(error.status_code, str(error.detail)), headers=error.headers
+    ).response()

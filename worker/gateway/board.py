@@ -1,0 +1,164 @@
+"""What is known of each job, from the topics alone, for as many jobs as fit. Pure; one thread uses it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+
+from worker.events.types import GenerationStatus, JobStatus
+from worker.job import MAX_NAME_CHARS, Lane
+
+ENDED = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED})
+
+# A foreign status record may be as large as brokers take, and thousands are remembered.
+_MAX_TEXT_CHARS = 600
+_MAX_URL_CHARS = 4_096
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One job.
+
+    Args:
+        partition, offset: of the status record; None: the event was made from a request.
+        digest: what the request asks for (`delivery.digest.request_digest`), where a request was seen.
+    """
+
+    event: GenerationStatus
+    partition: int | None = None
+    offset: int | None = None
+    digest: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.event.status in ENDED
+
+
+class Board:
+    """The latest jobs, at most `limit`. Of too many, those that ended first are forgotten first.
+
+    Later records of one partition replace earlier ones; an earlier one that is read again changes nothing. Producers in
+    other languages may hash keys otherwise, so a job may be on two partitions: between these, `updated_at` decides.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._open: OrderedDict[str, Entry] = OrderedDict()
+        self._ended: OrderedDict[str, Entry] = OrderedDict()
+        self._waiting = [0] * len(Lane)
+        self._running = [0] * len(Lane)
+        self.complete = True
+
+    def __len__(self) -> int:
+        return len(self._open) + len(self._ended)
+
+    def get(self, job_id: str) -> Entry | None:
+        """The job, or None where it is not known or was forgotten."""
+        return self._open.get(job_id) or self._ended.get(job_id)
+
+    def latest(self) -> Iterator[Entry]:
+        """Every job; those that are not finished first, then the most recently changed."""
+        return chain(reversed(self._open.values()), reversed(self._ended.values()))
+
+    def counts(self, lane: Lane) -> tuple[int, int]:
+        """How many jobs of a lane wait, and how many run."""
+        return self._waiting[lane], self._running[lane]
+
+    def on_status(self, event: GenerationStatus, partition: int, offset: int) -> Entry | None:
+        """Take a status record; the job's new entry, or None where the record changes nothing."""
+        if not event.job_id or len(event.job_id) > MAX_NAME_CHARS:
+            return None
+        known = self.get(event.job_id)
+        if known is not None and _is_older(event, partition, offset, known):
+            return None
+        entry = Entry(_bounded(event), partition, offset, None if known is None else known.digest)
+        self._put(entry)
+        return entry
+
+    def on_tombstone(self, job_id: str, partition: int) -> None:
+        """A status record without a value: the job was forgotten on purpose."""
+        known = self.get(job_id)
+        if known is not None and known.partition == partition:
+            self._remove(job_id)
+
+    def on_request(self, queued: GenerationStatus, digest: str) -> Entry | None:
+        """Take a request record: its job is queued, unless more is known of it.
+
+        Only a job of which nothing is known: a request that is read again after its job has ended changes nothing.
+        """
+        known = self.get(queued.job_id)
+        if known is None:
+            entry = Entry(_bounded(queued), digest=digest)
+            self._put(entry)
+            return entry
+        if known.digest is None:
+            self._table(known)[queued.job_id] = replace(known, digest=digest)
+        return None
+
+    def on_sent(self, queued: GenerationStatus, digest: str, before: Entry | None) -> Entry | None:
+        """A request was acknowledged: its job is queued, unless something arrived since `before` was looked up."""
+        now = self.get(queued.job_id)
+        if now is not None and (before is None or now.event is not before.event):
+            return None
+        entry = Entry(_bounded(queued), digest=digest)
+        self._put(entry)
+        return entry
+
+    def _put(self, entry: Entry) -> None:
+        self._remove(entry.event.job_id)
+        self._table(entry)[entry.event.job_id] = entry
+        self._count(entry, 1)
+        while len(self) > self._limit:
+            table = self._ended or self._open
+            self.complete = self.complete and table is self._ended
+            self._remove(next(iter(table)))
+
+    def _remove(self, job_id: str) -> None:
+        known = self._open.pop(job_id, None) or self._ended.pop(job_id, None)
+        if known is not None:
+            self._count(known, -1)
+        if not self._open:
+            self.complete = True
+
+    def _table(self, entry: Entry) -> OrderedDict[str, Entry]:
+        return self._ended if entry.ended else self._open
+
+    def _count(self, entry: Entry, change: int) -> None:
+        lane = lane_of(entry.event)
+        if lane is not None and not entry.ended:
+            counts = self._running if entry.event.status is JobStatus.RUNNING else self._waiting
+            counts[lane] += change
+
+
+def lane_of(event: GenerationStatus) -> Lane | None:
+    """The lane that a status names; None where it names none."""
+    return next((lane for lane in Lane if lane.label == event.priority.value), None)
+
+
+def _is_older(event: GenerationStatus, partition: int, offset: int, known: Entry) -> bool:
+    if known.partition is None or known.offset is None:
+        return False
+    # After the topic was made anew, offsets begin again and times go on.
+    again = partition == known.partition and offset <= known.offset and event.updated_at <= known.event.updated_at
+    return again or (partition != known.partition and event.updated_at < known.event.updated_at)
+
+
+def _bounded(event: GenerationStatus) -> GenerationStatus:
+    """The event with texts that are short enough to be kept by the thousand."""
+    message = event.error_message
+    if message is not None and len(message) > _MAX_TEXT_CHARS:
+        message = f"{message[: _MAX_TEXT_CHARS - 1]}…"
+    return replace(
+        event,
+        girl_id=event.girl_id[:MAX_NAME_CHARS],
+        worker_id=event.worker_id[:MAX_NAME_CHARS],
+        error_message=message,
+        image_url=_bounded_url(event.image_url),
+        thumbnail_url=_bounded_url(event.thumbnail_url),
+    )
+
+
+def _bounded_url(url: str | None) -> str | None:
+    return url if url is None or len(url) <= _MAX_URL_CHARS else None

@@ -1,0 +1,1 @@
+// The page is built on the gateway's API (docs/gateway.md).
