@@ -1,6 +1,6 @@
 # Everything runs in .venv, which is made from the hash-locked requirements when it is missing or out of date.
 .DEFAULT_GOAL := help
-.PHONY: help demo quick test chaos check services bench equality truth lora image-test lock clean
+.PHONY: help demo up quick test chaos check services bench equality truth lora image-test lock clean
 
 VENV := .venv
 READY := $(VENV)/.ready
@@ -43,7 +43,10 @@ check: $(READY) ## format, lint, types, import arrows
 	$(RUN)mypy
 	$(RUN)python -m pytest -q tests/test_architecture.py
 
-services: $(READY) ## Kafka on 9092 and S3 on 8333 in the foreground; Ctrl-C stops both
+up: $(READY) ## Kafka, S3, a worker with the demo model, and the gateway with its page on 8007; Ctrl-C stops all
+	$(RUN)python -m devtools.local.up
+
+services: $(READY) ## Kafka on 9092 and S3 on 8333 in the foreground, their settings in .local/env; Ctrl-C stops both
 	$(RUN)python -m devtools.local.services
 
 bench: $(READY) ## the scheduling bench; writes out/bench/schedule.json

@@ -21,6 +21,7 @@ from worker.topics import DEFAULT_PARTITIONS, Topics, TopicsError, create_topics
 KAFKA_PORT = 9092
 S3_PORT = 8333
 BUCKET = "generated-pictures"
+ENV_FILE = "env"
 WATCH_INTERVAL_S = 0.5
 
 
@@ -34,9 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     kafka = KafkaCluster(1, options.directory / "kafka", ports=[options.kafka_port])
     s3 = SeaweedFS(options.directory / "s3", options.bucket, port=options.s3_port)
     try:
-        with _interruptible(), s3, kafka:
+        with interruptible(), s3, kafka:
             create_topics(kafka.bootstrap_servers, Topics(options.prefix), options.partitions)
-            _announce(kafka, s3)
+            _announce(kafka, s3, options.directory / ENV_FILE)
             print(_watch(kafka, s3), file=sys.stderr)
     except KeyboardInterrupt:
         return 0
@@ -48,6 +49,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def environment(kafka: KafkaCluster, s3: SeaweedFS) -> Mapping[str, str]:
     """Return the environment variables with which a worker reaches these services."""
     return {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers, **s3.environment}
+
+
+def write_environment(values: Mapping[str, str], file: Path) -> str:
+    """Write the lines that a shell sources, for this user alone, and return them."""
+    lines = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in values.items())
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch(mode=0o600)
+    file.write_text(lines)
+    return lines
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,12 +74,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _announce(kafka: KafkaCluster, s3: SeaweedFS) -> None:
+def _announce(kafka: KafkaCluster, s3: SeaweedFS, file: Path) -> None:
     """Print the export lines on standard output, and messages for people on standard error."""
-    for name, value in environment(kafka, s3).items():
-        print(f"export {name}={shlex.quote(value)}", flush=True)
+    print(write_environment(environment(kafka, s3), file), end="", flush=True)
     print(
-        f"ready; the logs are {kafka.log_path(1)} and {s3.log_path}; press Ctrl-C to stop",
+        f"ready; `. {file}` sets these in another shell; the logs are {kafka.log_path(1)} and {s3.log_path}; "
+        "press Ctrl-C to stop",
         file=sys.stderr,
         flush=True,
     )
@@ -84,7 +94,7 @@ def _watch(kafka: KafkaCluster, s3: SeaweedFS) -> str:
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """Raise KeyboardInterrupt for the first SIGTERM or Ctrl-C; later ones do not interrupt the shutdown."""
     numbers = (signal.SIGINT, signal.SIGTERM)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any
+from typing import Any, get_type_hints
 
 from worker.client.requests import request_from_record
 from worker.errors import ErrorCode, RequestRejected
@@ -15,6 +15,9 @@ from worker.intake.admit import AdmissionRules, Arrival, admit
 from worker.job import Lane, Origin
 
 _FIELDS = frozenset(field.name for field in fields(GenerationRequest))
+_INTEGERS = frozenset(name for name, kind in get_type_hints(GenerationRequest).items() if kind in (int, int | None))
+# Up to here a float is exactly one integer.
+_EXACT = 2**53
 _NO_ORIGIN = Origin(topic="", partition=0, offset=0, epoch=0)
 _SHOWN_CHARS = 80
 
@@ -41,6 +44,8 @@ class Admission:
                     422, "job_id and the header Idempotency-Key exclude each other: send one of them", "job_id"
                 )
             record["job_id"] = job_id
+        for name in _INTEGERS & record.keys():
+            record[name] = _whole(record[name])
         try:
             request = request_from_record(record, now=now)
         except ValueError as error:
@@ -66,6 +71,9 @@ def json_object(body: bytes) -> dict[str, Any]:
     try:
         text = body.decode("utf-8-sig")
         value = json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_constant)
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise Refusal(400, "the body holds half of a surrogate pair, which is no text") from None
     except UnicodeDecodeError as error:
         raise Refusal(400, f"the body is not UTF-8 (byte {error.start})") from None
     except json.JSONDecodeError as error:
@@ -77,6 +85,11 @@ def json_object(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Refusal(422, "the body is not a JSON object")
     return value
+
+
+def _whole(value: Any) -> Any:
+    """30 for 30.0: JSON knows numbers, and some programs write every one with a point."""
+    return int(value) if type(value) is float and value.is_integer() and abs(value) <= _EXACT else value
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def job_routes(service: Service, state: State, settings: Settings) -> APIRouter:
 
     @router.get(
         "/jobs/{job_id}/events",
-        response_class=EventStream,
+        response_class=Response,
         responses=_STREAM | refused(404, 422) | {204: {"description": "The job has ended, and the client knows how."}},
     )
     async def job_events(request: Request, job_id: JobId) -> Response:
@@ -139,7 +139,7 @@ def job_routes(service: Service, state: State, settings: Settings) -> APIRouter:
             service.hub.leave(job_id, listener)
             raise
 
-    @router.get("/events", response_class=EventStream, responses=_STREAM | refused(422))
+    @router.get("/events", response_class=Response, responses=_STREAM | refused(422))
     async def events(request: Request, lane: LaneName = None, girl_id: GirlId = None) -> Response:
         """The states of all jobs as server-sent events."""
         state.require_loaded()

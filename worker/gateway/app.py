@@ -32,7 +32,12 @@ def build_app(service: Service, state: State, settings: Settings, tokens: Tokens
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        exception_handlers={RequestValidationError: _on_invalid, HTTPException: _on_http, Refusal: _on_refusal},
+        exception_handlers={
+            RequestValidationError: _on_invalid,
+            HTTPException: _on_http,
+            Refusal: _on_refusal,
+            Exception: _on_bug,
+        },
     )
     page = page_routes()
     api.include_router(job_routes(service, state, settings))
@@ -68,6 +73,11 @@ def _require_tokens(api: FastAPI) -> None:
 async def _on_refusal(_request: Request, refusal: Exception) -> Response:
     assert isinstance(refusal, Refusal)
     return refusal.response()
+
+
+async def _on_bug(_request: Request, _error: Exception) -> Response:
+    """Starlette raises the error again once this is sent, and the guard logs it."""
+    return Refusal(500, "something unexpected happened; the log of the gateway tells what").response()
 
 
 async def _on_invalid(_request: Request, error: Exception) -> Response:

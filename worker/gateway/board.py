@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from worker.events.types import GenerationStatus, JobStatus
-from worker.job import MAX_NAME_CHARS, Lane
+from worker.job import MAX_NAME_CHARS, SAFE_NAME, Lane
 
 ENDED = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED})
 
@@ -86,8 +86,11 @@ class Board:
     def on_request(self, queued: GenerationStatus, digest: str) -> Entry | None:
         """Take a request record: its job is queued, unless more is known of it.
 
-        Only a job of which nothing is known: a request that is read again after its job has ended changes nothing.
+        Only a job of which nothing is known: a request that is read again after its job has ended changes nothing. An
+        id that can be none is refused by workers, under an id of bounded length.
         """
+        if not SAFE_NAME.fullmatch(queued.job_id):
+            return None
         known = self.get(queued.job_id)
         if known is None:
             entry = Entry(_bounded(queued), digest=digest)

@@ -42,12 +42,12 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = False
+        finished = False
 
         async def answer(message: Message) -> None:
-            nonlocal started
+            nonlocal finished
+            finished = message["type"] == "http.response.body" and not message.get("more_body", False)
             if message["type"] == "http.response.start":
-                started = True
                 headers = MutableHeaders(scope=message)
                 for name, value in self._headers.items():
                     headers[name] = value
@@ -61,11 +61,9 @@ class Guard:
             await refusal.response()(scope, receive, answer)
         except Exception:  # the boundary of the process: a bug costs one answer
             _log.error("request_failed", path=str(scope["path"])[:200], exc_info=True)
-            if started:
+            if not finished:
+                # The server closes the connection.
                 raise
-            await Refusal(500, "something unexpected happened; the log of the gateway tells what").response()(
-                scope, receive, answer
-            )
 
     def _admitted(self, scope: Scope) -> str:
         """The name of the client. Raises Refusal: it may not ask for this."""
