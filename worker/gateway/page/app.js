@@ -83,9 +83,12 @@ async function submit(event) {
     const { job_id: id, status } = await api.generate(request, pending.key);
     pending = { text: "", key: "" };
     store.remember(id, request);
-    const now = new Date().toISOString();
     if (!store.jobs.has(id)) {
-      store.put({ job_id: id, status, girl_id: request.girl_id, lane: request.priority, num_inference_steps: request.num_inference_steps, updated_at: now });
+      // Older than anything that the gateway tells, whatever this machine's clock says.
+      store.put({
+        job_id: id, status, girl_id: request.girl_id, lane: request.priority, since: Date.now(),
+        num_inference_steps: request.num_inference_steps, updated_at: new Date(0).toISOString(),
+      });
     }
     setText($("announcer"), "The request was sent.");
     draw();

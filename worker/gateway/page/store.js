@@ -69,7 +69,7 @@ export class Store {
 
 // When the job was first seen, so that a running job keeps its place while its state changes.
 function sinceOf(job, known) {
-  return known && !hasEnded(known) ? known.since : moment(job);
+  return known && !hasEnded(known) ? known.since : job.since ?? moment(job);
 }
 
 function load() {

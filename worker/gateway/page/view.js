@@ -33,7 +33,7 @@ export class View {
     const shown = this.#worthShowing(active);
     sync($("active"), shown, key, (job) => this.#activeCard(job), (node, job) => this.#updateActive(node, job));
     sync($("pictures"), pictures, key, (job) => this.#picture(job), (node, job) => this.#updatePicture(node, job));
-    sync($("failures"), failures, key, (job) => this.#failure(job), (node, job) => setText(node.querySelector("time"), ago(Date.now() - Date.parse(job.updated_at))));
+    sync($("failures"), failures, key, (job) => this.#failure(job), (node, job) => this.#updateFailure(node, job));
     setText($("active-more"), active.length > shown.length ? `and ${active.length - shown.length} more that wait` : "");
     setText($("active-count"), active.length ? String(active.length) : "");
     $("active-empty").hidden = active.length > 0;
@@ -78,7 +78,7 @@ export class View {
         el("p", { class: "job-title" }, this.#name(job)),
         el("p", { class: "job-facts" }, chip(job), el("span", { class: "job-state" })),
       ),
-      el("button", { type: "button", class: "small cancel", "aria-label": `Cancel ${this.#name(job)}`, onclick: () => this.onCancel(job.job_id) }, "Cancel"),
+      el("button", { type: "button", class: "small cancel", onclick: () => this.onCancel(job.job_id) }, "Cancel"),
       el("progress", { max: "1", value: "0", "aria-label": "Steps" }),
     );
   }
@@ -89,6 +89,7 @@ export class View {
     setText(node.querySelector(".job-state"), cancelling ? "Cancelling…" : stateOf(job));
     setText(node.querySelector(".job-title"), this.#name(job));
     node.querySelector("progress").value = share(job);
+    node.querySelector(".cancel").ariaLabel = `Cancel ${this.#name(job)}`;
     node.querySelector(".cancel").disabled = cancelling;
   }
 
@@ -126,10 +127,15 @@ export class View {
       el("p", { class: "failure-sentence" }, job.error_message ?? (cancelled ? "It was cancelled." : "It failed.")),
       el("p", { class: "job-facts" }, chip(job),
         el("code", {}, job.error_code ?? job.status),
-        el("span", { class: "job-id" }, this.#name(job)),
+        el("span", { class: "job-id" }),
         el("time", { datetime: job.updated_at }),
       ),
     );
+  }
+
+  #updateFailure(node, job) {
+    setText(node.querySelector(".job-id"), this.#name(job));
+    setText(node.querySelector("time"), ago(Date.now() - Date.parse(job.updated_at)));
   }
 
   #show(id) {
