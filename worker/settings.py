@@ -55,6 +55,7 @@ _FORMS = {
     "WORKER_ID": "made of letters, digits, dots, _ and -, 128 at most",
     "AWS_REGION": "a region's name, such as eu-west-1",
     "DEVICE": "auto, cpu, mps, cuda or cuda:N",
+    "GATEWAY_PAGE_SIZE": "width x height in pixels, such as 1024x1024",
     "NSFW_DETECTOR": "none, skin, nudenet or module:callable",
 }
 DAY_S = 86_400.0
@@ -332,6 +333,11 @@ class Settings(BaseSettings):
     )
     gateway_max_streams: int = Field(
         1_000, ge=1, le=100_000, description="open event streams, beyond which the answer is 503"
+    )
+    gateway_page_size: str = Field(
+        "1024x1024",
+        description="size that the form of the gateway's page begins with, as width x height in pixels",
+        pattern=r"^\d{2,5}x\d{2,5}$",
     )
     gateway_send_timeout_s: float = Field(
         10.0,

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.gateway.browser import ARGUMENTS, CHROMIUM, NO_CHROMIUM, Site, serving
-from tests.gateway.world import TOKEN, make_world
+from tests.gateway.world import TOKEN, Log, make_world
 from worker.errors import ErrorCode
 from worker.events.types import GenerationCancellation, Priority
 
@@ -145,6 +145,31 @@ def test_text_of_strangers_stays_text(visit: Open) -> None:
     page.locator(".picture button").click()
     assert page.evaluate("window.pwned") is None
     assert page.locator(".board b, .board img[src=x], [src^='data:'], [href^='javascript:']").count() == 0
+
+
+def test_what_was_there_before_is_shown_at_once(visit: Open) -> None:
+    log = Log()
+    log.status("old", "completed", 1, image_url="/icon.svg", thumbnail_url="/icon.svg", generation_time=1.0)
+    log.status("waits", "queued", 2)
+    page, _ = visit(log=log)
+    expect(page.locator(".picture.loaded")).to_have_count(1)
+    expect(page.locator("#active .job")).to_have_count(1)
+    expect(page.locator('#queue [data-lane="normal"]')).to_contain_text("1 waiting")
+
+
+def test_the_form_begins_with_this_installations_size_and_then_with_what_was_sent_last(visit: Open) -> None:
+    page, site = visit(gateway_page_size="128x128")
+    expect(page.get_by_label("Size")).to_have_value("128x128")
+    page.get_by_label("Size").select_option("512x512")
+    page.get_by_label("Prompt", exact=True).fill(PROMPT)
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#active .job")).to_have_count(1)
+    assert (sent(site).width, sent(site).height) == (512, 512)
+    page.reload()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value(PROMPT)
+    expect(page.locator("#connection")).to_have_attribute("data-state", "live")
+    expect(page.get_by_label("Size")).to_have_value("512x512")
+    expect(page.locator("#active .job")).to_contain_text(PROMPT)
 
 
 def test_jobs_of_everyone_are_there_and_mine_can_be_told_apart(visit: Open) -> None:

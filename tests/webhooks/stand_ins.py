@@ -32,6 +32,11 @@ class Got:
     def job(self) -> str:
         return str(json.loads(self.body)["data"]["job_id"])
 
+    @property
+    def seed(self) -> int | None:
+        seed: int | None = json.loads(self.body)["data"].get("seed")
+        return seed
+
 
 @dataclass
 class Receiver:

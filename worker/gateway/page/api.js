@@ -45,11 +45,11 @@ export const queue = () => call("queue");
 export const profiles = () => call("profiles").then((answer) => answer.profiles);
 export const cancel = (id) => call(`jobs/${encodeURIComponent(id)}`, { method: "DELETE" });
 
-// The limits of this installation, by field; nothing where the description cannot be had.
-export async function limits() {
+// What a request may be at this installation: `properties` by field, and an `example`. Nothing where it cannot be had.
+export async function requestSchema() {
   try {
     const described = await call("openapi.json");
-    return described.paths["/generate"].post.requestBody.content["application/json"].schema.properties;
+    return described.paths["/generate"].post.requestBody.content["application/json"].schema;
   } catch {
     return {};
   }

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { $, setText } from "./dom.js";
-import { clearProblems, fillForm, prepareForm, readForm, setLimits, setProfiles, showProblem } from "./form.js";
+import { clearProblems, fillForm, prepareForm, readForm, setLimits, setProfiles, setSize, showProblem } from "./form.js";
 import { hasEnded, Store } from "./store.js";
 import { View } from "./view.js";
 
@@ -18,7 +18,7 @@ let counting = 0;
 // A request that was not answered keeps its key, so that sending it again does not draw it twice.
 let pending = { text: "", key: "" };
 
-prepareForm();
+const isNew = !prepareForm();
 view.drawQueue({ lanes: [] });
 $("mine").addEventListener("change", draw);
 $("form").addEventListener("submit", submit);
@@ -63,7 +63,9 @@ async function refresh() {
 }
 
 async function describe() {
-  setLimits(await api.limits());
+  const { properties, example } = await api.requestSchema();
+  setLimits(properties ?? {});
+  if (isNew && example) setSize(example.width, example.height);
   setProfiles(await api.profiles().catch(() => []));
 }
 

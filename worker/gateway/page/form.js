@@ -10,6 +10,7 @@ const SIZES = [
 ];
 const OTHER = "other";
 
+// True where the form was filled in as it was sent last.
 export function prepareForm() {
   $("size").append(...SIZES.map(([name, width, height]) => el("option", { value: `${width}x${height}` }, name)));
   $("size").append(el("option", { value: OTHER }, "Other…"));
@@ -22,11 +23,23 @@ export function prepareForm() {
     }
   });
   for (const area of $("form").querySelectorAll("textarea")) area.addEventListener("input", () => grow(area));
+  showSize();
   try {
-    fillForm(JSON.parse(localStorage.getItem(FORM) ?? "null") ?? {});
+    const last = JSON.parse(localStorage.getItem(FORM) ?? "null");
+    if (last) fillForm(last);
+    return last !== null;
   } catch {
-    // What was stored by something else.
+    // It was stored by something else.
+    return false;
   }
+}
+
+export function setSize(width, height) {
+  if (!width || !height) return;
+  const known = SIZES.some(([, w, h]) => w === width && h === height);
+  $("size").value = known ? `${width}x${height}` : OTHER;
+  $("width").value = width;
+  $("height").value = height;
   showSize();
 }
 
@@ -79,15 +92,9 @@ export function fillForm(request) {
   $("seed").value = request.seed ?? "";
   $("high_quality").checked = request.high_quality === true;
   if (["urgent", "high", "normal"].includes(request.priority)) $("form").elements.priority.value = request.priority;
-  if (request.width && request.height) {
-    const known = SIZES.some(([, width, height]) => width === request.width && height === request.height);
-    $("size").value = known ? `${request.width}x${request.height}` : OTHER;
-    $("width").value = request.width;
-    $("height").value = request.height;
-  }
+  setSize(request.width, request.height);
   $("loras").replaceChildren();
   for (const lora of request.loras ?? []) addLora(lora);
-  showSize();
   for (const area of $("form").querySelectorAll("textarea")) grow(area);
 }
 
