@@ -127,12 +127,13 @@ class TestProgress:
         progress = self.read(5)
         progress.committed(progress.to_commit())
         assert progress.to_commit() == {}
+        assert progress.positions([AT, ("other", 0)]) == {AT: 5}
 
     def test_what_is_forgotten_is_not_committed(self) -> None:
         progress = self.read(5)
         progress.forget([AT])
         progress.finish(AT, 5)
-        assert progress.to_commit() == progress.to_commit([AT]) == {}
+        assert progress.to_commit() == progress.positions([AT]) == {}
 
     def test_its_length_is_what_a_crash_would_send_again(self) -> None:
         progress = self.read(*range(10))

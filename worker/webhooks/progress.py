@@ -42,16 +42,20 @@ class Progress:
         """The partition was read to its end, which lies above the last record where that is a transaction's marker."""
         self._books.setdefault(partition, _Books()).position = offset
 
-    def to_commit(self, only: Iterable[Partition] | None = None) -> dict[Partition, int]:
-        """The offsets to commit where they have moved since `committed`."""
-        chosen = self._books if only is None else set(only) & self._books.keys()
+    def positions(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """The offsets that may be committed of these partitions, as far as they are known."""
         found = {}
-        for partition in chosen:
-            books = self._books[partition]
-            offset = next(iter(books.offsets), books.position)
-            if offset is not None and offset != books.committed:
+        for partition in partitions:
+            books = self._books.get(partition)
+            offset = None if books is None else next(iter(books.offsets), books.position)
+            if offset is not None:
                 found[partition] = offset
         return found
+
+    def to_commit(self) -> dict[Partition, int]:
+        """Those of all partitions that have moved since `committed`."""
+        found = self.positions(self._books)
+        return {partition: offset for partition, offset in found.items() if offset != self._books[partition].committed}
 
     def committed(self, offsets: dict[Partition, int]) -> None:
         """These offsets were committed, or are on their way."""

@@ -37,7 +37,16 @@ BUFFER_PER_REQUEST = 8
 # Records above an unfinished one at which its partition is paused: they would be sent again after a crash.
 MAX_WINDOW = 20_000
 _POLLS_PER_TURN = 64
-_PASSING = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE, KafkaError._TIMED_OUT})
+# The client goes on by itself: it connects again, or joins the group again after it was thrown out for its silence.
+_PASSING = frozenset(
+    {
+        KafkaError._TRANSPORT,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._RESOLVE,
+        KafkaError._TIMED_OUT,
+        KafkaError._MAX_POLL_EXCEEDED,
+    }
+)
 _NO_TOPIC = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})
 
 
@@ -252,7 +261,8 @@ class Webhooks:
         self._maybe_paused |= _named(partitions)
 
     def _on_revoke(self, _consumer: Any, partitions: list[TopicPartition]) -> None:
-        self._commit(self._progress.to_commit(_named(partitions)), asynchronous=False)
+        # Once more what is on its way: nobody hears how a commit in the background ended.
+        self._commit(self._progress.positions(_named(partitions)), asynchronous=False)
         self._release(partitions)
 
     def _on_lost(self, _consumer: Any, partitions: list[TopicPartition]) -> None:
