@@ -11,7 +11,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ROOMS = ("worker.intake", "worker.engine", "worker.delivery")
 # What may know several rooms.
-COMPOSERS = ("worker.app", "worker.lifecycle", "worker.runtime", "worker.replay", "worker.cli", "worker.__main__")
+COMPOSERS = (
+    "worker.app", "worker.lifecycle", "worker.runtime", "worker.replay", "worker.cli", "worker.gateway",
+    "worker.__main__",
+)  # fmt: skip
 # Not in the wheel: it may import anything, and nothing that is deployed may import it.
 DEVTOOLS = "devtools"
 PURE = (

@@ -125,6 +125,7 @@ class TestProfiles:
         assert of_profile(services, "observability") == {"prometheus", "grafana", "kafka-exporter"}
         assert of_profile(services, "debug") == {"kafka-ui"}
         assert of_profile(services, "registry") == {"registry"}
+        assert of_profile(services, "gateway") == {"gateway"}
 
     def test_the_toy_can_be_left_out_beside_a_gpu(self, services: dict[str, Service]) -> None:
         assert services["worker"]["deploy"]["replicas"] == "${TOY_WORKERS:-1}"
@@ -169,7 +170,7 @@ class TestServices:
 
     def test_every_setting_is_one_of_the_workers(self, services: dict[str, Service]) -> None:
         known = {name.upper() for name in Settings.model_fields} | {"HF_HUB_OFFLINE", "HF_TOKEN", "OMP_NUM_THREADS"}
-        for name in ("topics", "worker", "pull-models", "worker-gpu"):
+        for name in ("topics", "worker", "pull-models", "worker-gpu", "gateway"):
             for variable in services[name]["environment"]:
                 assert variable in known or librdkafka_properties({variable: "x"}), f"{name}: {variable}"
 
@@ -180,7 +181,7 @@ class TestServices:
         assert environment["SDXL_REFINER_ID"] == f"{folder}/refiner"
 
     def test_workers_run_restricted(self, services: dict[str, Service]) -> None:
-        for name in ("topics", "toy-models", "worker", "pull-models", "worker-gpu"):
+        for name in ("topics", "toy-models", "worker", "pull-models", "worker-gpu", "gateway"):
             service = services[name]
             assert service["read_only"] is True
             assert service["cap_drop"] == ["ALL"]

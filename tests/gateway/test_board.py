@@ -121,11 +121,11 @@ STEPS = st.lists(
 @given(STEPS, st.integers(1, 4))
 def test_the_counts_are_those_of_the_jobs(steps: list[tuple[str, str, Priority]], limit: int) -> None:
     board = Board(limit)
-    for offset, (job_id, what, lane) in enumerate(steps):
+    for offset, (job_id, what, priority) in enumerate(steps):
         if what == "tombstone":
             board.on_tombstone(job_id, 0)
         else:
-            board.on_status(replace(status(job_id, what, offset), priority=lane), 0, offset)
+            board.on_status(replace(status(job_id, what, offset), priority=priority), 0, offset)
         assert len(board) <= limit
     events = [entry.event for entry in board.latest()]
     assert len(events) == len(board)

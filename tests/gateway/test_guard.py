@@ -50,6 +50,11 @@ def test_a_token_in_the_query_is_refused(closed_world: World, name: str) -> None
     assert TOKEN not in answer.text
 
 
+def test_a_parameter_that_stands_there_twice_is_refused(open_world: World) -> None:
+    answer = ask(open_world, "GET", "/jobs?limit=1&limit=2")
+    assert (answer.status_code, answer.json()["field"]) == (400, "limit")
+
+
 @pytest.mark.parametrize(
     "host", ["localhost", "localhost:8007", "127.0.0.1:8007", "[::1]:8007", "127.8.8.8", "LOCALHOST"]
 )
@@ -84,6 +89,12 @@ def test_pages_of_chosen_origins_may_call(closed_world: World) -> None:
     answer = ask(closed_world, "GET", "/jobs", headers={"Origin": "https://app.example"})
     assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (401, "https://app.example")
     assert "access-control-allow-credentials" not in answer.headers
+
+
+@pytest.mark.parametrize("text", ["app.example", "https://app.example/path", "https://*.example", "https://a b"])
+def test_an_origin_that_is_none_ends_the_start(text: str) -> None:
+    with pytest.raises(SettingsError, match="GATEWAY_CORS_ORIGINS"):
+        make_world(gateway_cors_origins=text)
 
 
 def test_without_the_setting_no_page_may(open_world: World) -> None:
@@ -130,7 +141,7 @@ def test_methods_that_a_path_does_not_know(open_world: World) -> None:
 
 def test_a_bug_costs_one_answer_and_tells_nothing() -> None:
     world = make_world()
-    world.service.board.counts = lambda _: 1 / 0  # type: ignore[method-assign, assignment]
+    world.service.board.counts = lambda _: (1 // 0, 0)  # type: ignore[method-assign]
     answer = ask(world, "GET", "/queue")
     assert answer.status_code == 500
     assert "ZeroDivision" not in answer.text

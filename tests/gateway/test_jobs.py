@@ -47,6 +47,14 @@ def test_nothing_is_told_before_the_topics_were_read() -> None:
     assert ask(world, "GET", "/ready").status_code == 503
 
 
+def test_a_reader_that_has_died_ends_the_health() -> None:
+    world = make_world()
+    world.progress.alive = False
+    health = ask(world, "GET", "/health")
+    assert (health.status_code, health.json()["status"]) == (503, "unhealthy")
+    assert ask(world, "GET", "/ready").status_code == 503
+
+
 def test_a_forgotten_job_is_looked_up_in_the_store() -> None:
     world = make_world(gateway_max_jobs=1)
     request = GenerationRequest(job_id="old", girl_id="luna", user_id=1, prompt="x")
@@ -84,7 +92,7 @@ def test_jobs_are_listed_and_chosen() -> None:
     assert listed("?status=completed") == ["a"]
     assert listed("?lane=urgent") == ["b"]
     assert listed("?girl_id=mia&status=failed") == []
-    for wrong in ("limit=0", "limit=501", "limit=x", "status=done", "lane=low", "girl_id=a%0Ab"):
+    for wrong in ("limit=0", "limit=501", "limit=x", "status=done", "lane=low", "girl_id=a%0Ab", "gril_id=luna"):
         answer = ask(world, "GET", f"/jobs?{wrong}")
         assert (answer.status_code, answer.json()["field"]) == (422, wrong.partition("=")[0])
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from tests.gateway.asking import ask
 from tests.gateway.world import TOKEN, make_world
@@ -21,6 +22,16 @@ WORLD = make_world(tokens=f"web:{TOKEN}")
 WORLD.log.status("known", "completed")
 # Streams do not end, and schemathesis would wait for the end; test_streams.py reads them.
 SCHEMA = schemathesis.openapi.from_asgi("/openapi.json", WORLD.app).exclude(path_regex="/events$")
+
+# Rules that JSON Schema has no words for; a request that breaks one is refused though the schema allows it.
+UNSAYABLE = (
+    "exclude each other",
+    "had passed",
+    "_thumb",
+    "width x height",
+    "names one LoRA twice",
+    "nsfw_level above 0",
+)
 
 
 def test_the_body_has_the_fields_and_defaults_of_a_request() -> None:
@@ -53,4 +64,7 @@ def test_nothing_of_the_gateway_imports_torch() -> None:
 @settings(max_examples=20, deadline=None, derandomize=True, phases=[Phase.generate],
           suppress_health_check=list(HealthCheck))  # fmt: skip
 def test_schemathesis_finds_nothing(case: Any) -> None:
-    case.call_and_validate(headers={"Authorization": f"Bearer {TOKEN}", "Host": "localhost"})
+    response = case.call(headers={"Authorization": f"Bearer {TOKEN}", "Host": "localhost"})
+    told = response.json().get("error", "") if response.status_code == 422 else ""
+    unsayable = [positive_data_acceptance] if any(word in told for word in UNSAYABLE) else []
+    case.validate_response(response, excluded_checks=unsayable)

@@ -149,3 +149,14 @@ def test_a_registry_that_is_away_is_waited_for(monkeypatch: pytest.MonkeyPatch) 
     with reading(Source([record("a")]), codec=Patchy()) as (reader, seen):
         wait_until(lambda: reader.loaded)
         assert ids(seen) == ["a"]
+
+
+class Broken(Source):
+    def poll(self, timeout_s: float) -> Record | None:  # noqa: ARG002
+        raise MemoryError
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_bug_ends_the_thread_and_is_told() -> None:
+    with reading(Broken([])) as (reader, _):
+        wait_until(lambda: not reader.alive)

@@ -100,6 +100,7 @@ class Progress:
 
     trouble: str | None = None
     loaded: bool = True
+    alive: bool = True
 
 
 @dataclass

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from starlette.responses import JSONResponse
 
 from worker import __version__
@@ -48,7 +48,7 @@ _STREAM: Responses = {200: {"content": {"text/event-stream": {"schema": {"type":
 
 def job_routes(service: Service, state: State, settings: Settings) -> APIRouter:
     """Everything that is about jobs."""
-    router = APIRouter(responses=refused(400, 401, 421, 503))
+    router = APIRouter(responses=refused(400, 401, 421, 422, 503), dependencies=[Depends(_only_known_parameters)])
     body = {"required": True, "content": {"application/json": {"schema": request_schema(settings)}}}
     key = {
         "name": "Idempotency-Key",
@@ -182,20 +182,21 @@ def job_routes(service: Service, state: State, settings: Settings) -> APIRouter:
 
 def probe_routes(service: Service, state: State) -> APIRouter:
     """What an orchestrator asks; without a token."""
-    router = APIRouter()
+    router = APIRouter(responses=refused(400, 421, 422), dependencies=[Depends(_only_known_parameters)])
 
-    @router.get("/health", response_model=shapes.HealthReport)
+    @router.get("/health", response_model=shapes.HealthReport, responses={503: {"model": shapes.HealthReport}})
     async def health() -> Response:
         """The process serves; `ready` tells whether it can do its work."""
         reasons = state.not_ready()
         report = shapes.HealthReport(
+            status="healthy" if state.reading.alive else "unhealthy",
             ready=not reasons,
             not_ready=reasons,
             version=__version__,
             jobs=len(service.board),
             streams=len(service.hub),
         )
-        return _json(report)
+        return _json(report, 200 if state.reading.alive else 503)
 
     @router.get("/ready", response_model=shapes.Readiness, responses={503: {"model": shapes.Readiness}})
     async def ready() -> Response:
@@ -204,6 +205,17 @@ def probe_routes(service: Service, state: State) -> APIRouter:
         return _json(shapes.Readiness(ready=not reasons, reasons=reasons), 503 if reasons else 200)
 
     return router
+
+
+async def _only_known_parameters(request: Request) -> None:
+    """Raises Refusal: 422, the query has a parameter that the path does not know, such as one with a typing error."""
+    known = {parameter.alias for parameter in request.scope["route"].dependant.query_params}
+    unknown = sorted(request.query_params.keys() - known)
+    if unknown:
+        shown = unknown[0][:80]
+        raise Refusal(
+            422, f"this path knows no parameter {shown!r}; it knows {', '.join(sorted(known)) or 'none'}", shown
+        )
 
 
 class _Filter:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -9,6 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from worker import __version__
+from worker.errors import SettingsError
 from worker.gateway.api import job_routes, probe_routes
 from worker.gateway.guard import Guard
 from worker.gateway.refusals import Refusal
@@ -18,6 +21,7 @@ from worker.gateway.static import content_security_policy, page_routes
 from worker.gateway.tokens import Tokens
 from worker.settings import Settings
 
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9._-]+(:\d{1,5})?|https?://\[[0-9a-f:]+\](:\d{1,5})?", re.ASCII)
 _METHODS = ["GET", "HEAD", "POST", "DELETE"]
 _SENT = ["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "traceparent"]
 _SHOWN = ["Location", "Retry-After", "Idempotency-Replayed"]
@@ -47,12 +51,21 @@ def build_app(service: Service, state: State, settings: Settings, tokens: Tokens
         _require_tokens(api)
     policy = content_security_policy(None if service.pictures is None else service.pictures.example_url)
     guarded = Guard(api, tokens, [route.path for route in page.routes], policy)  # type: ignore[attr-defined]
-    origins = [origin.strip().rstrip("/") for origin in settings.gateway_cors_origins.split(",") if origin.strip()]
+    origins = read_origins(settings.gateway_cors_origins)
     if not origins:
         return guarded
     return CORSMiddleware(
         guarded, allow_origins=origins, allow_methods=_METHODS, allow_headers=_SENT, expose_headers=_SHOWN, max_age=600
     )
+
+
+def read_origins(text: str) -> list[str]:
+    """The origins of the setting. Raises SettingsError: one is none, and would never be that of a page."""
+    origins = [origin.strip().rstrip("/") for origin in text.split(",") if origin.strip()]
+    wrong = next((origin for origin in origins if origin != "*" and not _ORIGIN.fullmatch(origin)), None)
+    if wrong is not None:
+        raise SettingsError("GATEWAY_CORS_ORIGINS: an origin is http:// or https://, a name, and a port if it has one")
+    return origins
 
 
 def _require_tokens(api: FastAPI) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections import Counter
 from collections.abc import Iterable
 from urllib.parse import parse_qsl
 
@@ -72,6 +73,9 @@ class Guard:
             # A page of another origin can make its name mean 127.0.0.1 (DNS rebinding).
             raise Refusal(421, "without tokens only this machine is served, under localhost or 127.0.0.1", "Host")
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        twice = next((name for name, count in Counter(name for name, _ in query).items() if count > 1), None)
+        if twice is not None:
+            raise Refusal(400, "a parameter stands in the query twice", twice[:80])
         named = next((name for name, _ in query if name.lower() in _SECRET_PARAMETERS), None)
         if named is not None:
             raise Refusal(400, "a token does not belong into a URL, which logs keep: send the header Authorization")

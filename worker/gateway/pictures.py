@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -33,7 +34,8 @@ class Pictures:
 
     def __init__(self, store: Manifests) -> None:
         self._store = store
-        self._turns = asyncio.Semaphore(_MAX_LOOKUPS)
+        # Of their own, so that an S3 that hangs does not keep requests from Kafka.
+        self._threads = ThreadPoolExecutor(_MAX_LOOKUPS, thread_name_prefix="gateway-s3")
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Pictures | None:
@@ -56,13 +58,13 @@ class Pictures:
         return None if manifest is None else str(manifest["request_digest"])
 
     async def _manifest(self, girl_id: str, job_id: str) -> Mapping[str, Any] | None:
-        async with self._turns:
-            try:
-                return await asyncio.to_thread(self._store.fetch_manifest, girl_id, job_id)
-            except (StoreUnavailable, RequestRejected):
-                raise try_later("S3 does not answer, which alone knows about this job", 5) from None
-            except ValueError:
-                return None
+        look = asyncio.get_running_loop().run_in_executor(self._threads, self._store.fetch_manifest, girl_id, job_id)
+        try:
+            return await look
+        except (StoreUnavailable, RequestRejected):
+            raise try_later("S3 does not answer, which alone knows about this job", 5) from None
+        except ValueError:
+            return None
 
 
 def _status(manifest: Mapping[str, Any], url: Callable[[str], str]) -> GenerationStatus:

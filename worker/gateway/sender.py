@@ -20,7 +20,9 @@ _log = structlog.get_logger()
 
 SOURCE = "/sdxl-worker/gateway"
 _POLL_S = 0.1
+# While Kafka is away; beyond it the answer is 503 at once.
 _MAX_QUEUED = 10_000
+_MAX_QUEUED_KIB = 64 * 1024
 
 
 class NotSent(Exception):
@@ -59,6 +61,7 @@ class KafkaSender:
             "message.timeout.ms": round(timeout_s * 1000),
             "linger.ms": 2,
             "queue.buffering.max.messages": _MAX_QUEUED,
+            "queue.buffering.max.kbytes": _MAX_QUEUED_KIB,
             **connection.config(),
             "client.id": "sdxl-worker-gateway",
             "error_cb": self._on_error,

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
+import logging
 import resource
 import signal
 import socket
@@ -40,7 +41,7 @@ _log = structlog.get_logger()
 STOP_S = 10
 KEEP_ALIVE_S = 15
 # Connections beside those of event streams.
-_SPARE_CONNECTIONS = 1_000
+_SPARE_CONNECTIONS = 500
 
 
 def run() -> int:
@@ -104,11 +105,20 @@ def _sender(connection: Connection) -> KafkaSender:
         raise SettingsError(f"Kafka settings: {error.args[0].str()}") from None
 
 
+class _QuietHandler(logging.Handler):
+    """uvicorn's lines, most of which are about what strangers send: for LOG_LEVEL=debug."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _log.debug("http_server", message=record.getMessage())
+
+
 class GatewayServer(uvicorn.Server):
     """uvicorn, whose first signal ends the event streams too, and whose exit code is 0."""
 
     def __init__(self, app: ASGIApp, settings: Settings, state: State, hub: Hub) -> None:
         _raise_file_limit(settings.gateway_max_streams + _SPARE_CONNECTIONS)
+        lines = logging.getLogger("uvicorn")
+        lines.handlers, lines.propagate = [_QuietHandler()], False
         super().__init__(
             uvicorn.Config(
                 app,

@@ -106,7 +106,7 @@ class ProfileList(BaseModel):
 class HealthReport(BaseModel):
     """The answer to GET /health: the process serves, and what it can do now."""
 
-    status: str = "healthy"
+    status: str = Field(examples=["healthy", "unhealthy"])
     ready: bool
     not_ready: list[str] = []
     version: str

@@ -15,6 +15,8 @@ class Reading(Protocol):
     def trouble(self) -> str | None: ...
     @property
     def loaded(self) -> bool: ...
+    @property
+    def alive(self) -> bool: ...
 
 
 @dataclass(slots=True)
@@ -26,7 +28,8 @@ class State:
 
     def not_ready(self) -> list[str]:
         """Why requests should go elsewhere, as sentences; empty while they should not."""
-        reasons = [self.reading.trouble] if self.reading.trouble is not None else []
+        trouble = self.reading.trouble if self.reading.alive else "reading the topics has ended; the log tells why"
+        reasons = [] if trouble is None else [trouble]
         return [*reasons, "the gateway is stopping"] if self.stopping else reasons
 
     def require_loaded(self) -> None:

@@ -81,6 +81,11 @@ class TopicReader:
         self._stop.set()
         self._thread.join(timeout_s)
 
+    @property
+    def alive(self) -> bool:
+        """False once the thread has ended by an error that nobody expected; only a new process helps."""
+        return self._stop.is_set() or self._thread.is_alive()
+
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
