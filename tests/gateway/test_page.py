@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 
 from tests.gateway.browser import ARGUMENTS, CHROMIUM, NO_CHROMIUM, Site, serving
 from tests.gateway.world import TOKEN, Log, make_world
@@ -149,8 +149,8 @@ def test_text_of_strangers_stays_text(visit: Open) -> None:
 
 def test_what_was_there_before_is_shown_at_once(visit: Open) -> None:
     log = Log()
-    log.status("old", "completed", 1, image_url="/icon.svg", thumbnail_url="/icon.svg", generation_time=1.0)
-    log.status("waits", "queued", 2)
+    log.status("old", "completed", after_s=1, image_url="/icon.svg", thumbnail_url="/icon.svg", generation_time=1.0)
+    log.status("waits", "queued", after_s=2)
     page, _ = visit(log=log)
     expect(page.locator(".picture.loaded")).to_have_count(1)
     expect(page.locator("#active .job")).to_have_count(1)
@@ -216,8 +216,13 @@ def test_a_request_that_nobody_answered_is_sent_again_as_the_same_job(visit: Ope
     page, site = visit(expected="503")
     site.world.log.away = "it is away"
     page.get_by_label("Prompt", exact=True).fill(PROMPT)
-    keys = []
-    page.on("request", lambda asked: keys.append(asked.headers.get("idempotency-key")) if asked.method == "POST" else 0)
+    keys: list[str | None] = []
+
+    def note_key(asked: Request) -> None:
+        if asked.method == "POST":
+            keys.append(asked.headers.get("idempotency-key"))
+
+    page.on("request", note_key)
     page.keyboard.press("Control+Enter")
     expect(page.locator("#form-error")).to_contain_text("send it again")
     site.world.log.away = None

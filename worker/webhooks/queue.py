@@ -157,5 +157,5 @@ class DeliveryQueue:
 
     def _pause_s(self, failures: int, longest_s: float) -> float:
         """Doubling pauses, of which the later half is random, so that several senders do not come all at once."""
-        whole = min(FIRST_PAUSE_S * 2 ** min(failures - 1, 30), longest_s)
+        whole = min(FIRST_PAUSE_S * 2.0 ** min(failures - 1, 30), longest_s)
         return whole * (0.5 + 0.5 * self._jitter())
