@@ -153,7 +153,7 @@ class Consumer:
         self.paused: set[tuple[str, int]] = set()
         self.polled = 0
         self.closed = False
-        self._positions: dict[tuple[str, int], int] = {}
+        self.positions: dict[tuple[str, int], int] = {}
         self._told_end: dict[tuple[str, int], int] = {}
         self._todo: list[Callable[[], None]] = []
 
@@ -171,12 +171,12 @@ class Consumer:
 
     def _give(self, partitions: list[tuple[str, int]]) -> None:
         self._callbacks["on_assign"](self, [TopicPartition(*p) for p in partitions])
-        self._positions |= {p: self.log.committed.get(p, 0) for p in partitions}
+        self.positions |= {p: self.log.committed.get(p, 0) for p in partitions}
 
     def _take(self, partitions: list[tuple[str, int]], how: str) -> None:
         self._callbacks[how](self, [TopicPartition(*p) for p in partitions])
         for partition in partitions:
-            del self._positions[partition]
+            del self.positions[partition]
             self._told_end.pop(partition, None)
 
     def poll(self, _timeout_s: float) -> Record | None:
@@ -185,11 +185,11 @@ class Consumer:
         return next(self._next(), None)
 
     def _next(self) -> Iterator[Record]:
-        for partition, position in self._positions.items():
+        for partition, position in self.positions.items():
             if partition in self.paused:
                 continue
             if position < len(self.log.records[partition]):
-                self._positions[partition] += 1
+                self.positions[partition] += 1
                 self.polled += 1
                 yield self.log.records[partition][position]
             elif self._told_end.get(partition) != position:
@@ -204,9 +204,9 @@ class Consumer:
 
     def commit(self, *, offsets: list[TopicPartition], asynchronous: bool) -> None:  # noqa: ARG002
         for place in offsets:
-            assert (place.topic, place.partition) in self._positions, "a commit for a partition of somebody else"
+            assert (place.topic, place.partition) in self.positions, "a commit for a partition of somebody else"
             self.log.committed[place.topic, place.partition] = place.offset
 
     def close(self) -> None:
-        self._take(list(self._positions), "on_revoke")
+        self._take(list(self.positions), "on_revoke")
         self.closed = True

@@ -156,7 +156,7 @@ def test_a_refused_result_is_given_up_at_once_and_told(receiver: Receiver, statu
     assert [line["status"] for line in lines if line["event"] == "webhook_given_up"] == [status]
 
 
-@pytest.mark.parametrize("status", [401, 403, 404, 429, 500, 302])
+@pytest.mark.parametrize("status", [401, 404, 429, 500, 307])
 def test_a_receiver_that_is_not_set_up_yet_loses_nothing(receiver: Receiver, status: int) -> None:
     log, before = Log(), given_up()
     log.publish(*(completed(f"c{n}") for n in range(5)))
@@ -285,6 +285,28 @@ def test_a_partition_that_goes_away_is_left_to_its_next_owner(
     deliver(log, receiver.url, lambda: len(receiver.got) - before >= (1 if how == "on_revoke" else 2))
     assert [got.seed for got in receiver.got[before:]] == ([2] if how == "on_revoke" else [1, 2])
     assert log.lag() == 0
+
+
+def test_a_partition_that_comes_back_is_begun_anew(receiver: Receiver) -> None:
+    log = Log()
+    log.publish(completed("stuck"))
+    receiver.answer = lambda got: 500 if got.job == "stuck" else 204
+    consumer = Consumer(log)
+    happened: list[str] = []
+
+    def done() -> bool:
+        if "stuck" in receiver.jobs and not happened:
+            happened.append("lost")
+            consumer.revoke([(COMPLETED, 0)], "on_lost")
+        elif happened == ["lost"] and (COMPLETED, 0) not in consumer.positions:
+            happened.append("back")
+            log.committed[COMPLETED, 0] = 1  # by the member that had it meanwhile
+            log.publish(completed("after"))
+            consumer.assign([(COMPLETED, 0)])
+        return log.lag() == 0
+
+    deliver(log, receiver.url, done, consumer=consumer)
+    assert receiver.jobs.count("after") == 1
 
 
 def test_a_partition_that_comes_back_is_read_although_it_was_paused(receiver: Receiver) -> None:

@@ -11,17 +11,19 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
 
-from devtools.local.embedded import EmbeddedBroker
+from devtools.local.kafka import KafkaCluster
 from devtools.local.process import ChildProcess, free_port
 from tests.webhooks.events import completed, failed
-from tests.webhooks.stand_ins import CODEC, COMPLETED, FAILED, Receiver
+from tests.webhooks.stand_ins import CODEC, Receiver
 from worker.events.headers import result_headers
 from worker.events.types import GenerationCompleted, GenerationFailed, timestamp
 from worker.settings import load_settings
+from worker.topics import Topics, create_topics
 from worker.webhooks.payload import payload
 from worker.webhooks.signature import sign
 
@@ -37,32 +39,20 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.02)
 
 
-@pytest.fixture
-def broker() -> Iterator[EmbeddedBroker]:
-    with EmbeddedBroker() as found:
-        found.create_topics(partitions=2)
-        yield found
-
-
-def publish(broker: EmbeddedBroker, *events: GenerationCompleted | GenerationFailed) -> None:
-    producer = Producer({"bootstrap.servers": broker.bootstrap_servers})
-    for event in events:
-        topic = COMPLETED if isinstance(event, GenerationCompleted) else FAILED
-        value, _ = CODEC.encode(event, topic=topic)
-        producer.produce(topic, value, event.job_id, headers=list(result_headers(event, source="/t", now=timestamp(1))))
-    assert producer.flush(20) == 0
-
-
-class TestProcess:
+class TestOnRealKafka:
     @pytest.fixture
-    def start(self, broker: EmbeddedBroker, tmp_path: Path) -> Iterator[Callable[[str], ChildProcess]]:
+    def places(self, kafka: KafkaCluster, topics: Topics) -> Topics:
+        create_topics(kafka.bootstrap_servers, topics, partitions=2)
+        return topics
+
+    @pytest.fixture
+    def start(self, kafka: KafkaCluster, places: Topics, tmp_path: Path) -> Iterator[Callable[[str], ChildProcess]]:
         started: list[ChildProcess] = []
 
         def start(url: str) -> ChildProcess:
             environment = {
-                "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers, "KAFKA_GROUP_PROTOCOL": "classic",
-                "KAFKA_FETCH_WAIT_MAX_MS": "10", "KAFKA_SESSION_TIMEOUT_MS": "6000",
-                "WEBHOOK_URL": url, "WEBHOOK_SECRET": SECRET,
+                "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers, "KAFKA_TOPIC_PREFIX": places.prefix,
+                "WEBHOOK_URL": url, "WEBHOOK_SECRET": SECRET, "WEBHOOK_GROUP_ID": f"webhooks-{places.prefix}",
                 "HTTP_HOST": "127.0.0.1", "HTTP_PORT": str(free_port()),
             }  # fmt: skip
             log = tmp_path / f"webhooks-{len(started)}.log"
@@ -75,20 +65,49 @@ class TestProcess:
         for child in started:
             child.stop()
 
-    def test_it_delivers_ends_at_sigterm_and_goes_on_where_it_was(
-        self, broker: EmbeddedBroker, start: Callable[[str], ChildProcess]
+    def test_what_was_committed_is_delivered_once_over_a_restart_and_the_lag_is_zero(
+        self, kafka: KafkaCluster, places: Topics, start: Callable[[str], ChildProcess]
     ) -> None:
-        publish(broker, completed("one"), failed("two"))
+        publish(kafka, places, completed("one"), failed("two"))
+        publish(kafka, places, completed("taken-back"), commit=False)
         with Receiver() as receiver:
             child = start(receiver.url)
             wait_for(lambda: len(receiver.got) == 2, "a webhook")
+            wait_for(lambda: lag(kafka, places) == 0, "the end of the lag")
             child.terminate()
             wait_for(lambda: child.exit_code is not None, "the end")
             assert child.exit_code == 0
-            publish(broker, completed("three"))
+            publish(kafka, places, completed("three"))
             start(receiver.url)
             wait_for(lambda: len(receiver.got) >= 3, "a webhook")
             assert sorted(receiver.jobs) == ["one", "three", "two"]
+
+
+def publish(
+    kafka: KafkaCluster, topics: Topics, *events: GenerationCompleted | GenerationFailed, commit: bool = True
+) -> None:
+    """Publish results in one transaction, as a worker does; or take it back."""
+    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "transactional.id": f"t-{topics.prefix}"})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    for event in events:
+        topic = topics.completed if isinstance(event, GenerationCompleted) else topics.failed
+        value, _ = CODEC.encode(event, topic=topic)
+        headers: Any = list(result_headers(event, source="/t", now=timestamp(1)))
+        producer.produce(topic, value, event.job_id, headers=headers)
+    producer.flush(20)
+    (producer.commit_transaction if commit else producer.abort_transaction)(30)
+
+
+def lag(kafka: KafkaCluster, topics: Topics) -> int:
+    """Offsets of the senders' group up to the ends of the partitions."""
+    client = Consumer({"bootstrap.servers": kafka.bootstrap_servers, "group.id": f"webhooks-{topics.prefix}"})
+    try:
+        places = [TopicPartition(topic, n) for topic in (topics.completed, topics.failed) for n in range(2)]
+        ends = [client.get_watermark_offsets(place, timeout=10)[1] for place in places]
+        return sum(end - max(found.offset, 0) for end, found in zip(ends, client.committed(places, 10), strict=True))
+    finally:
+        client.close()
 
 
 class TestSettings:
