@@ -66,16 +66,23 @@ def test_a_browser_that_knows_the_end_does_not_come_back() -> None:
     assert len(world.service.hub) == 0
 
 
-def test_a_job_of_another_gateway_is_waited_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_of_another_gateway_is_waited_for_a_moment() -> None:
     async def play() -> None:
         world = make_world()
+        world.service.unknown_wait_s = 20.0
         async with stream(world, "/jobs/late/events") as opened:
             await asyncio.sleep(0)
             while not len(world.service.hub):
                 await asyncio.sleep(0.01)
             world.log.status("late", "queued")
             await opened.until('"queued"')
-        monkeypatch.setattr("worker.gateway.api._UNKNOWN_WAIT_S", 0.01)
+        async with world.client() as client:
+            asked = asyncio.create_task(client.get("/status/later"))
+            while not len(world.service.hub):
+                await asyncio.sleep(0.01)
+            world.log.status("later", "running")
+            assert (await asked).json()["status"] == "running"
+        world.service.unknown_wait_s = 0.01
         async with stream(world, "/jobs/never/events") as opened:
             await opened.end()
             assert opened.status == 404

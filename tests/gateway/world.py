@@ -141,6 +141,7 @@ def make_world(
         pictures=Pictures(store),
         rate=RateLimit(chosen.gateway_rate_per_s, chosen.gateway_burst, clock),
         now=lambda: NOON,
+        unknown_wait_s=0.01,
     )
     service.on_seen(log.records)
     log.followers.append(service)

@@ -27,8 +27,6 @@ from worker.settings import Settings
 MAX_KEY_CHARS = 255
 MAX_REASON_CHARS = 200
 MAX_LISTED = 500
-# A job that was sent by another gateway a moment ago is waited for.
-_UNKNOWN_WAIT_S = 2.0
 
 JobId = Annotated[str, Path(pattern=NAME_PATTERN, description="The id of the job.")]
 GirlId = Annotated[str | None, Query(pattern=NAME_PATTERN)]
@@ -125,7 +123,7 @@ def job_routes(service: Service, state: State, settings: Settings) -> APIRouter:
         try:
             entry = service.board.get(job_id)
             if entry is None:
-                first = await listener.next(_UNKNOWN_WAIT_S)
+                first = await listener.next(service.unknown_wait_s)
                 if not first:
                     raise Refusal(404, "nothing is known of this job", "job_id")
             else:

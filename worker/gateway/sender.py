@@ -86,7 +86,8 @@ class KafkaSender:
             # The codec may ask the registry, which would keep the event loop from answering.
             value, framing = await asyncio.to_thread(self._connection.codec.encode, event, topic=topic)
         except RegistryUnavailable as error:
-            raise NotSent(str(error)) from error
+            _log.warning("registry_unavailable", reason=str(error))
+            raise NotSent("the schema registry does not answer") from error
         except (ValueError, TypeError, OverflowError, UndecodableError) as error:
             raise TooLarge(str(error)) from error
         headers = (*request_headers(event, source=SOURCE, now=datetime.now(UTC), passed=passed), *framing)

@@ -16,7 +16,7 @@ from worker.events.headers import Input
 from worker.events.types import GenerationCancellation, GenerationRequest, GenerationStatus, JobStatus, Priority
 from worker.gateway.admission import Admission, lane_of
 from worker.gateway.board import Board, Entry
-from worker.gateway.hub import Hub
+from worker.gateway.hub import Hub, TooManyStreams
 from worker.gateway.pictures import Pictures, digest_of
 from worker.gateway.refusals import Refusal, try_later
 from worker.gateway.sender import NotSent, Sender, TooLarge
@@ -40,7 +40,11 @@ class Sent:
 
 @dataclass(slots=True)
 class Service:
-    """The gateway's state, and what changes it."""
+    """The gateway's state, and what changes it.
+
+    Args:
+        unknown_wait_s: how long a job that nobody knows is waited for: another gateway may have sent it a moment ago.
+    """
 
     topics: Topics
     admission: Admission
@@ -50,6 +54,7 @@ class Service:
     pictures: Pictures | None
     rate: RateLimit
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    unknown_wait_s: float = 1.0
     _under_way: dict[str, tuple[str, asyncio.Task[None]]] = field(default_factory=dict)
 
     def on_seen(self, batch: list[Seen]) -> None:
@@ -88,6 +93,9 @@ class Service:
         entry = self.board.get(job_id)
         if entry is not None:
             return entry.event
+        arrived = await self._arrival(job_id)
+        if arrived is not None:
+            return arrived
         if girl_id is None or self.pictures is None:
             hint = "; with ?girl_id= S3 is asked too" if self.pictures is not None else ""
             raise Refusal(404, f"nothing is known of this job{hint}", "job_id")
@@ -117,6 +125,17 @@ class Service:
         )
         await self._send(self.topics.cancellations, event, passed)
         return None
+
+    async def _arrival(self, job_id: str) -> GenerationStatus | None:
+        try:
+            listener = self.hub.listen(job_id)
+        except TooManyStreams:
+            return None
+        try:
+            events = await listener.next(self.unknown_wait_s)
+        finally:
+            self.hub.leave(job_id, listener)
+        return events[-1] if events else None
 
     def _noted(self, seen: Seen) -> Entry | None:
         record, event = seen.record, seen.event

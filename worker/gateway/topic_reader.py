@@ -95,8 +95,8 @@ class TopicReader:
                 finally:
                     source.close()
             except (CommandError, KafkaException) as error:
-                self.trouble = str(error.args[0].str() if isinstance(error, KafkaException) else error)
-                _log.warning("topics_not_read", reason=self.trouble)
+                reason = str(error.args[0].str() if isinstance(error, KafkaException) else error)
+                self._tell("the topics cannot be read now; the log tells why", reason)
                 self._stop.wait(PAUSE_S)
 
     def _follow(self, source: Source) -> None:
@@ -113,8 +113,16 @@ class TopicReader:
             if not to_end and source.ended_count >= source.partition_count and not batch:
                 to_end = self.loaded = True
                 _log.info("topics_read", partitions=source.partition_count)
-            if to_end:
-                self.trouble = source.unanswered
+            if to_end and source.unanswered is None:
+                self.trouble = None
+            elif to_end:
+                self._tell("Kafka does not answer; the log tells why", source.unanswered)
+
+    def _tell(self, trouble: str, reason: str | None) -> None:
+        """Log the reason once; strangers may ask for the trouble, so no address stands in it."""
+        if self.trouble != trouble:
+            _log.warning("topics_not_read", reason=reason)
+        self.trouble = trouble
 
     def _decoded(self, record: Record) -> Seen | None:
         """What a record says; None where it is nothing that can be read, which is nobody's fault here."""

@@ -45,6 +45,7 @@ def test_services_print_what_a_worker_needs_and_stop_on_sigterm(tmp_path: Path) 
     with running_services(command) as services:
         assert services.stdout is not None
         lines = [services.stdout.readline() for _ in range(6)]
+        assert (tmp_path / "env").read_text() == "".join(lines)
         exported = dict(shlex.split(line)[1].split("=", 1) for line in lines)
         topics = describe_topics(exported["KAFKA_BOOTSTRAP_SERVERS"], Topics())
         store = boto3.client(
