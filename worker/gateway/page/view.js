@@ -75,7 +75,7 @@ export class View {
   #activeCard(job) {
     return el("li", { class: "job" },
       el("div", { class: "job-text" },
-        el("p", { class: "job-title" }, this.#name(job)),
+        el("p", { class: "job-title", dir: "auto" }, this.#name(job)),
         el("p", { class: "job-facts" }, chip(job), el("span", { class: "job-state" })),
       ),
       el("button", { type: "button", class: "small cancel", onclick: () => this.onCancel(job.job_id) }, "Cancel"),
@@ -103,7 +103,7 @@ export class View {
         el("span", { class: "unseen-note" }, "The picture is stored, but its address does not show it to this browser."),
       ),
       el("div", { class: "caption" },
-        el("p", { class: "job-title" }, name),
+        el("p", { class: "job-title", dir: "auto" }, name),
         el("p", { class: "job-facts" }, chip(job), el("span", { class: "seconds" }, seconds(job)), el("time", { datetime: job.updated_at })),
       ),
     );
@@ -124,10 +124,10 @@ export class View {
   #failure(job) {
     const cancelled = job.status === "cancelled";
     return el("li", { class: cancelled ? "failure cancelled" : "failure" },
-      el("p", { class: "failure-sentence" }, job.error_message ?? (cancelled ? "It was cancelled." : "It failed.")),
+      el("p", { class: "failure-sentence", dir: "auto" }, job.error_message ?? (cancelled ? "It was cancelled." : "It failed.")),
       el("p", { class: "job-facts" }, chip(job),
         el("code", {}, job.error_code ?? job.status),
-        el("span", { class: "job-id" }),
+        el("span", { class: "job-id", dir: "auto" }),
         el("time", { datetime: job.updated_at }),
       ),
     );
@@ -154,7 +154,7 @@ export class View {
     };
     $("viewer-facts").replaceChildren(
       ...Object.entries(facts).filter(([, value]) => value !== undefined && value !== null && value !== "")
-        .map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, String(value)))),
+        .map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", { dir: "auto" }, String(value)))),
     );
     $("again").hidden = !request;
     $("again").onclick = () => {
