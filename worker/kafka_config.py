@@ -88,6 +88,19 @@ def max_poll_interval_s(settings: Settings) -> float:
     return int(_common(settings).get("max.poll.interval.ms", _MAX_POLL_INTERVAL_MS)) / 1000
 
 
+def webhooks_config(settings: Settings) -> dict[str, Any]:
+    """The group member of `sdxl-worker webhooks`, which commits by hand what has been delivered.
+
+    A partition without a committed offset is read from its beginning, so that nothing is missed.
+    """
+    member = consumer_config(settings) | {
+        "group.id": settings.webhook_group_id,
+        "auto.offset.reset": "earliest",
+        "allow.auto.create.topics": False,
+    }
+    return {name: value for name, value in member.items() if name not in ("transactional.id", "group.instance.id")}
+
+
 def reader_config(settings: Settings) -> dict[str, Any]:
     """A consumer that is assigned partitions by hand; its group has no members and no offsets."""
     return {

@@ -59,6 +59,7 @@ _FORMS = {
     "AWS_REGION": "a region's name, such as eu-west-1",
     "MSK_IAM_REGION": "a region's name, such as eu-west-1",
     "DEVICE": "auto, cpu, mps, cuda or cuda:N",
+    "GATEWAY_PAGE_SIZE": "width x height in pixels, such as 1024x1024",
     "NSFW_DETECTOR": "none, skin, nudenet or module:callable",
 }
 DAY_S = 86_400.0
@@ -328,6 +329,23 @@ class Settings(BaseSettings):
         "terminal, JSON otherwise",
     )
 
+    # Webhooks. The settings of `sdxl-worker webhooks` (docs/webhooks.md); a worker does not look at them.
+    webhook_url: SecretStr | None = Field(
+        None, description="where each result is sent to as an HTTP POST; required by `webhooks`"
+    )
+    webhook_secret: SecretStr | None = Field(
+        None, description="secret that signs the requests: whsec_ and base64 of 24 to 64 bytes; required by `webhooks`"
+    )
+    webhook_secret_previous: SecretStr | None = Field(
+        None, description="a second secret that signs them too, while receivers change from it to WEBHOOK_SECRET"
+    )
+    webhook_group_id: str = Field("sdxl-webhooks", description="consumer group of the webhook senders", max_length=200)
+    webhook_concurrency: int = Field(8, ge=1, le=256, description="largest number of requests at once")
+    webhook_timeout_s: float = Field(10.0, gt=0, le=120, description="seconds that a receiver has for its answer")
+    webhook_max_pause_s: float = Field(
+        60.0, ge=1, le=3_600, description="longest pause between attempts while the receiver fails, in seconds"
+    )
+
     # gateway
     gateway_host: str = Field(
         "127.0.0.1", description="address or name on which the gateway listens; beyond loopback it needs GATEWAY_TOKENS"
@@ -361,6 +379,11 @@ class Settings(BaseSettings):
     )
     gateway_max_streams: int = Field(
         1_000, ge=1, le=100_000, description="open event streams, beyond which the answer is 503"
+    )
+    gateway_page_size: str = Field(
+        "1024x1024",
+        description="size that the form of the gateway's page begins with, as width x height in pixels",
+        pattern=r"^\d{2,5}x\d{2,5}$",
     )
     gateway_send_timeout_s: float = Field(
         10.0,
@@ -452,6 +475,20 @@ class Settings(BaseSettings):
     @classmethod
     def _is_url(cls, value: str | None) -> str | None:
         return None if value is None else checks.http_url(value)
+
+    @field_validator("webhook_url")
+    @classmethod
+    def _is_receiver(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            checks.http_url(value.get_secret_value())
+        return value
+
+    @field_validator("webhook_secret", "webhook_secret_previous")
+    @classmethod
+    def _is_signing_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            checks.signing_secret(value.get_secret_value())
+        return value
 
     @field_validator("sdxl_preset")
     @classmethod

@@ -5,6 +5,8 @@ A value may be a secret that was put under the wrong name, so that only its form
 
 from __future__ import annotations
 
+import base64
+import binascii
 import os
 import re
 from pathlib import Path
@@ -75,6 +77,21 @@ def http_url(value: str) -> str:
         raise ValueError("the URL names no host")
     _ = parts.port  # raises ValueError itself where it is no port
     return value
+
+
+def signing_secret(text: str) -> bytes:
+    """The key in a secret of https://www.standardwebhooks.com/: base64 of 24 to 64 bytes, mostly after `whsec_`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("whsec_ and base64 is wanted: echo whsec_$(openssl rand -base64 32) makes one") from None
+    if not 24 <= len(key) <= 64:
+        raise ValueError("base64 of 24 to 64 bytes is wanted: echo whsec_$(openssl rand -base64 32) makes one")
+    return key
 
 
 def bucket(value: str) -> str:

@@ -69,6 +69,8 @@ def settings(services: Mapping[str, str], options: argparse.Namespace) -> dict[s
         "SDXL_MODEL_ID": str(DEMO_BASE),
         "SDXL_REFINER_ID": str(DEMO_REFINER),
         "SDXL_LORA_PATH": str(DEMO_LORAS),
+        # What the demo SDXL was trained at; at 1024 × 1024 it takes minutes on a CPU, and draws nonsense.
+        "GATEWAY_PAGE_SIZE": "128x128",
         "DEVICE": "cpu",
         "DTYPE": "float32",
         "OMP_NUM_THREADS": "1",

@@ -67,5 +67,12 @@ def request_schema(settings: Settings) -> dict[str, Any]:
         "properties": properties,
         "required": ["girl_id", "user_id", "prompt"],
         "additionalProperties": False,
-        "example": {"girl_id": "test", "user_id": 1, "prompt": "a lighthouse at dusk", "priority": "normal"},
+        "example": _example(settings),
     }
+
+
+def _example(settings: Settings) -> dict[str, Any]:
+    """A request as this installation draws it well; the page's form begins with its size."""
+    width, height = map(int, settings.gateway_page_size.split("x"))
+    example = {"girl_id": "test", "user_id": 1, "prompt": "a lighthouse at dusk", "priority": "normal"}
+    return example | {"width": width, "height": height}

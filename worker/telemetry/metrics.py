@@ -105,6 +105,12 @@ CANCELLATIONS_EVICTED = Counter(
 )
 CANCELLATIONS_HELD = Gauge("sdxl_worker_cancellations_held", "Cancellations that wait for the schema registry")
 CANCELLATIONS_UP = Gauge("sdxl_worker_cancellations_up", "1 while the cancellations topic can be read")
+WEBHOOKS = Counter("sdxl_worker_webhooks", "Webhook attempts by result: delivered, retried, given_up", ["result"])
+WEBHOOK_SECONDS = Histogram(
+    "sdxl_worker_webhook_seconds", "Time of one request to the webhook receiver", buckets=(*_SHORT, 60, 120)
+)
+WEBHOOKS_WAITING = Gauge("sdxl_worker_webhooks_waiting", "Results that were read and are not delivered yet")
+WEBHOOK_RECEIVER_UP = Gauge("sdxl_worker_webhook_receiver_up", "1 while the webhook receiver answers")
 COST = Counter("sdxl_worker_cost_dollars", "Device time priced with GPU_HOURLY_USD")
 MODEL = Info("sdxl_worker_model", "The loaded model")
 
@@ -130,6 +136,9 @@ def _begin_at_zero() -> None:
         FLUSHES.labels(result)
     for result in ("committed", "failed"):
         TRANSACTION.labels(result)
+    for result in ("delivered", "retried", "given_up"):
+        WEBHOOKS.labels(result)
+    WEBHOOK_RECEIVER_UP.set(1)
     for use in ("useful", "wasted"):
         GPU_SECONDS.labels(use)
     # A gauge's default of 0 would mean that S3, or Kafka, is down before anybody has asked.

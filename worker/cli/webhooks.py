@@ -1,0 +1,30 @@
+"""`webhooks`: a signed HTTP request for each result."""
+
+from __future__ import annotations
+
+import structlog
+import typer
+
+from worker.errors import WorkerError
+from worker.settings import load_settings
+from worker.telemetry import logs
+
+
+def webhooks() -> None:
+    """Send each completed and failed event to WEBHOOK_URL as a signed HTTP POST, until stopped.
+
+    SIGTERM or Ctrl-C ends it after the requests that are under way. Exit codes: 0 stopped, 1 Kafka cannot be read,
+    2 wrong settings.
+    """
+    settings = load_settings()
+    logs.configure(settings.log_level, settings.log_format)
+    from worker.webhooks.start import run
+
+    try:
+        code = run(settings)
+    except WorkerError:
+        raise
+    except Exception:
+        structlog.get_logger().error("webhooks_died", exc_info=True)
+        raise
+    raise typer.Exit(code)
