@@ -42,6 +42,32 @@ class ErrorLog:
         _log.warning("kafka_error", error=error.str(), code=code, left_out=self._left_out.pop(code, 0))
 
 
+def client_config(settings: Settings) -> dict[str, Any]:
+    """What every librdkafka client needs; the properties of the operator win.
+
+    Raises:
+        SettingsError: IAM is wanted, and AWS's signer is not installed.
+    """
+    return _msk_iam(settings) | settings.kafka_client_config()
+
+
+def _msk_iam(settings: Settings) -> dict[str, Any]:
+    if settings.msk_iam_region is None:
+        return {}
+    from worker.msk_iam import CLIENT_PROPERTIES, MskIamToken, require_signer  # botocore takes a while
+
+    require_signer()
+    keys = None
+    if settings.aws_access_key_id is not None and settings.aws_secret_access_key is not None:
+        session = settings.aws_session_token
+        keys = (
+            settings.aws_access_key_id.get_secret_value(),
+            settings.aws_secret_access_key.get_secret_value(),
+            None if session is None else session.get_secret_value(),
+        )
+    return {**CLIENT_PROPERTIES, "oauth_cb": MskIamToken(settings.msk_iam_region, keys)}
+
+
 def _common(settings: Settings) -> dict[str, Any]:
     # What librdkafka prints itself is what `error_cb` tells, but for crashes.
     return {
@@ -49,7 +75,23 @@ def _common(settings: Settings) -> dict[str, Any]:
         "log_level": 2,
         "reconnect.backoff.ms": 100,
         "reconnect.backoff.max.ms": 2_000,
-        **settings.kafka_client_config(),
+        **client_config(settings),
+    }
+
+
+def _member_config(settings: Settings) -> dict[str, Any]:
+    """A member of a group that commits by hand, with all of the common properties."""
+    return {
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        # The end of a partition may lie above its last record: transaction markers, records that have expired.
+        "enable.partition.eof": True,
+        "isolation.level": "read_committed",
+        "queued.min.messages": _PREFETCHED_MESSAGES,
+        "fetch.queue.backoff.ms": _FETCH_BACKOFF_MS,
+        "max.poll.interval.ms": _MAX_POLL_INTERVAL_MS,
+        "group.protocol": settings.kafka_group_protocol,
+        **_common(settings),
     }
 
 
@@ -59,25 +101,17 @@ def consumer_config(settings: Settings, lane: Lane) -> dict[str, Any]:
     The assignors are those that move nothing between others when a member comes or goes. Each member has one topic; of
     several, both may give one member every partition of one topic and none of another (tried; librdkafka#4044).
     """
-    protocol: dict[str, Any] = (
-        {"group.protocol": "consumer", "group.remote.assignor": "uniform"}
+    assignor = (
+        {"group.remote.assignor": "uniform"}
         if settings.kafka_group_protocol == "consumer"
-        else {"group.protocol": "classic", "partition.assignment.strategy": "cooperative-sticky"}
+        else {"partition.assignment.strategy": "cooperative-sticky"}
     )
-    common = _common(settings)
+    common = _member_config(settings)
     return {
         "group.id": settings.kafka_group_id,
-        "enable.auto.commit": False,
-        "enable.auto.offset.store": False,
         # Where to go on from an offset that is not there is found out and decided in `intake.resets`.
         "auto.offset.reset": "error",
-        # The end of a partition may lie above its last record: transaction markers, records that have expired.
-        "enable.partition.eof": True,
-        "isolation.level": "read_committed",
-        "queued.min.messages": _PREFETCHED_MESSAGES,
-        "fetch.queue.backoff.ms": _FETCH_BACKOFF_MS,
-        "max.poll.interval.ms": _MAX_POLL_INTERVAL_MS,
-        **protocol,
+        **assignor,
         **common,
         **{name: f"{common[name]}-{lane.label}" for name in _OF_ONE_MEMBER if name in common},
     }
@@ -93,7 +127,7 @@ def webhooks_config(settings: Settings) -> dict[str, Any]:
 
     A partition without a committed offset is read from its beginning, so that nothing is missed.
     """
-    member = consumer_config(settings) | {
+    member = _member_config(settings) | {
         "group.id": settings.webhook_group_id,
         "auto.offset.reset": "earliest",
         "allow.auto.create.topics": False,

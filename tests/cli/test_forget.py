@@ -15,6 +15,7 @@ from confluent_kafka import Producer
 from devtools.local.seaweedfs import SeaweedFS
 from tests.cli.conftest import CODEC, Kafka, sdxl
 from tests.delivery.conftest import CREATED_AT, sample_picture, sample_request
+from worker.call_sizes import CallSizes
 from worker.cli.forget.log import Traces
 from worker.cli.forget.objects import find_jobs
 from worker.cli.forget.record import forgotten_digests, job_digest
@@ -98,7 +99,7 @@ def described(**ids: Any) -> tuple[EncodedPicture, dict[str, Any]]:
     )
     model = ModelInfo(
         model_id="base", model_fingerprint="b" * 64, refiner_id=None, refiner_fingerprint=None, versions={},
-        device="cpu", dtype="float32", deterministic=True, slots=4,
+        device="cpu", dtype="float32", deterministic=True, calls=CallSizes("cpu", "float32"),
     )  # fmt: skip
     manifest = build_manifest(
         picture, encoded, model, lora_fingerprints={"ink": "f" * 64}, worker_id="w", created_at=CREATED_AT,
