@@ -15,6 +15,8 @@ from structlog.testing import capture_logs
 from worker import app, runtime
 from worker.app import run, wait_for_store
 from worker.errors import BucketError, StoreUnavailable
+from worker.intake.lane_members import LaneMembers
+from worker.intake.patience import Patience
 from worker.runtime import Worker
 from worker.settings import Settings
 from worker.telemetry.health import Health
@@ -31,18 +33,20 @@ class HangingConsumer:
         self.released.wait(60)
 
 
-def make_worker(consumer: Any) -> Worker:
+def make_worker(consumers: dict[str, Any]) -> Worker:
     part = cast("Any", SimpleNamespace(close=lambda: None, publisher=SimpleNamespace(close=lambda: None)))
-    return Worker(part, SystemThreads(), part, part, part, part, part, consumer, part, part, part)
+    members = LaneMembers(consumers, Patience(consumers, time.monotonic, 300.0))
+    return Worker(part, SystemThreads(), part, part, part, part, part, members, part, part, part)
 
 
 def test_a_close_that_does_not_come_back_does_not_keep_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "LEAVE_S", 0.05)
-    consumer = HangingConsumer()
+    consumer, left = HangingConsumer(), threading.Event()
     with capture_logs() as lines:
-        make_worker(consumer).close()
+        make_worker({"urgent": consumer, "high": SimpleNamespace(close=left.set)}).close()
     consumer.released.set()
-    assert [line["event"] for line in lines] == ["group_not_left"]
+    assert [(line["event"], line["topic"]) for line in lines] == [("group_not_left", "urgent")]
+    assert left.is_set()
 
 
 def test_loops_that_hang_have_one_deadline_together() -> None:
