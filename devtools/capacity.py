@@ -9,7 +9,8 @@ Queueing Systems II, 3.6; Pollaczek-Khinchine for a single lane) is
 
 where s is the time per picture and σ_k the load of the lanes up to k. The tail is assumed to be exponential, which is
 exact in the limit of a busy server. The model leaves out the guaranteed share (it helps normal requests at the expense
-of the others), batches (rows start earlier and end later than one after the other), failures and rebalances.
+of the others), calls that small pictures share (rows start earlier and end later than one after the other), failures
+and rebalances.
 """
 
 from __future__ import annotations

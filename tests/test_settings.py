@@ -35,7 +35,7 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_the_defaults_are_the_guides() -> None:
     settings = load_settings()
     assert settings.sdxl_model_id == "stabilityai/stable-diffusion-xl-base-1.0"
-    assert (settings.http_port, settings.slots, settings.priority_share) == (8007, 4, 0.1)
+    assert (settings.http_port, settings.slots, settings.priority_share) == (8007, None, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_a_byte_order_mark_does_not_hide_the_first_setting(nothing_set: Path) ->
 
 def test_a_virtual_environment_called_dotenv_is_no_file_of_settings(nothing_set: Path) -> None:
     (nothing_set / ".env").mkdir()
-    assert load_settings().slots == 4
+    assert load_settings().slots is None
 
 
 NUMBERS = [

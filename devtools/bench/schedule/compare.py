@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from devtools.bench.schedule import figures, overhead
+from devtools.bench.schedule import figures, overhead, together
 from devtools.bench.schedule.model import Prices
 from devtools.bench.schedule.policies import FIFO, NAMES, OURS, make
 from devtools.bench.schedule.prices import REAL_BOUNDS_S, REAL_STEP_S, bounds, jobs_per_second, measure_prices
@@ -82,6 +82,7 @@ def compare(base: Any, plan: Plan, note: Callable[[str], None]) -> Result:
     report["wall_throughput_over_fifo"] = real[FIFO].real_seconds / real[OURS].real_seconds
     report["capacity_over_fifo"] = full[FIFO].seconds / full[OURS].seconds
     report["overhead_us"] = us
+    report |= together.measure(base)
     report["headline"] = {"load": HEADLINE_LOAD, "jobs": plan.jobs, "real_unet": True, "policies": summaries}
     report["stand_ins_give_the_same_schedule"] = same
     report["long"] = {str(load): _long(bench.summaries(runs)) for load, runs in by_load.items()}
