@@ -329,7 +329,7 @@ class Settings(BaseSettings):
         50, ge=1, le=1_000_000, description="how many of these requests may come at once after a pause"
     )
     gateway_max_jobs: int = Field(
-        10_000, ge=1, le=10_000_000, description="jobs that the gateway remembers, the latest ones"
+        10_000, ge=1, le=200_000, description="jobs that the gateway remembers, the latest ones"
     )
     gateway_max_streams: int = Field(
         1_000, ge=1, le=100_000, description="open event streams, beyond which the answer is 503"

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_INVALID, KafkaError, KafkaException, TopicPartition
 
 from worker.client import reader as module
 from worker.client.connection import Connection
@@ -42,6 +42,11 @@ class Cluster:
     def offsets_for_times(self, places: list[TopicPartition], timeout: float) -> list[TopicPartition]:
         assert timeout > 0
         return [TopicPartition(place.topic, place.partition, 7) for place in places]
+
+    def committed(self, places: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        assert timeout > 0
+        commits = {0: OFFSET_INVALID, 1: 6}
+        return [TopicPartition(place.topic, place.partition, commits[place.partition]) for place in places]
 
     def poll(self, _timeout_s: float) -> None:
         return None
@@ -80,14 +85,26 @@ def test_partitions_that_are_added_are_read_from_their_beginning(cluster: Cluste
         assert following.partition_count == 5
 
 
+def test_of_some_topics_only_the_recent_records_that_are_not_finished_are_read(cluster: Cluster) -> None:
+    with reader(follows=True) as following:
+        following.recent({"b": 5})
+        assert cluster.assigned == {("a", 0): OFFSET_BEGINNING, ("b", 0): 2, ("b", 1): 2}
+        following.recent({"b": 5}, groups=("workers",))
+        assert cluster.assigned == {("a", 0): OFFSET_BEGINNING, ("b", 0): 2, ("b", 1): 6}
+        following.recent({"b": 100})
+        assert cluster.assigned["b", 0] == 0
+
+
 def test_a_broker_that_is_away_is_asked_again(cluster: Cluster) -> None:
     with reader(follows=True) as following:
         following.from_beginning()
         cluster.down, cluster.partitions["b"] = True, 3
         following.poll(0)
         assert ("b", 2) not in cluster.assigned
+        assert "does not answer" in str(following.unanswered)
         cluster.down = False
         following.poll(0)
+        assert following.unanswered is None
         assert ("b", 2) in cluster.assigned
 
 

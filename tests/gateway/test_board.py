@@ -89,13 +89,25 @@ def test_a_tombstone_forgets_the_job() -> None:
 def test_those_that_ended_are_forgotten_first() -> None:
     board = Board(2)
     board.on_status(status("old", "queued"), 0, 0)
-    board.on_status(status("done", "completed"), 0, 1)
-    board.on_status(status("new", "running"), 0, 2)
+    board.on_status(status("done", "completed", 1), 0, 1)
+    board.on_status(status("new", "running", 2), 0, 2)
     assert (word(board, "old"), word(board, "done"), word(board, "new")) == ("queued", None, "running")
     assert board.complete
-    board.on_status(status("newer", "queued"), 0, 3)
+    board.on_status(status("newer", "queued", 3), 0, 3)
     assert word(board, "old") is None
     assert not board.complete
+
+
+def test_old_and_new_are_told_apart_by_their_times() -> None:
+    """Partitions are read one after the other, so what comes last need not be the latest."""
+    board = Board(3)
+    for number, at in enumerate([50, 90, 10, 70, 30]):
+        board.on_status(status(f"at-{at}", "completed", at), number, 0)
+    assert [entry.event.job_id for entry in board.latest()] == ["at-90", "at-70", "at-50"]
+    for step in range(1_000):
+        board.on_status(status("busy", "running", step), 0, step + 1)
+    board.on_status(status("busy", "completed", 60), 0, 2_000)
+    assert [entry.event.job_id for entry in board.latest()] == ["at-90", "at-70", "busy"]
 
 
 def test_texts_of_strangers_are_bounded() -> None:
@@ -139,5 +151,5 @@ def test_an_unfinished_job_comes_before_those_that_ended() -> None:
     board = Board(10)
     board.on_status(status("a", "running"), 0, 0)
     board.on_status(status("b", "completed"), 0, 1)
-    board.on_status(status("c", "failed"), 0, 2)
+    board.on_status(status("c", "failed", 1), 0, 2)
     assert [entry.event.job_id for entry in board.latest()] == ["a", "c", "b"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.gateway.asking import ask
 from tests.gateway.world import GOOD, TOKEN, World, make_world
@@ -139,10 +140,12 @@ def test_methods_that_a_path_does_not_know(open_world: World) -> None:
     assert ask(open_world, "GET", "/docs").status_code == 404
 
 
-def test_a_bug_costs_one_answer_and_tells_nothing() -> None:
+def test_a_bug_costs_one_answer_and_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     world = make_world()
-    world.service.board.counts = lambda _: (1 // 0, 0)  # type: ignore[method-assign]
-    answer = ask(world, "GET", "/queue")
+    monkeypatch.setattr(world.service.board, "counts", lambda _: 1 // 0)
+    with capture_logs() as lines:
+        answer = ask(world, "GET", "/queue")
+    assert [line["event"] for line in lines] == ["request_failed"]
     assert answer.status_code == 500
     assert "ZeroDivision" not in answer.text
     assert ask(world, "GET", "/jobs").status_code == 200

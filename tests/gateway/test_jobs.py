@@ -81,7 +81,7 @@ def test_looking_into_the_store_counts_against_the_rate() -> None:
 def test_jobs_are_listed_and_chosen() -> None:
     world = make_world()
     world.log.status("a", "completed", girl_id="mia")
-    world.log.status("b", "failed", priority=Priority.URGENT)
+    world.log.status("b", "failed", after_s=1, priority=Priority.URGENT)
     world.log.status("c", "running")
 
     def listed(query: str) -> list[str]:

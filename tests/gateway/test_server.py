@@ -58,6 +58,12 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(monkeypatch: pytest.MonkeyP
     assert done.exit_code == 2 or isinstance(done.exception, SettingsError)
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An idle connection is closed soon."""
+    monkeypatch.setattr("worker.gateway.server.KEEP_ALIVE_S", 0.3)
+
+
 @asynccontextmanager
 async def serving(world: World, **given: Any) -> AsyncIterator[tuple[GatewayServer, int]]:
     """The real server on a free port of this machine."""

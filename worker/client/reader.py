@@ -50,7 +50,8 @@ class Reader:
             "allow.auto.create.topics": False,
         }
         self._trouble = connection.trouble()
-        self._consumer = Consumer(own | connection.config() | fixed | {"error_cb": self._trouble})
+        self._config = own | connection.config() | fixed
+        self._consumer = Consumer(self._config | {"error_cb": self._trouble})
         self._ended: set[tuple[str, int]] = set()
         self._topics = tuple(topics)
         self._list_at = time.monotonic() + LIST_AGAIN_S if follows else math.inf
@@ -82,11 +83,18 @@ class Reader:
         """Set the position to the current end of every partition; it is fixed when this returns."""
         self._assign(self._offsets(OFFSET_END))
 
-    def recent(self, counts: Mapping[str, int]) -> None:
-        """Set the position to the beginning; of these topics, at most so many offsets before each partition's end."""
+    def recent(self, counts: Mapping[str, int], groups: Sequence[str] = ()) -> None:
+        """Set the position to the beginning; of these topics, at most so many offsets before each partition's end.
+
+        Args:
+            groups: nor before what one of these has committed.
+        """
         ends = self._offsets(OFFSET_END)
         starts = dict.fromkeys(self._places, OFFSET_BEGINNING)
         near = {place: max(0, ends[place] - counts[place[0]]) for place in self._places if place[0] in counts}
+        for group in groups:
+            for place, offset in self._committed(group, list(near)).items():
+                near[place] = max(near[place], offset)
         self._assign(starts | near)
 
     def since(self, timestamp_ms: int, *, else_beginning: bool = False) -> None:
@@ -192,6 +200,22 @@ class Reader:
             lambda slice_s: self._consumer.offsets_for_times(asked, timeout=slice_s),
             give_up=lambda waited_s: waited_s > REQUEST_TIMEOUT_S,
         )
+        for answer in answers:
+            if answer.error is not None:
+                raise KafkaException(answer.error)
+        return {(answer.topic, answer.partition): answer.offset for answer in answers}
+
+    def _committed(self, group: str, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        """What a group, which is never joined, has committed; negative for a partition without a commit."""
+        client = Consumer(self._config | {"group.id": group, "error_cb": self._trouble})
+        try:
+            asked = [TopicPartition(topic, partition) for topic, partition in places]
+            answers = in_slices(
+                lambda slice_s: client.committed(asked, timeout=slice_s),
+                give_up=lambda waited_s: waited_s > REQUEST_TIMEOUT_S,
+            )
+        finally:
+            client.close()
         for answer in answers:
             if answer.error is not None:
                 raise KafkaException(answer.error)

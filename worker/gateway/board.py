@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import datetime
 from itertools import chain
 
 from worker.events.types import GenerationStatus, JobStatus
@@ -36,8 +37,44 @@ class Entry:
         return self.event.status in ENDED
 
 
+class _ByTime:
+    """Entries by job id, and which is the oldest by its own time: partitions are not read in the order of time."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, Entry] = {}
+        # May hold times that do not count any more.
+        self._heap: list[tuple[datetime, str]] = []
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, job_id: str) -> Entry | None:
+        return self._entries.get(job_id)
+
+    def pop(self, job_id: str) -> Entry | None:
+        return self._entries.pop(job_id, None)
+
+    def put(self, entry: Entry) -> None:
+        self._entries[entry.event.job_id] = entry
+        heapq.heappush(self._heap, (entry.event.updated_at, entry.event.job_id))
+        if len(self._heap) > 2 * len(self._entries) + 100:
+            self._heap = [(one.event.updated_at, job_id) for job_id, one in self._entries.items()]
+            heapq.heapify(self._heap)
+
+    def oldest(self) -> str:
+        while True:
+            at, job_id = self._heap[0]
+            entry = self._entries.get(job_id)
+            if entry is not None and entry.event.updated_at == at:
+                return job_id
+            heapq.heappop(self._heap)
+
+    def latest(self) -> list[Entry]:
+        return sorted(self._entries.values(), key=lambda entry: entry.event.updated_at, reverse=True)
+
+
 class Board:
-    """The latest jobs, at most `limit`. Of too many, those that ended first are forgotten first.
+    """The latest jobs, at most `limit`. Of too many, those that ended first, by their own times, are forgotten first.
 
     Later records of one partition replace earlier ones; an earlier one that is read again changes nothing. Producers in
     other languages may hash keys otherwise, so a job may be on two partitions: between these, `updated_at` decides.
@@ -45,8 +82,8 @@ class Board:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._open: OrderedDict[str, Entry] = OrderedDict()
-        self._ended: OrderedDict[str, Entry] = OrderedDict()
+        self._open = _ByTime()
+        self._ended = _ByTime()
         self._waiting = [0] * len(Lane)
         self._running = [0] * len(Lane)
         self.complete = True
@@ -60,7 +97,7 @@ class Board:
 
     def latest(self) -> Iterator[Entry]:
         """Every job; those that are not finished first, then the most recently changed."""
-        return chain(reversed(self._open.values()), reversed(self._ended.values()))
+        return chain(self._open.latest(), self._ended.latest())
 
     def counts(self, lane: Lane) -> tuple[int, int]:
         """How many jobs of a lane wait, and how many run."""
@@ -97,7 +134,7 @@ class Board:
             self._put(entry)
             return entry
         if known.digest is None:
-            self._table(known)[queued.job_id] = replace(known, digest=digest)
+            self._table(known).put(replace(known, digest=digest))
         return None
 
     def on_sent(self, queued: GenerationStatus, digest: str, before: Entry | None) -> Entry | None:
@@ -111,21 +148,21 @@ class Board:
 
     def _put(self, entry: Entry) -> None:
         self._remove(entry.event.job_id)
-        self._table(entry)[entry.event.job_id] = entry
+        self._table(entry).put(entry)
         self._count(entry, 1)
         while len(self) > self._limit:
-            table = self._ended or self._open
+            table = self._ended if len(self._ended) else self._open
             self.complete = self.complete and table is self._ended
-            self._remove(next(iter(table)))
+            self._remove(table.oldest())
 
     def _remove(self, job_id: str) -> None:
-        known = self._open.pop(job_id, None) or self._ended.pop(job_id, None)
+        known = self._open.pop(job_id) or self._ended.pop(job_id)
         if known is not None:
             self._count(known, -1)
-        if not self._open:
+        if not len(self._open):
             self.complete = True
 
-    def _table(self, entry: Entry) -> OrderedDict[str, Entry]:
+    def _table(self, entry: Entry) -> _ByTime:
         return self._ended if entry.ended else self._open
 
     def _count(self, entry: Entry, change: int) -> None:

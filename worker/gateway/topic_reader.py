@@ -22,6 +22,8 @@ POLL_S = 0.2
 PAUSE_S = 2.0
 # Read again at the start, so that a job that no worker has taken yet is known to be queued.
 MAX_RECENT_REQUESTS = 1_000
+# Of a dispatcher, which commits requests once it has passed them on.
+DISPATCH_GROUP = "sdxl-dispatch"
 # Records that are handed to the event loop at once, so that a long topic does not keep it from answering.
 BATCH = 200
 
@@ -143,7 +145,9 @@ class TopicReader:
         topics = self._connection.topics
         reader = Reader(self._connection, [topics.status, *topics.requests], follows=True)
         try:
-            reader.recent(dict.fromkeys(topics.requests, MAX_RECENT_REQUESTS))
+            # A request that was committed has ended, though its status may be forgotten: it must not look queued again.
+            groups = (self._connection.settings.kafka_group_id, DISPATCH_GROUP)
+            reader.recent(dict.fromkeys(topics.requests, MAX_RECENT_REQUESTS), groups)
         except BaseException:
             reader.close()
             raise
