@@ -38,6 +38,19 @@ class ErrorLog:
         _log.warning("kafka_error", error=error.str(), code=code, left_out=self._left_out.pop(code, 0))
 
 
+def sign_in(settings: Settings) -> dict[str, Any]:
+    """What a client needs besides `Settings.kafka_client_config`, which goes first, to sign in to Amazon MSK.
+
+    Raises:
+        SettingsError: IAM is wanted, and AWS's signer is not installed.
+    """
+    if settings.msk_iam_region is None:
+        return {}
+    from worker.msk_iam import client_properties  # imports botocore
+
+    return client_properties(settings)
+
+
 def _common(settings: Settings) -> dict[str, Any]:
     # What librdkafka prints itself is what `error_cb` tells, but for crashes.
     return {
@@ -45,6 +58,7 @@ def _common(settings: Settings) -> dict[str, Any]:
         "log_level": 2,
         "reconnect.backoff.ms": 100,
         "reconnect.backoff.max.ms": 2_000,
+        **sign_in(settings),
         **settings.kafka_client_config(),
     }
 

@@ -23,7 +23,6 @@ from pydantic_settings import SettingsError as SourceError
 from worker import settings_checks as checks
 from worker.errors import SettingsError
 from worker.job import SAFE_NAME
-from worker.msk_iam import CLIENT_PROPERTIES, MskIamToken, require_signer
 from worker.presets import NO_PRESET, preset_named
 from worker.prompt_syntax import PromptSyntax
 
@@ -438,28 +437,13 @@ class Settings(BaseSettings):
         folder = getattr(file_secret_settings, "secrets_dir", None)
         return init_settings, env_settings, dotenv_settings, _SecretFiles(settings_cls, _secrets(folder))
 
-    def kafka_client_config(self) -> dict[str, Any]:
-        """What every librdkafka client needs; the properties of the operator win.
-
-        Raises:
-            SettingsError: IAM is wanted, and AWS's signer is not installed.
-        """
+    def kafka_client_config(self) -> dict[str, str | int]:
+        """What every librdkafka client needs, but for `kafka_config.sign_in`; the properties of the operator win."""
         return {
             "bootstrap.servers": self.kafka_bootstrap_servers,
             "client.id": self.worker_id,
-            **self._msk_iam(),
             **self.kafka_properties,
         }
-
-    def _msk_iam(self) -> dict[str, Any]:
-        if self.msk_iam_region is None:
-            return {}
-        require_signer()
-        keys = None
-        if self.aws_access_key_id is not None and self.aws_secret_access_key is not None:
-            session = None if self.aws_session_token is None else self.aws_session_token.get_secret_value()
-            keys = (self.aws_access_key_id.get_secret_value(), self.aws_secret_access_key.get_secret_value(), session)
-        return {**CLIENT_PROPERTIES, "oauth_cb": MskIamToken(self.msk_iam_region, keys)}
 
     @property
     def traces_url(self) -> str | None:
