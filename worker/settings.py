@@ -23,6 +23,7 @@ from pydantic_settings import SettingsError as SourceError
 from worker import settings_checks as checks
 from worker.errors import SettingsError
 from worker.job import SAFE_NAME
+from worker.lora_folder import is_lora_file, lora_file
 from worker.presets import NO_PRESET, preset_named
 from worker.prompt_syntax import PromptSyntax
 
