@@ -17,6 +17,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from devtools.local.process import ChildProcess, free_port
 from devtools.local.seaweedfs import SeaweedFS
+from tests.forking import ForkedProcess
 from worker.events.headers import request_headers
 from worker.events.single_object import SingleObjectCodec
 from worker.events.types import Event, GenerationRequest, timestamp
@@ -74,9 +75,11 @@ class WorkerProcess:
         self.port = free_port()
         self.log = log
         self.environment = environment
-        self._child = ChildProcess(
-            name, [sys.executable, *command], log, env={**environment, "HTTP_PORT": str(self.port)}
-        )
+        environment = {**environment, "HTTP_PORT": str(self.port)}
+        if command[0] == "-m":
+            self._child: ChildProcess = ForkedProcess(name, command[1:], log, environment)
+        else:
+            self._child = ChildProcess(name, [sys.executable, *command], log, environment)
 
     def start(self) -> WorkerProcess:
         self._child.start()

@@ -18,7 +18,16 @@ from devtools.local.embedded import EmbeddedBroker
 from devtools.local.process import ChildProcess
 
 STARTERS = frozenset(
-    {"KafkaCluster", "SeaweedFS", "EmbeddedBroker", "ChildProcess", "WorkerProcess", "require_java", "running_services"}
+    {
+        "KafkaCluster",
+        "SeaweedFS",
+        "EmbeddedBroker",
+        "ChildProcess",
+        "ForkedProcess",
+        "WorkerProcess",
+        "require_java",
+        "running_services",
+    }
 )
 # Each has a method `start`; KafkaCluster, SeaweedFS and WorkerProcess are made of the first.
 WATCHED: tuple[Any, ...] = (ChildProcess, EmbeddedBroker)

@@ -185,11 +185,11 @@ class ChildProcess:
                 stderr=subprocess.STDOUT,
                 env=os.environ | self._env,
                 start_new_session=True,  # Ctrl-C must only reach the parent, which then stops its children
-                preexec_fn=_die_with_parent(),
+                preexec_fn=die_with_parent(),
             )
 
 
-def _die_with_parent() -> Callable[[], None] | None:
+def die_with_parent() -> Callable[[], None] | None:
     """Return the function that a new child runs so that the kernel kills it with its parent; None except on Linux."""
     if not sys.platform.startswith("linux"):
         return None

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
 from devtools.local.kafka import KafkaCluster
-from devtools.local.process import ChildProcess
 from devtools.local.seaweedfs import SeaweedFS
 from tests.chaos.crew import Life
 from tests.chaos.options import BUCKET, PARTITIONS, SESSION_TIMEOUT_S, Options
+from tests.forking import ForkedProcess
 from worker.topics import Topics, create_topics
 
 BROKERS = 3
@@ -43,12 +42,11 @@ class Stage:
         """Start a worker process."""
         life = f"{next(self._numbers):04d}-{name}"
         log, work = self.logs / f"{life}.log", self.work / f"{life}.log"
-        command = [sys.executable, "-m", "tests.chaos.worker_main"]
         environment = self._environment(name) | {
             "CHAOS_WORK_LOG": str(work),
             "CHAOS_TRACE": str(self.logs / f"{life}.offsets"),
         }
-        process = ChildProcess(life, command, log, env=environment)
+        process = ForkedProcess(life, ["tests.chaos.worker_main"], log, environment)
         process.start()
         return Life(name, process, log, work)
 
