@@ -41,20 +41,21 @@ class SingleObjectCodec:
         schemaless_writer(buffer, schema.parsed, to_record(event))
         return buffer.getvalue(), ()
 
-    def decode(self, data: bytes | None, *, topic: str, headers: Headers, expected: type[E]) -> E:
+    def decode(self, data: bytes | None, *, topic: str, headers: Headers, expected: type[E]) -> E:  # noqa: ARG002
         data = present(data)
-        writer, start = self.writer(data, topic=topic, headers=headers)
-        return writer.read(data, start, expected)
+        return self._writer(data, headers).read(data, _PREFIX_BYTES, expected)
 
-    def decode_any(self, data: bytes | None, *, topic: str | None, headers: Headers) -> Event:
+    def decode_any(self, data: bytes | None, *, topic: str | None, headers: Headers) -> Event:  # noqa: ARG002
         data = present(data)
-        writer, start = self.writer(data, topic=topic, headers=headers)
-        return writer.event(data, start)
+        return self._writer(data, headers).event(data, _PREFIX_BYTES)
+
+    def writer(self, data: bytes, *, topic: str | None, headers: Headers) -> tuple[Writer, int]:  # noqa: ARG002
+        return self._writer(data, headers), _PREFIX_BYTES
 
     def close(self) -> None:
         """Nothing is open."""
 
-    def writer(self, data: bytes, *, topic: str | None, headers: Headers) -> tuple[Writer, int]:  # noqa: ARG002
+    def _writer(self, data: bytes, headers: Headers) -> Writer:
         if not data.startswith(MARKER):
             if data.startswith(CONFLUENT_MAGIC) or schema_id_header(headers):
                 raise UndecodableError("Confluent framing, but no schema registry: set SCHEMA_REGISTRY_URL")
@@ -63,7 +64,7 @@ class SingleObjectCodec:
         writer = self._writers.get(fingerprint)
         if writer is None:
             raise UndecodableError(f"unknown schema fingerprint {fingerprint.hex() or 'none'}: is the writer newer?")
-        return writer, _PREFIX_BYTES
+        return writer
 
 
 @cache
