@@ -20,7 +20,7 @@ from devtools.models.shipped import DEMO, DEMO_BASE, DEMO_LORAS, DEMO_REFINER
 from worker.job import SCHEDULERS
 from worker.models.load import load_base
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # a minute of work, on a machine that may be busy
 
 GOLDEN = Path(__file__).parent / "golden.json"
 MAX_BYTES = 12_000_000
