@@ -15,7 +15,7 @@ from tests.chaos.director import Director
 from tests.chaos.offsets import OffsetWatch
 from tests.chaos.options import BUCKET, PARTITIONS, Options
 from tests.chaos.stage import GROUP, Stage, remove_data, staged
-from tests.chaos.traffic import Ending, Sender, ending_of, name_of
+from tests.chaos.traffic import Ending, Sender, ending_of, girl_of, name_of
 from worker.delivery.keys import object_keys
 
 TICK_S = 0.05
@@ -138,7 +138,7 @@ def _missing_pictures(stage: Stage, fresh: Tally) -> list[str]:
     client = stage.s3.client()
     missing = []
     for number in sample:
-        keys = object_keys(f"girl-{number % 100}", name_of(number), "jpeg")
+        keys = object_keys(girl_of(number), name_of(number), "jpeg")
         for key in (keys.image, keys.thumbnail, keys.manifest):
             try:
                 client.head_object(Bucket=BUCKET, Key=key)
