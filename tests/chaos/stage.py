@@ -70,6 +70,7 @@ class Stage:
             "SDXL_REFINER_ID": "none",
             "CHAOS_ENGINE": "toy" if is_toy else "stand-in",
             "CHAOS_PICTURE_S": str(self.options.picture_s),
+            "CHAOS_LONG_PICTURES": "yes",
         }
 
     def names(self) -> list[str]:
