@@ -14,6 +14,7 @@ from tests.chaos.crew import Crew
 from tests.chaos.director import Director
 from tests.chaos.offsets import OffsetWatch
 from tests.chaos.options import BUCKET, PARTITIONS, Options
+from tests.chaos.site import Site
 from tests.chaos.stage import GROUP, Stage, remove_data, staged
 from tests.chaos.traffic import Ending, Sender, ending_of, girl_of, name_of
 from worker.delivery.keys import object_keys
@@ -35,7 +36,8 @@ def run(options: Options) -> dict[str, Any]:
     with staged(options) as stage:
         say(f"servers are up after {time.monotonic() - began:.0f} s")
         crew = Crew(stage.hire, stage.names(), random.Random(options.seed))
-        director = Director(plan.draw(options.seed, options.send_s), crew, stage.kafka, stage.s3, say)
+        site = Site(stage.kafka, stage.s3, stage.proxy, stage.topics)
+        director = Director(plan.draw(options.seed, options.send_s), crew, site, say)
         try:
             evidence, seconds = _act(stage, director)
         finally:

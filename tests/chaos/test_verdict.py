@@ -10,7 +10,7 @@ import pytest
 from tests.chaos import plan
 from tests.chaos.counting import Tally, wrong_end
 from tests.chaos.hostile import KINDS, kind_of
-from tests.chaos.plan import Kind
+from tests.chaos.plan import SITE_KINDS, Kind
 from tests.chaos.traffic import Ending, ending_of, name_of, number_of
 from tests.chaos.verdict import Evidence, complaints, duplicates, lost
 from tests.chaos.worklog import (
@@ -81,6 +81,12 @@ def test_a_run_has_its_kills_and_some_of_each_other_fault(seconds: float) -> Non
     kinds = [fault.kind for fault in plan.draw(1, seconds)]
     assert kinds.count(Kind.KILL) >= 16
     assert all(kinds.count(kind) for kind in Kind)
+
+
+def test_the_faults_of_brokers_and_s3_take_turns() -> None:
+    kinds = [fault.kind for fault in plan.draw(3, 1000) if fault.kind in SITE_KINDS]
+    assert kinds[: len(SITE_KINDS)] == list(SITE_KINDS)
+    assert kinds == [SITE_KINDS[index % len(SITE_KINDS)] for index in range(len(kinds))]
 
 
 def test_some_records_repeat_an_id_that_completes() -> None:
