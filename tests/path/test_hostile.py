@@ -177,3 +177,24 @@ def test_a_dead_letter_topic_that_is_missing_holds_back_only_what_it_must(
         late.close()
         assert letter.value == b"no avro"
         assert worker.terminate() == 0
+
+
+def test_results_go_on_while_the_status_topic_is_deleted_and_made_again(
+    apache_site: Site, client: Client, tmp_path: Path
+) -> None:
+    servers, topics = apache_site.broker.bootstrap_servers, apache_site.topics
+    admin = AdminClient({"bootstrap.servers": servers})
+
+    def all_completed(number: int) -> None:
+        jobs = [client.request(lane).job_id for lane in ("urgent", "high", "normal") for _ in range(number)]
+        client.wait_for(lambda _: all(client.of(job_id) for job_id in jobs), 60)
+
+    with stand_in(apache_site, "steady", tmp_path) as worker:
+        all_completed(2)
+        admin.delete_topics([topics.status])[topics.status].result(20)
+        all_completed(5)
+        all_completed(5)
+        apache_site.broker.create_topics(Topics(topics.prefix))
+        all_completed(5)
+        assert worker.get("/health")[0] == 200
+        assert worker.terminate() == 0
