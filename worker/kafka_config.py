@@ -42,30 +42,17 @@ class ErrorLog:
         _log.warning("kafka_error", error=error.str(), code=code, left_out=self._left_out.pop(code, 0))
 
 
-def client_config(settings: Settings) -> dict[str, Any]:
-    """What every librdkafka client needs; the properties of the operator win.
+def sign_in(settings: Settings) -> dict[str, Any]:
+    """What a client needs besides `Settings.kafka_client_config`, which goes first, to sign in to Amazon MSK.
 
     Raises:
         SettingsError: IAM is wanted, and AWS's signer is not installed.
     """
-    return _msk_iam(settings) | settings.kafka_client_config()
-
-
-def _msk_iam(settings: Settings) -> dict[str, Any]:
     if settings.msk_iam_region is None:
         return {}
-    from worker.msk_iam import CLIENT_PROPERTIES, MskIamToken, require_signer  # botocore takes a while
+    from worker.msk_iam import client_properties  # imports botocore
 
-    require_signer()
-    keys = None
-    if settings.aws_access_key_id is not None and settings.aws_secret_access_key is not None:
-        session = settings.aws_session_token
-        keys = (
-            settings.aws_access_key_id.get_secret_value(),
-            settings.aws_secret_access_key.get_secret_value(),
-            None if session is None else session.get_secret_value(),
-        )
-    return {**CLIENT_PROPERTIES, "oauth_cb": MskIamToken(settings.msk_iam_region, keys)}
+    return client_properties(settings)
 
 
 def _common(settings: Settings) -> dict[str, Any]:
@@ -75,7 +62,8 @@ def _common(settings: Settings) -> dict[str, Any]:
         "log_level": 2,
         "reconnect.backoff.ms": 100,
         "reconnect.backoff.max.ms": 2_000,
-        **client_config(settings),
+        **sign_in(settings),
+        **settings.kafka_client_config(),
     }
 
 

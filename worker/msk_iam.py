@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import botocore.session
 import structlog
@@ -16,6 +17,7 @@ from botocore.credentials import CredentialProvider, Credentials
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from worker.errors import SettingsError
+from worker.settings import Settings
 
 _log = structlog.get_logger()
 
@@ -76,7 +78,18 @@ class _Found(CredentialProvider):
         return found
 
 
-def require_signer() -> None:
-    """Raises SettingsError: AWS's signer is not installed."""
+def client_properties(settings: Settings) -> dict[str, Any]:
+    """librdkafka's properties for a cluster in `MSK_IAM_REGION`, with the keys of the settings where there are some.
+
+    Raises:
+        SettingsError: AWS's signer is not installed.
+    """
+    assert settings.msk_iam_region is not None
     if importlib.util.find_spec(SIGNER) is None:
         raise SettingsError("MSK_IAM_REGION needs the package aws-msk-iam-sasl-signer-python, which is not installed")
+    keys = None
+    if settings.aws_access_key_id is not None and settings.aws_secret_access_key is not None:
+        session = None if settings.aws_session_token is None else settings.aws_session_token.get_secret_value()
+        secret = settings.aws_secret_access_key.get_secret_value()
+        keys = (settings.aws_access_key_id.get_secret_value(), secret, session)
+    return {**CLIENT_PROPERTIES, "oauth_cb": MskIamToken(settings.msk_iam_region, keys)}

@@ -548,8 +548,8 @@ class Settings(BaseSettings):
         folder = getattr(file_secret_settings, "secrets_dir", None)
         return init_settings, env_settings, dotenv_settings, _SecretFiles(settings_cls, _secrets(folder))
 
-    def kafka_client_config(self) -> dict[str, Any]:
-        """What every librdkafka client needs, but for what it signs in with (`kafka_config.client_config`)."""
+    def kafka_client_config(self) -> dict[str, str | int]:
+        """What every librdkafka client needs, but for `kafka_config.sign_in`; the properties of the operator win."""
         return {
             "bootstrap.servers": self.kafka_bootstrap_servers,
             "client.id": self.worker_id,

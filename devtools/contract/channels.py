@@ -110,7 +110,8 @@ def event_headers(cls: type[Event]) -> tuple[str, ...]:
 
 def dead_letter_headers() -> tuple[str, ...]:
     """The names of the headers that a dead letter gets beside its own."""
-    outcome = MessageWriter(TOPICS, "x").dead_letter(Origin("t", 0, 0, 0), Original(b"k", b"v", ()), "reason")
+    original = Original(b"k", b"v", (), written_at=1.0)
+    outcome = MessageWriter(TOPICS, "x", "group").dead_letter(Origin("t", 0, 0, 0), original, "reason")
     found = [message.headers for message in (*outcome.messages, *outcome.smallest)]
     return tuple(dict.fromkeys(name for headers in found for name, _ in headers))
 

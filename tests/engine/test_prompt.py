@@ -129,7 +129,7 @@ def test_rows_of_other_lengths_do_not_share_a_step(model: WatchedModel) -> None:
     ]
     assert [group.chunks for group in groups] == [1, 2, 3]
     assert len(set(groups)) == 3
-    assert Group(groups[0].stage, groups[0].height, groups[0].width) == groups[0]
+    assert Group(groups[0].stage, groups[0].height, groups[0].width, guided=False) == groups[0]
 
 
 def _long_jobs(count: int, seed: int, loras: Sequence[str] = ()) -> list[Job]:

@@ -6,16 +6,23 @@ import base64
 import pickle
 import time
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from worker import msk_iam
+from worker import kafka_config, msk_iam
+from worker.client import connection
 from worker.errors import SettingsError
-from worker.kafka_config import client_config
+from worker.events.single_object import SingleObjectCodec
 from worker.settings import load_settings
+from worker.topics import Topics
 
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY": "hidden-secret", "AWS_SESSION_TOKEN": "session"}
+
+
+def client_config() -> dict[str, Any]:
+    return kafka_config.admin_config(load_settings())
 
 
 @pytest.fixture
@@ -28,7 +35,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 @pytest.mark.usefixtures("environment")
 def test_the_token_is_a_presigned_connect_of_the_settings_keys() -> None:
-    config = client_config(load_settings())
+    config = client_config()
     assert (config["security.protocol"], config["sasl.mechanism"]) == ("SASL_SSL", "OAUTHBEARER")
     token, ends = config["oauth_cb"]("")
     url = urlsplit(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode())
@@ -42,7 +49,7 @@ def test_the_token_is_a_presigned_connect_of_the_settings_keys() -> None:
 
 @pytest.mark.usefixtures("environment")
 def test_the_callback_goes_to_another_process_and_shows_no_secret() -> None:
-    callback = client_config(load_settings())["oauth_cb"]
+    callback = client_config()["oauth_cb"]
     assert pickle.loads(pickle.dumps(callback)) == callback
     assert "hidden-secret" not in repr(callback)
 
@@ -67,7 +74,13 @@ def test_without_credentials_the_log_says_so(
 
 def test_properties_of_the_operator_win(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("KAFKA_SECURITY_PROTOCOL", "SASL_PLAINTEXT")
-    assert client_config(load_settings())["security.protocol"] == "SASL_PLAINTEXT"
+    assert client_config()["security.protocol"] == "SASL_PLAINTEXT"
+
+
+@pytest.mark.usefixtures("environment")
+def test_the_command_line_signs_in_too() -> None:
+    config = connection.Connection(load_settings(), Topics(), SingleObjectCodec()).config()
+    assert config["oauth_cb"] == client_config()["oauth_cb"]
 
 
 def test_another_mechanism_beside_it_is_a_contradiction(environment: pytest.MonkeyPatch) -> None:
@@ -85,9 +98,10 @@ def test_a_region_that_is_none_is_refused(environment: pytest.MonkeyPatch) -> No
 def test_without_the_signer_one_line_names_it(environment: pytest.MonkeyPatch) -> None:
     environment.setattr(msk_iam, "SIGNER", "not_installed_here")
     with pytest.raises(SettingsError, match="aws-msk-iam-sasl-signer-python"):
-        client_config(load_settings())
+        client_config()
 
 
 def test_without_the_setting_nothing_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MSK_IAM_REGION", raising=False)
-    assert client_config(load_settings()).keys() == {"bootstrap.servers", "client.id"}
+    assert not {"oauth_cb", "security.protocol"} & client_config().keys()
+    assert "oauth_cb" not in connection.Connection(load_settings(), Topics(), SingleObjectCodec()).config()

@@ -92,7 +92,7 @@ def oauth_variables(secured: Secured, endpoint: TokenEndpoint, secret: str) -> d
 def see_all_clients_work(settings: Settings) -> None:
     """The clients of a worker, made as it makes them: admin, transactional producer, and consumer."""
     topics = Topics(f"t{uuid.uuid4().hex[:8]}.")
-    create_topics(kafka_config.client_config(settings), topics, partitions=1)
+    create_topics(kafka_config.bounds_config(settings), topics, partitions=1)
     assert AdminClient(kafka_config.bounds_config(settings)).list_topics(timeout=20).brokers
     identity = {"transactional.id": kafka_config.transactional_id(settings)}
     producer = Producer(kafka_config.producer_config(settings, identity))

@@ -14,6 +14,7 @@ from worker.client.connection import Connection, Record, connect
 from worker.client.errors import CommandError
 from worker.client.reader import Reader
 from worker.errors import UndecodableError
+from worker.events.dead_letters import resubmission_of
 from worker.events.headers import header_text
 from worker.events.types import GenerationStatus, timestamp
 
@@ -74,6 +75,8 @@ def dead_letter(connection: Connection, job_id: str) -> dict[str, Any] | None:
     try:
         with Reader(connection, [connection.topics.dead_letter]) as reader:
             for record in reader.read_all():
+                if resubmission_of(record.headers) is not None:
+                    continue  # a note that a dead letter was sent again
                 if record.key == job_id.encode() or header_text(record.headers, "job-id") == job_id:
                     found = record
     except CommandError:

@@ -23,7 +23,7 @@ from worker.events.codec import EventCodec, make_codec
 from worker.events.headers import Input, request_headers
 from worker.events.single_object import Headers
 from worker.events.types import Event
-from worker.kafka_config import client_config
+from worker.kafka_config import sign_in
 from worker.settings import Settings, load_settings
 from worker.topics import Topics
 
@@ -57,8 +57,8 @@ class Connection:
 
     def config(self) -> dict[str, Any]:
         """Return librdkafka's properties; its log is off, because errors are reported as exceptions."""
-        given = {k: v for k, v in client_config(self.settings).items() if k not in _MEMBERSHIP}
-        return {"log_level": 0, **given, "client.id": "sdxl-worker-cli"}
+        given = {k: v for k, v in self.settings.kafka_client_config().items() if k not in _MEMBERSHIP}
+        return {"log_level": 0, **sign_in(self.settings), **given, "client.id": "sdxl-worker-cli"}
 
     def require_kafka(self) -> None:
         """See that Kafka answers, for verbs whose own calls would wait long for it. Raises CommandError."""
