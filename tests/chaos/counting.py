@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from tests.chaos.traffic import Ending, ending_of, number_of
+from tests.chaos.traffic import Ending, code_of, ending_of, number_of
 from worker.topics import Topics
 
 _METADATA_TIMEOUT_S = 30.0
@@ -39,6 +39,17 @@ def ends(topics: Topics) -> Mapping[str, Ending]:
         topics.failed: Ending.FAILED,
         topics.dead_letter: Ending.DEAD_LETTER,
     }
+
+
+def wrong_end(job_id: str, found: Ending, code: str) -> str | None:
+    """What is wrong with how a job ended, or None."""
+    number = number_of(job_id)
+    due = ending_of(number)
+    if due is not found:
+        return f"{job_id} {found} ({code}), not {due}"
+    if due is Ending.FAILED and code != code_of(number):
+        return f"{job_id} failed with {code}, not {code_of(number)}"
+    return None
 
 
 class Reader:
@@ -100,9 +111,9 @@ class Reader:
     def _judge(self, topic: str, job_id: str, headers: Mapping[str, str | bytes | None]) -> None:
         worker = _text(headers.get("worker-id"))
         self.tally.workers[worker] = self.tally.workers.get(worker, 0) + 1
-        due, found = ending_of(number_of(job_id)), self._endings[topic]
-        if due is not found:
-            self.tally.wrong.append(f"{job_id} {found} ({_text(headers.get('error-code'))}), not {due}")
+        complaint = wrong_end(job_id, self._endings[topic], _text(headers.get("error-code")))
+        if complaint:
+            self.tally.wrong.append(complaint)
 
 
 class Follower:

@@ -18,6 +18,10 @@ class Kind(StrEnum):
     BROKER = "broker bounce"
     S3_STOP = "S3 stop"
     S3_SUSPEND = "S3 suspend"
+    BROKER_SLOW = "broker slow"
+    S3_SLOW = "S3 slow"
+    S3_REFUSED = "S3 right removed"
+    STATUS_DELETED = "status topic deleted and made again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +39,13 @@ class Fault:
 
 # Seconds between two faults of a kind, and how many there are at least, however short the run.
 _EVERY_S = {Kind.KILL: (5.5, 16), Kind.STALL: (30, 3), Kind.DRAIN: (40, 2)}
-_SITE_EVERY_S, _SITE_MIN = 14.0, 6
+_SITE_EVERY_S, _SITE_MIN = 14.0, 8
 _QUIET_FIRST_S = 3.0
 _NEW_NAME_SHARE = 0.3
-_SITE_KINDS = (Kind.BROKER, Kind.S3_STOP, Kind.BROKER, Kind.S3_SUSPEND)
+SITE_KINDS = (
+    *(Kind.BROKER, Kind.S3_STOP, Kind.BROKER_SLOW, Kind.S3_SLOW),
+    *(Kind.BROKER, Kind.S3_SUSPEND, Kind.STATUS_DELETED, Kind.S3_REFUSED),
+)
 
 
 def draw(seed: int, seconds: float) -> list[Fault]:
@@ -56,7 +63,7 @@ def _site_faults(rng: random.Random, seconds: float) -> list[Fault]:
     """Brokers and S3 in turn and apart, since three brokers are made to lose one, not two."""
     number = max(_SITE_MIN, round(seconds / _SITE_EVERY_S))
     apart = (seconds - _QUIET_FIRST_S) / number
-    kinds = [_SITE_KINDS[index % len(_SITE_KINDS)] for index in range(number)]
+    kinds = [SITE_KINDS[index % len(SITE_KINDS)] for index in range(number)]
     return [
         Fault(_QUIET_FIRST_S + (index + rng.random() * 0.3) * apart, kind, _lasts(kind, rng))
         for index, kind in enumerate(kinds)
@@ -71,5 +78,9 @@ def _lasts(kind: Kind, rng: random.Random) -> float:
             return rng.uniform(0.5, 4)
         case Kind.S3_STOP | Kind.S3_SUSPEND:
             return rng.uniform(3, 9)
+        case Kind.BROKER_SLOW | Kind.S3_SLOW | Kind.S3_REFUSED:
+            return rng.uniform(3, 8)
+        case Kind.STATUS_DELETED:
+            return rng.uniform(1, 5)
         case _:
             return rng.choice((0.1, rng.uniform(0.5, 3), rng.uniform(3, SESSION_TIMEOUT_S + 4)))

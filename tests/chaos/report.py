@@ -18,13 +18,24 @@ from rich.table import Table
 from devtools.local.kafka_jars import kafka_jars
 from tests.chaos.crew import Crew
 from tests.chaos.director import Director
+from tests.chaos.hostile import kind_of
 from tests.chaos.options import PARTITIONS, SESSION_TIMEOUT_S, Options
+from tests.chaos.plan import Kind
 from tests.chaos.stage import BROKERS
 from tests.chaos.verdict import Evidence, duplicates, lost
 from tests.chaos.worklog import Change, Made, percentile, repeated_share, takeovers
 
+# What the report calls the faults of brokers, topics and S3.
+_SITE = {
+    "broker_bounces": {Kind.BROKER},
+    "brokers_slow": {Kind.BROKER_SLOW},
+    "s3_outages": {Kind.S3_STOP, Kind.S3_SUSPEND},
+    "s3_slow": {Kind.S3_SLOW},
+    "s3_rights_removed": {Kind.S3_REFUSED},
+    "status_topic_deleted": {Kind.STATUS_DELETED},
+}
 _SHOWN = (
-    *("passed", "jobs", "kills", "stalls", "drains", "broker_bounces", "s3_outages", "lost", "duplicates"),
+    *("passed", "jobs", "hostile", "kills", "stalls", "drains", *_SITE, "lost", "duplicates"),
     *("offsets_regressed", "takeover_p50_s", "takeover_p99_s", "work_repeated_share", "crashes", "wall_s"),
 )
 
@@ -45,11 +56,13 @@ def report(
     return {
         "passed": not complaints,
         "jobs": evidence.requests.total,
+        "hostile": sum(kind_of(number) is not None for number in range(options.jobs)),
         "kills": len(crew.kills),
         "stalls": crew.stalls,
         "drains": crew.drains,
-        "broker_bounces": director.broker_bounces,
-        "s3_outages": director.s3_outages,
+        **{name: sum(director.site.inflicted[kind] for kind in kinds) for name, kinds in _SITE.items()},
+        "s3_answers_delayed": director.site.proxy.delayed,
+        "s3_requests_refused": director.site.proxy.refused,
         "lost": len(gone),
         "duplicates": len(seen),
         "offsets_regressed": len(evidence.regressed),
@@ -84,7 +97,7 @@ def _circumstances(options: Options) -> dict[str, Any]:
     return {
         "seed": options.seed,
         "rate_per_s": options.rate,
-        "engine": f"stand-in, {options.picture_s * 1000:g} ms a picture; {options.toy} workers with the toy model",
+        "engine": f"stand-in, {options.picture_s * 1000:g} ms a picture (2 %: 0.5-3 s); {options.toy} with a toy model",
         "processes": {"workers": options.workers, "brokers": BROKERS},
         "group_protocol": options.protocol,
         "partitions_per_topic": PARTITIONS,

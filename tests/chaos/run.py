@@ -14,8 +14,9 @@ from tests.chaos.crew import Crew
 from tests.chaos.director import Director
 from tests.chaos.offsets import OffsetWatch
 from tests.chaos.options import BUCKET, PARTITIONS, Options
+from tests.chaos.site import Site
 from tests.chaos.stage import GROUP, Stage, remove_data, staged
-from tests.chaos.traffic import Ending, Sender, ending_of, name_of
+from tests.chaos.traffic import Ending, Sender, ending_of, girl_of, name_of
 from worker.delivery.keys import object_keys
 
 TICK_S = 0.05
@@ -35,7 +36,8 @@ def run(options: Options) -> dict[str, Any]:
     with staged(options) as stage:
         say(f"servers are up after {time.monotonic() - began:.0f} s")
         crew = Crew(stage.hire, stage.names(), random.Random(options.seed))
-        director = Director(plan.draw(options.seed, options.send_s), crew, stage.kafka, stage.s3, say)
+        site = Site(stage.kafka, stage.s3, stage.proxy, stage.topics)
+        director = Director(plan.draw(options.seed, options.send_s), crew, site, say)
         try:
             evidence, seconds = _act(stage, director)
         finally:
@@ -138,7 +140,7 @@ def _missing_pictures(stage: Stage, fresh: Tally) -> list[str]:
     client = stage.s3.client()
     missing = []
     for number in sample:
-        keys = object_keys(f"girl-{number % 100}", name_of(number), "jpeg")
+        keys = object_keys(girl_of(number), name_of(number), "jpeg")
         for key in (keys.image, keys.thumbnail, keys.manifest):
             try:
                 client.head_object(Bucket=BUCKET, Key=key)

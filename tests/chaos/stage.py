@@ -13,6 +13,7 @@ from devtools.local.kafka import KafkaCluster
 from devtools.local.seaweedfs import SeaweedFS
 from tests.chaos.crew import Life
 from tests.chaos.options import BUCKET, PARTITIONS, SESSION_TIMEOUT_S, Options
+from tests.chaos.proxy import S3Proxy
 from tests.forking import ForkedProcess
 from worker.topics import Topics, create_topics
 
@@ -27,6 +28,7 @@ class Stage:
     options: Options
     kafka: KafkaCluster
     s3: SeaweedFS
+    proxy: S3Proxy
     topics: Topics
     _numbers: Iterator[int]
 
@@ -58,6 +60,7 @@ class Stage:
             "KAFKA_GROUP_PROTOCOL": self.options.protocol,
             "WORKER_ID": name,
             **self.s3.environment,
+            "AWS_ENDPOINT_URL_S3": self.proxy.endpoint_url,
             # Kills are not the jobs' fault here.
             "CRASH_LOOP_LIMIT": "1000",
             "UPLOAD_THREADS": "2",
@@ -70,6 +73,7 @@ class Stage:
             "SDXL_REFINER_ID": "none",
             "CHAOS_ENGINE": "toy" if is_toy else "stand-in",
             "CHAOS_PICTURE_S": str(self.options.picture_s),
+            "CHAOS_LONG_PICTURES": "yes",
         }
 
     def names(self) -> list[str]:
@@ -93,9 +97,9 @@ def staged(options: Options) -> Iterator[Stage]:
     kafka = KafkaCluster(BROKERS, folder / "kafka", settings={"group.consumer.session.timeout.ms": session_ms})
     s3 = SeaweedFS(folder / "s3", BUCKET)
     topics = Topics()
-    with s3, kafka:
+    with s3, kafka, S3Proxy(s3.port, options.seed) as proxy:
         create_topics(kafka.bootstrap_servers, topics, PARTITIONS, replication_factor=BROKERS)
-        yield Stage(options, kafka, s3, topics, count(1))
+        yield Stage(options, kafka, s3, proxy, topics, count(1))
 
 
 def remove_data(options: Options) -> None:

@@ -6,7 +6,9 @@ import heapq
 import math
 import threading
 import time
+import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
@@ -23,16 +25,53 @@ from worker.settings import Settings
 AHEAD_S = 0.5
 
 
-class StandInEngine:
-    """A `worker.job.Engine` without a model; one picture at a time, most urgent first."""
+# A long picture is made in slices of this length, between which it can be cancelled and released.
+SLICE_S = 0.1
+LONG_EVERY, LONG_S = 50, (0.5, 3.0)
 
-    def __init__(self, hooks: EngineHooks, picture_s: float) -> None:
+
+def long_picture_s(job_id: str) -> float | None:
+    """How long the picture of this job takes, if it is one of the 2 % that are long."""
+    draw = zlib.crc32(job_id.encode())
+    if draw % LONG_EVERY:
+        return None
+    least, most = LONG_S
+    return least + (most - least) * (draw // LONG_EVERY % 100) / 99
+
+
+@dataclass(slots=True)
+class _Drawing:
+    """The job whose picture is made, since when (Unix time), and the seconds that it takes and has left."""
+
+    job: Job
+    started: float
+    takes_s: float
+    left_s: float
+
+
+class StandInEngine:
+    """A `worker.job.Engine` without a model; one picture at a time, most urgent first.
+
+    `long_pictures`: those of some jobs take 0.5-3 s.
+    """
+
+    def __init__(
+        self,
+        hooks: EngineHooks,
+        picture_s: float,
+        *,
+        long_pictures: bool = False,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._hooks = hooks
+        self._sleep = sleep
         self._picture_s = picture_s
+        self._long_pictures = long_pictures
         # The one that is drawn, and those to follow in the time that a start may take to become durable.
         self._room = 1 + math.ceil(AHEAD_S / picture_s)
         self._changed = threading.Condition()
         self._queue: list[tuple[int, int, Job]] = []
+        self._drawing: _Drawing | None = None
         self._sequence = count()
 
     def submit(self, job: Job) -> None:
@@ -41,42 +80,61 @@ class StandInEngine:
             self._changed.notify()
 
     def cancel(self, job_id: str, code: ErrorCode, message: str) -> None:
-        for job in self._take(lambda job: job.job_id == job_id):
+        for job in self._take(lambda job: job.job_id == job_id, started=True):
             self._hooks.on_failed(Failure.of(job, code, message))
 
     def release(self, keep: Callable[[Origin], bool], *, started: bool) -> None:
-        """What waits is released; the one that is being made ends by itself within milliseconds."""
-        del started
-        for job in self._take(lambda job: not keep(job.origin)):
+        for job in self._take(lambda job: not keep(job.origin), started=started):
             self._hooks.on_released(job)
 
     def tick(self) -> bool:
         self._hooks.on_room((self._room, self._room, self._room))
         with self._changed:
-            if not self._queue:
-                return False
-            _, _, job = heapq.heappop(self._queue)
-        started = time.time()
-        self._hooks.on_progress(job, 0, job.request.num_inference_steps)
-        time.sleep(self._picture_s)
-        timing = Timing(max(0.0, started - job.requested_at), self._picture_s, self._picture_s, started)
-        self._hooks.on_pixels(Picture(job, pixels(job), timing))
+            began = self._drawing is None
+            if self._drawing is None and self._queue:
+                self._drawing = self._begin(heapq.heappop(self._queue)[2])
+            drawing = self._drawing
+        if drawing is None:
+            return False
+        if began:
+            self._hooks.on_progress(drawing.job, 0, drawing.job.request.num_inference_steps)
+        slice_s = min(SLICE_S, drawing.left_s)
+        self._sleep(slice_s)
+        drawing.left_s -= slice_s
+        if drawing.left_s <= 0:
+            self._finish(drawing)
         return True
+
+    def _begin(self, job: Job) -> _Drawing:
+        takes_s = (self._long_pictures and long_picture_s(job.job_id)) or self._picture_s
+        return _Drawing(job, time.time(), takes_s, takes_s)
+
+    def _finish(self, drawing: _Drawing) -> None:
+        with self._changed:
+            if self._drawing is not drawing:
+                return  # released or cancelled during the last slice
+            self._drawing = None
+        job, takes_s, started = drawing.job, drawing.takes_s, drawing.started
+        timing = Timing(max(0.0, started - job.requested_at), takes_s, takes_s, started)
+        self._hooks.on_pixels(Picture(job, pixels(job), timing))
 
     def wait(self, timeout_s: float) -> None:
         with self._changed:
-            if not self._queue:
+            if not self._queue and self._drawing is None:
                 self._changed.wait(timeout_s)
 
     def report(self, queued: Sequence[Job]) -> None:
         """There is no device to tell about."""
 
-    def _take(self, chosen: Callable[[Job], bool]) -> list[Job]:
+    def _take(self, chosen: Callable[[Job], bool], *, started: bool) -> list[Job]:
         with self._changed:
-            taken = [entry for entry in self._queue if chosen(entry[2])]
+            taken = [entry[2] for entry in self._queue if chosen(entry[2])]
             self._queue = [entry for entry in self._queue if not chosen(entry[2])]
             heapq.heapify(self._queue)
-        return [job for _, _, job in taken]
+            if started and self._drawing is not None and chosen(self._drawing.job):
+                taken.append(self._drawing.job)
+                self._drawing = None
+        return taken
 
 
 def pixels(job: Job) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -85,7 +143,7 @@ def pixels(job: Job) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.random.default_rng(job.seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def load(settings: Settings, picture_s: float) -> LoadedEngine:
+def load(settings: Settings, picture_s: float, *, long_pictures: bool = False) -> LoadedEngine:
     """What `worker.app.run` asks of a loader."""
     info = ModelInfo(
         model_id="stand-in",
@@ -99,4 +157,4 @@ def load(settings: Settings, picture_s: float) -> LoadedEngine:
         calls=CallSizes("none", "none", settings.slots),
     )
     facts = {"pipeline_loaded": True, "device": "stand-in"}
-    return LoadedEngine(lambda hooks: StandInEngine(hooks, picture_s), info, facts)
+    return LoadedEngine(lambda hooks: StandInEngine(hooks, picture_s, long_pictures=long_pictures), info, facts)

@@ -19,4 +19,13 @@ def test_nothing_is_lost_and_nothing_comes_twice(tmp_path: Path) -> None:
     assert facts["jobs"] == facts["outcomes"] == 2000
     assert (facts["lost"], facts["duplicates"], facts["offsets_regressed"]) == (0, 0, 0)
     assert facts["kills"] >= 16
-    assert all(facts[fault] for fault in ("stalls", "drains", "broker_bounces", "s3_outages"))
+    assert facts["hostile"] == 20
+    assert facts["s3_answers_delayed"] > 0
+    assert facts["s3_requests_refused"] > 0
+    assert all(
+        facts[fault]
+        for fault in (
+            *("stalls", "drains", "broker_bounces", "brokers_slow", "s3_outages", "s3_slow", "s3_rights_removed"),
+            "status_topic_deleted",
+        )
+    )

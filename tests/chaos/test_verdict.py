@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import plan
-from tests.chaos.counting import Tally
-from tests.chaos.plan import Kind
+from tests.chaos.counting import Tally, wrong_end
+from tests.chaos.hostile import KINDS, kind_of
+from tests.chaos.plan import SITE_KINDS, Kind
 from tests.chaos.traffic import Ending, ending_of, name_of, number_of
 from tests.chaos.verdict import Evidence, complaints, duplicates, lost
 from tests.chaos.worklog import (
@@ -82,11 +83,33 @@ def test_a_run_has_its_kills_and_some_of_each_other_fault(seconds: float) -> Non
     assert all(kinds.count(kind) for kind in Kind)
 
 
+def test_the_faults_of_brokers_and_s3_take_turns() -> None:
+    kinds = [fault.kind for fault in plan.draw(3, 1000) if fault.kind in SITE_KINDS]
+    assert kinds[: len(SITE_KINDS)] == list(SITE_KINDS)
+    assert kinds == [SITE_KINDS[index % len(SITE_KINDS)] for index in range(len(kinds))]
+
+
 def test_some_records_repeat_an_id_that_completes() -> None:
     repeats = [n for n in range(1000) if number_of(name_of(n)) != n]
     assert repeats
     assert {ending_of(number_of(name_of(n))) for n in repeats} == {Ending.COMPLETED}
     assert {ending_of(n) for n in range(1000)} == set(Ending)
+
+
+def test_every_kind_of_hostile_record_is_sent_and_none_of_them_repeats_another() -> None:
+    hostile = [n for n in range(100 * len(KINDS)) if kind_of(n)]
+    assert sorted(str(kind_of(n)) for n in hostile) == sorted(KINDS)
+    assert all(number_of(name_of(n)) == n for n in hostile)
+    assert {ending_of(n) for n in hostile} == set(Ending)
+
+
+def test_an_end_with_another_code_is_wrong() -> None:
+    expired, invalid = (next(n for n in range(9999) if kind_of(n) == kind) for kind in ("expired in the year 1", "NaN"))
+    assert wrong_end(name_of(expired), Ending.FAILED, "expired") is None
+    assert wrong_end(name_of(invalid), Ending.FAILED, "expired") is not None
+    assert wrong_end(name_of(expired), Ending.COMPLETED, "") is not None
+    assert wrong_end(name_of(11), Ending.FAILED, "internal") is not None
+    assert wrong_end(name_of(1), Ending.COMPLETED, "") is None
 
 
 def gain(at: float, life: str, *places: str) -> Change:

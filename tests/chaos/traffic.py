@@ -9,8 +9,10 @@ from enum import StrEnum
 
 from confluent_kafka import KafkaError, Message, Producer
 
+from tests.chaos.hostile import GIRL, hostile_record
 from tests.chaos.options import Options
 from tests.harness import small_request
+from tests.hostile_records import COMPLETED, DEAD_LETTER, HostileRecord
 from worker.events.headers import request_headers
 from worker.events.single_object import SingleObjectCodec
 from worker.events.types import timestamp
@@ -31,6 +33,9 @@ class Ending(StrEnum):
     DEAD_LETTER = "dead-letter"
 
 
+_HOSTILE_ENDINGS = {COMPLETED: Ending.COMPLETED, DEAD_LETTER: Ending.DEAD_LETTER}
+
+
 def name_of(number: int) -> str:
     """The job id of record `number`: its own, or that of an earlier record which it repeats."""
     own = number - REPEAT_DISTANCE if number % REPEATED_EVERY == REPEAT_DISTANCE else number
@@ -44,9 +49,22 @@ def number_of(job_id: str) -> int:
 
 def ending_of(number: int) -> Ending:
     """How the first record with a job id has to end, and so all."""
+    if hostile := hostile_record(number):
+        return _HOSTILE_ENDINGS.get(hostile.end, Ending.FAILED)
     if number % UNDECODABLE_EVERY == 7:
         return Ending.DEAD_LETTER
     return Ending.FAILED if number % INVALID_EVERY == 11 else Ending.COMPLETED
+
+
+def code_of(number: int) -> str:
+    """The error code with which a failed record has to end."""
+    hostile = hostile_record(number)
+    return hostile.end if hostile else "invalid_request"
+
+
+def girl_of(number: int) -> str:
+    """The `girl_id` of the first record with a job id, if that is one that completes."""
+    return GIRL if hostile_record(number) else f"girl-{number % 100}"
 
 
 class Sender:
@@ -94,8 +112,11 @@ class Sender:
     def _send(self, number: int, topic: str) -> None:
         name = name_of(number)
         first = number_of(name)
+        if hostile := hostile_record(first):
+            self._send_hostile(topic, name, hostile)
+            return
         steps = 0 if ending_of(first) is Ending.FAILED else 4
-        request = small_request(job_id=name, girl_id=f"girl-{first % 100}", num_inference_steps=steps)
+        request = small_request(job_id=name, girl_id=girl_of(first), num_inference_steps=steps)
         value, framing = self._codec.encode(request, topic=topic)
         headers = request_headers(request, source="/chaos", now=timestamp(time.time()))
         if ending_of(first) is Ending.DEAD_LETTER:
@@ -106,6 +127,11 @@ class Sender:
             value=value,
             headers=[*headers, *framing],
             on_delivery=self._delivered,
+        )
+
+    def _send_hostile(self, topic: str, name: str, record: HostileRecord) -> None:
+        self._producer.produce(
+            topic, key=name.encode(), value=record.value(name), on_delivery=self._delivered, **record.options
         )
 
     def _delivered(self, error: KafkaError | None, _message: Message) -> None:

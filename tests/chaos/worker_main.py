@@ -22,7 +22,8 @@ def load(settings: Settings) -> app.LoadedEngine:
     if os.environ["CHAOS_ENGINE"] == "toy":
         loaded = app.load_engine(settings)
     else:
-        loaded = stand_in.load(settings, float(os.environ["CHAOS_PICTURE_S"]))
+        long_pictures = "CHAOS_LONG_PICTURES" in os.environ
+        loaded = stand_in.load(settings, float(os.environ["CHAOS_PICTURE_S"]), long_pictures=long_pictures)
     work_log = Path(os.environ["CHAOS_WORK_LOG"])
     return replace(loaded, make_engine=lambda hooks: loaded.make_engine(_written_down(hooks, work_log)))
 

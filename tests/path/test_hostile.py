@@ -8,7 +8,6 @@ import subprocess
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -21,9 +20,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its stubs d
     ResourceType,
 )
 
-from tests.harness import Client, Site, WorkerProcess, small_request
-from worker.events.single_object import SingleObjectCodec
-from worker.events.types import GenerationFailed, Lora
+from tests.harness import Client, Site, WorkerProcess
+from tests.hostile_records import HOSTILE_RECORDS, encoded
+from worker.events.types import GenerationFailed
 from worker.topics import Topics
 
 RECORDS = 1000
@@ -31,15 +30,7 @@ RECORDS = 1000
 DEAD_LETTER_BYTES = 20_000
 STATUS_BYTES = 2_000
 
-CODEC = SingleObjectCodec()
-YEAR_ONE = datetime(1, 1, 1, tzinfo=UTC)
-
 Send = Callable[[Producer, str, str], None]
-
-
-def encoded(**fields: object) -> bytes:
-    value, _ = CODEC.encode(small_request(**fields), topic="t")
-    return value
 
 
 def sending(make: Callable[[str], bytes | None], **record: object) -> Send:
@@ -71,32 +62,13 @@ def with_an_unreadable_header_on_a_good_request(_producer: Producer, topic: str,
 
 # What is sent, and how it ends: completed, a code, or dead-letter.
 HOSTILE: dict[str, tuple[str, Send]] = {
-    "no avro": ("dead-letter", sending(lambda _: b"{}")),
-    "nothing": ("dead-letter", sending(lambda _: None)),
-    "no bytes": ("dead-letter", sending(lambda _: b"")),
-    "a cut request": ("dead-letter", sending(lambda job_id: encoded(job_id=job_id)[:-9])),
-    "a large no avro": ("dead-letter", sending(lambda _: b"\xc3\x01" + os.urandom(400_000))),
-    "large headers": ("dead-letter", sending(lambda _: b"x", headers=[(f"h{n}", b"v" * 900) for n in range(400)])),
-    "odd headers": ("dead-letter", sending(lambda _: b"x", headers=[("a", None), ("a", b"\xff"), ("", b"")])),
+    **{name: (record.end, sending(record.value, **record.options)) for name, record in HOSTILE_RECORDS.items()},
     "a header name that is not UTF-8": ("dead-letter", with_an_unreadable_header),
     "the same on a good request": ("completed", with_an_unreadable_header_on_a_good_request),
     "a job_id of 600 KB": ("invalid_request", sending(lambda job_id: encoded(job_id=job_id + "x" * 600_000))),
-    "a girl_id of 600 KB": ("invalid_request", sending(lambda job_id: encoded(job_id=job_id, girl_id="x" * 600_000))),
-    "an id that leaves its folder": ("invalid_request", sending(lambda job_id: encoded(job_id=job_id, girl_id="../x"))),
-    "a prompt of 900 KB": ("invalid_request", sending(lambda job_id: encoded(job_id=job_id, prompt="x" * 900_000))),
-    "a long scheduler": ("invalid_request", sending(lambda job_id: encoded(job_id=job_id, scheduler="x" * 99_999))),
-    "a thousand LoRAs": (
-        "invalid_request",
-        sending(lambda job_id: encoded(job_id=job_id, loras=tuple(Lora(name=f"l{n}") for n in range(1000)))),
-    ),
-    "NaN": ("invalid_request", sending(lambda job_id: encoded(job_id=job_id, guidance_scale=float("nan")))),
-    "a record of 1970": ("completed", sending(lambda job_id: encoded(job_id=job_id), timestamp=1)),
-    "requested in the year 1": ("completed", sending(lambda job_id: encoded(job_id=job_id, requested_at=YEAR_ONE))),
-    "expired in the year 1": ("expired", sending(lambda job_id: encoded(job_id=job_id, expires_at=YEAR_ONE))),
     "a key of 500 KB": ("completed", sending(lambda job_id: encoded(job_id=job_id), key=b"k" * 500_000)),
     "no key": ("completed", sending(lambda job_id: encoded(job_id=job_id), key=None)),
-    "a prompt of 8,000 emoji": ("completed", sending(lambda job_id: encoded(job_id=job_id, prompt="🦊" * 8_000))),
-}  # fmt: skip
+}
 
 
 def limit(servers: str, topic: str, max_bytes: int) -> None:
@@ -204,4 +176,25 @@ def test_a_dead_letter_topic_that_is_missing_holds_back_only_what_it_must(
         letter = late.one("bad", 120)
         late.close()
         assert letter.value == b"no avro"
+        assert worker.terminate() == 0
+
+
+def test_results_go_on_while_the_status_topic_is_deleted_and_made_again(
+    apache_site: Site, client: Client, tmp_path: Path
+) -> None:
+    servers, topics = apache_site.broker.bootstrap_servers, apache_site.topics
+    admin = AdminClient({"bootstrap.servers": servers})
+
+    def all_completed(number: int) -> None:
+        jobs = [client.request(lane).job_id for lane in ("urgent", "high", "normal") for _ in range(number)]
+        client.wait_for(lambda _: all(client.of(job_id) for job_id in jobs), 60)
+
+    with stand_in(apache_site, "steady", tmp_path) as worker:
+        all_completed(2)
+        admin.delete_topics([topics.status])[topics.status].result(20)
+        all_completed(5)
+        all_completed(5)
+        apache_site.broker.create_topics(Topics(topics.prefix))
+        all_completed(5)
+        assert worker.get("/health")[0] == 200
         assert worker.terminate() == 0

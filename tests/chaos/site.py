@@ -1,0 +1,106 @@
+"""The faults of brokers, topics and S3. Each call inflicts one and returns when it is mended."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from confluent_kafka.admin import AdminClient
+
+from devtools.local.kafka import KafkaCluster
+from devtools.local.seaweedfs import SeaweedFS
+from tests.chaos.options import PARTITIONS
+from tests.chaos.plan import Kind
+from tests.chaos.proxy import Mood, S3Proxy
+from worker.topics import Topics, TopicsError, create_topics
+
+# A slow broker is suspended and runs in turns of this length.
+SUSPENDED_S, RUNNING_S = 0.3, 0.1
+TOPIC_S = 30.0
+_RETRY_PAUSE_S = 0.5
+
+
+@dataclass(slots=True)
+class Site:
+    """`inflicted` counts the faults by kind."""
+
+    kafka: KafkaCluster
+    s3: SeaweedFS
+    proxy: S3Proxy
+    topics: Topics
+    inflicted: Counter[Kind] = field(default_factory=Counter)
+    _brokers: itertools.cycle[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._brokers = itertools.cycle(self.kafka.broker_ids)
+
+    def inflict(self, kind: Kind, lasts_s: float) -> None:
+        """Do it for so long, and repair it."""
+        self.inflicted[kind] += 1
+        match kind:
+            case Kind.BROKER:
+                self._bounce(next(self._brokers), lasts_s)
+            case Kind.BROKER_SLOW:
+                self._slow_down(next(self._brokers), lasts_s)
+            case Kind.STATUS_DELETED:
+                self._without_status(lasts_s)
+            case Kind.S3_STOP:
+                self._outage(self.s3.stop, self.s3.start, lasts_s)
+            case Kind.S3_SUSPEND:
+                self._outage(self.s3.suspend, self.s3.resume, lasts_s)
+            case Kind.S3_SLOW:
+                self._mood(Mood.SLOW, lasts_s)
+            case Kind.S3_REFUSED:
+                self._mood(Mood.REFUSE, lasts_s)
+            case _:
+                raise ValueError(f"{kind} is no fault of the site")
+
+    def _bounce(self, broker: int, lasts_s: float) -> None:
+        self.kafka.kill(broker)
+        time.sleep(lasts_s)
+        self.kafka.start_broker(broker)
+        # Until it is in sync again, losing another would stop writing to some partitions for longer than a bounce.
+        time.sleep(2)
+
+    def _slow_down(self, broker: int, lasts_s: float) -> None:
+        ends_at = time.monotonic() + lasts_s
+        while time.monotonic() < ends_at:
+            self.kafka.suspend(broker)
+            try:
+                time.sleep(SUSPENDED_S)
+            finally:
+                self.kafka.resume(broker)
+            time.sleep(RUNNING_S)
+
+    def _without_status(self, lasts_s: float) -> None:
+        """Statuses are notices: without their topic, results must go on."""
+        admin = AdminClient({"bootstrap.servers": self.kafka.bootstrap_servers, "log_level": 0})
+        admin.delete_topics([self.topics.status], operation_timeout=TOPIC_S)[self.topics.status].result(TOPIC_S)
+        time.sleep(lasts_s)
+        gives_up_at = time.monotonic() + TOPIC_S
+        created: tuple[str, ...] = ()
+        # A deleted topic's name is free only some moments later.
+        while self.topics.status not in created:
+            try:
+                created = create_topics(
+                    self.kafka.bootstrap_servers, self.topics, PARTITIONS, len(self.kafka.broker_ids)
+                )
+            except TopicsError:
+                if time.monotonic() > gives_up_at:
+                    raise
+            if self.topics.status not in created and time.monotonic() > gives_up_at:
+                raise TimeoutError(f"{self.topics.status} was not made again in {TOPIC_S:g} s")
+            time.sleep(_RETRY_PAUSE_S)
+
+    def _outage(self, stop: Callable[[], None], start: Callable[[], None], lasts_s: float) -> None:
+        stop()
+        time.sleep(lasts_s)
+        start()
+
+    def _mood(self, mood: Mood, lasts_s: float) -> None:
+        self.proxy.mood = mood
+        time.sleep(lasts_s)
+        self.proxy.mood = Mood.PASS
