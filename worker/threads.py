@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import sys
 import threading
@@ -21,6 +22,8 @@ T = TypeVar("T")
 # How long an idle loop sleeps before it looks again by itself.
 IDLE_S = 0.2
 EXIT_CRASHED = 1
+# So long after the time of a call, an interpreter that has not gone on is frozen.
+FROZEN_AFTER_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +103,14 @@ class SystemThreads:
     def call(self, name: str, function: Callable[[], object], timeout_s: float) -> bool:
         # Not of an executor, whose threads Python waits for when the process ends.
         thread = threading.Thread(target=function, name=name, daemon=True)
-        thread.start()
-        thread.join(timeout_s)
+        # librdkafka has been seen to wait for ever in a rebalance callback of `close`, with the interpreter's lock held:
+        # then no Python code runs any more, and only a thread of C can end the process.
+        faulthandler.dump_traceback_later(timeout_s + FROZEN_AFTER_S, exit=True, file=2)
+        try:
+            thread.start()
+            thread.join(timeout_s)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
         return not thread.is_alive()
 
     def end(self, reason: str) -> NoReturn:

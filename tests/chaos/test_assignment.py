@@ -63,6 +63,12 @@ class Worker:
         self.members.metadata(time.monotonic())
 
     def leave(self) -> None:
+        # Partitions that are given up within `close` have frozen the interpreter here, once (`worker/threads.py`).
+        for topic in self.topics.requests:
+            self.members._consumers[topic].unsubscribe()
+        deadline = time.monotonic() + 20.0
+        while self.held and time.monotonic() < deadline:
+            self.poll()
         self.members.leave(SystemThreads(), 20.0)
 
     def counts(self) -> list[int]:
