@@ -103,8 +103,8 @@ class SystemThreads:
     def call(self, name: str, function: Callable[[], object], timeout_s: float) -> bool:
         # Not of an executor, whose threads Python waits for when the process ends.
         thread = threading.Thread(target=function, name=name, daemon=True)
-        # librdkafka has been seen to wait for ever in a rebalance callback of `close`, with the interpreter's lock held:
-        # then no Python code runs any more, and only a thread of C can end the process.
+        # librdkafka has been seen to wait for ever in a rebalance callback of `close` with the interpreter's lock held.
+        # Then no Python code runs any more, and only a thread of C can end the process.
         faulthandler.dump_traceback_later(timeout_s + FROZEN_AFTER_S, exit=True, file=2)
         try:
             thread.start()

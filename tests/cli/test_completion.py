@@ -13,7 +13,7 @@ from tests.cli.people import call
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("sdxl-worker re", {"replay", "report"}),
+        ("sdxl-worker re", {"rehearsal", "replay", "report"}),
         ("sdxl-worker topics d", {"describe"}),
         ("sdxl-worker watch --girl", {"--girl-id"}),
         ("sdxl-worker submit --lane u", {"urgent"}),

@@ -17,7 +17,8 @@ from worker.models.load import load_base
 from worker.topics import Topics
 
 NAMED = {"job_id", "topic", "partition", "offset", "trace_id"}
-OF_THE_PROCESS = {"starting", "ready", "assigned", "revoked", "signal", "stopped"}
+# A commit is refused where the members of the other lanes are still joining; the next one takes its place.
+OF_THE_PROCESS = {"starting", "ready", "assigned", "revoked", "commit_refused", "signal", "stopped"}
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PROMPT = "a lighthouse at dusk"
 

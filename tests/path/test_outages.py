@@ -86,7 +86,7 @@ def test_finished_pictures_wait_while_kafka_is_down(apache_site: Site, tmp_path:
         create_topics(cluster.bootstrap_servers, apache_site.topics, PARTITIONS)
         site = replace(apache_site, broker=Broker(cluster.bootstrap_servers, {}, lambda _: None))
         client = Client(site)
-        with site.worker("one") as worker:
+        with site.worker("one", SLOTS="4") as worker:  # no picture is begun while Kafka is down
             jobs = [client.request(num_inference_steps=60, width=128, height=128).job_id for _ in range(4)]
             until(lambda: metric(worker, "sdxl_worker_steps_total") > 5, "no step was run")
             cluster.kill(1)

@@ -45,7 +45,7 @@ def test_two_workers_share_the_partitions(apache_site: Site) -> None:
 
 def test_a_worker_killed_in_mid_picture_loses_nothing(apache_site: Site) -> None:
     client = Client(apache_site)
-    with apache_site.worker("victim") as victim:
+    with apache_site.worker("victim", SLOTS="4") as victim:  # all three are being drawn when it dies
         jobs = [long_request(client, f"long-{n}") for n in range(3)]
         deadline = time.monotonic() + 60
         while not re.search(r"sdxl_worker_steps_total [1-9]", victim.get("/metrics")[1]):

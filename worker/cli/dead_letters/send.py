@@ -147,4 +147,5 @@ def _served(call: Callable[[], int]) -> int:
     except SystemError as error:
         if isinstance(error.__cause__, KafkaException):
             raise error.__cause__ from error
-        raise
+        # The error may be lost altogether (seen once, of a producer that was fenced meanwhile); the next call tells it.
+        return call()
