@@ -181,6 +181,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # a minute of work, on a machine that may be busy
 def test_a_small_run_writes_every_key(out: Path) -> None:
     arguments = ["bench", "schedule", "--jobs", "24", "--long-jobs", "30", "--rounds", "1", "--out", str(out)]
     result = CliRunner().invoke(app, arguments)
