@@ -12,15 +12,17 @@ import re
 import ssl
 import threading
 import uuid
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.loopback import LoopbackServer
 
 Answer = tuple[int, Any]
 _CONTENT_TYPE = "application/vnd.schemaregistry.v1+json"
 
 
-class RegistryServer:
+class RegistryServer(LoopbackServer):
     """Use as a context manager; `url` is where it listens, `requests` what it was asked.
 
     `by_subject`: an id is known only under its own subject, or where none is asked for. `without_subject`: the status
@@ -53,22 +55,8 @@ class RegistryServer:
         self._schemas: list[dict[str, Any]] = []
         self._subjects: dict[str, list[int]] = {}
         self._lock = threading.Lock()
-        handler = type("Handler", (_Handler,), {"registry": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
-        if tls is not None:
-            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
-        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self._server.server_port}{prefix}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(type("Handler", (_Handler,), {"registry": self}), tls)
+        self.url = self.origin + prefix
 
     def add(self, subject: str, schema: str, **more: Any) -> tuple[int, uuid.UUID]:
         """Register from within a test; the id and the GUID."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Any
 from urllib.parse import parse_qs
+
+from tests.loopback import LoopbackServer
 
 
 def unsigned_token(subject: str = "worker", lifetime_s: int = 300) -> str:
@@ -22,25 +23,14 @@ def _part(value: dict[str, Any]) -> str:
     return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
 
 
-class TokenEndpoint:
+class TokenEndpoint(LoopbackServer):
     """Use as a context manager; answers `client` with `secret`, and notes what was asked in `grants`."""
 
     def __init__(self, token: str | None = None) -> None:
         self.token = token
         self.grants: list[dict[str, list[str]]] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"endpoint": self}))
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}/token"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(type("Handler", (_Handler,), {"endpoint": self}))
+        self.url = f"{self.origin}/token"
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -11,10 +11,10 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from worker.client.connection import Connection
 from worker.client.errors import CommandError
-from worker.client.reach import in_slices, reach
+from worker.client.offsets import in_time, offsets_at
+from worker.client.reach import reach
 
 BATCH = 1_000
-REQUEST_TIMEOUT_S = 15.0
 # Without a record and without an end for so long, the broker is taken to be gone.
 SILENCE_S = 20.0
 # A batch that is not full is waited for this long.
@@ -119,24 +119,11 @@ class RangeReader:
 
     def _bounds(self, topic: str, partition: int) -> tuple[int, int]:
         place = TopicPartition(topic, partition)
-        found = in_slices(
-            lambda slice_s: self._consumer.get_watermark_offsets(place, timeout=slice_s),
-            give_up=lambda waited_s: waited_s > REQUEST_TIMEOUT_S,
-        )
+        found = in_time(lambda slice_s: self._consumer.get_watermark_offsets(place, timeout=slice_s))
         if found is None:
             raise CommandError(f"Kafka does not tell where {topic}/{partition} begins and ends")
         return found
 
     def _at(self, places: Sequence[tuple[str, int]], moment_ms: int | None) -> dict[tuple[str, int], int]:
         """The first offsets at or after a time; negative where there is none."""
-        if moment_ms is None:
-            return {}
-        asked = [TopicPartition(*place, moment_ms) for place in places]
-        answers = in_slices(
-            lambda slice_s: self._consumer.offsets_for_times(asked, timeout=slice_s),
-            give_up=lambda waited_s: waited_s > REQUEST_TIMEOUT_S,
-        )
-        for answer in answers:
-            if answer.error is not None:
-                raise KafkaException(answer.error)
-        return {(answer.topic, answer.partition): answer.offset for answer in answers}
+        return {} if moment_ms is None else offsets_at(self._consumer, places, moment_ms)

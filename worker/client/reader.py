@@ -20,10 +20,10 @@ from confluent_kafka import (
 
 from worker.client.connection import Connection, Record
 from worker.client.errors import CommandError
-from worker.client.reach import in_slices, reach
+from worker.client.offsets import REQUEST_TIMEOUT_S, committed_offsets, offsets_at
+from worker.client.reach import reach
 from worker.events.record_headers import read_headers
 
-REQUEST_TIMEOUT_S = 15.0
 FETCH_WAIT_MS = 50  # librdkafka's embedded broker makes every fetch wait this long
 # How often one that follows its topics looks for partitions that were added.
 LIST_AGAIN_S = 10.0
@@ -195,31 +195,15 @@ class Reader:
             self._consumer.incremental_assign([TopicPartition(*place, OFFSET_BEGINNING) for place in added])
 
     def _offsets(self, timestamp_ms: int) -> dict[tuple[str, int], int]:
-        asked = [TopicPartition(topic, partition, timestamp_ms) for topic, partition in self._places]
-        answers = in_slices(
-            lambda slice_s: self._consumer.offsets_for_times(asked, timeout=slice_s),
-            give_up=lambda waited_s: waited_s > REQUEST_TIMEOUT_S,
-        )
-        for answer in answers:
-            if answer.error is not None:
-                raise KafkaException(answer.error)
-        return {(answer.topic, answer.partition): answer.offset for answer in answers}
+        return offsets_at(self._consumer, self._places, timestamp_ms)
 
     def _committed(self, group: str, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
         """What a group, which is never joined, has committed; negative for a partition without a commit."""
         client = Consumer(self._config | {"group.id": group, "error_cb": self._trouble})
         try:
-            asked = [TopicPartition(topic, partition) for topic, partition in places]
-            answers = in_slices(
-                lambda slice_s: client.committed(asked, timeout=slice_s),
-                give_up=lambda waited_s: waited_s > REQUEST_TIMEOUT_S,
-            )
+            return committed_offsets(client, places)
         finally:
             client.close()
-        for answer in answers:
-            if answer.error is not None:
-                raise KafkaException(answer.error)
-        return {(answer.topic, answer.partition): answer.offset for answer in answers}
 
     def _assign(self, offsets: dict[tuple[str, int], int]) -> None:
         self._ended.clear()
