@@ -31,7 +31,7 @@ PAGE = ROOT / "docs" / "contract.md"
 _TEMPLATE = Path(__file__).with_name("page_template.md")
 _RUNBOOK = ROOT / "docs" / "runbook.md"
 
-EXAMPLE = {"job_id": "order-1", "girl_id": "luna", "user_id": 1, "prompt": "a lighthouse at dusk"}
+EXAMPLE: dict[str, Any] = {"job_id": "order-1", "girl_id": "luna", "user_id": 1, "prompt": "a lighthouse at dusk"}
 
 _LIMITS = (
     ("num_inference_steps", "1 to {}", "max_inference_steps"),
@@ -66,7 +66,7 @@ def page() -> str:
 
 def example_value() -> bytes:
     """The example in single-object encoding."""
-    request = GenerationRequest(**EXAMPLE)  # type: ignore[arg-type]
+    request = GenerationRequest(**EXAMPLE)
     return SingleObjectCodec().encode(request, topic="generation.requests.normal")[0]
 
 

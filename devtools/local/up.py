@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from devtools.local.kafka import KafkaCluster
@@ -99,7 +100,7 @@ def _start(options: argparse.Namespace, stack: ExitStack) -> list[ChildProcess]:
         stack.callback(child.stop, STOP_GRACE_S)
         started.append((child, port))
     for child, port in started:
-        child.wait_until(lambda port=port: _is_ready(port), READY_TIMEOUT_S)  # type: ignore[misc]
+        child.wait_until(partial(_is_ready, port), READY_TIMEOUT_S)
     return [child for child, _ in started]
 
 

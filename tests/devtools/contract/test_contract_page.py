@@ -71,7 +71,7 @@ class TestPage:
         data = bytes.fromhex(page.page().split("```")[-2])
         codec = SingleObjectCodec()
         assert codec.decode(data, topic="t", headers=None, expected=GenerationRequest) == GenerationRequest(
-            **page.EXAMPLE  # type: ignore[arg-type]
+            **page.EXAMPLE
         )
 
 
