@@ -52,6 +52,8 @@ class ForkedProcess(ChildProcess):
         super().__init__(name, command, log_path, env)
 
     def _spawn(self) -> Any:
+        # As for any child: the log is there once the start has returned, and one that can't be written is told at once.
+        self.log_path.touch()
         return _PARENTS[self._command[0]].fork(self._command, os.environ | self._env, self.log_path)
 
 

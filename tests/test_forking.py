@@ -6,9 +6,12 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from devtools.local.process import ProcessError
+from tests import forking
 from tests.forking import ForkedProcess
 
 MODULE = "tests.chaos.worker_main"
@@ -34,6 +37,16 @@ def test_its_environment_log_and_exit_code_are_its_own(tmp_path: Path) -> None:
     assert [ended(process) for process in wrong] == [2, 2]
     assert [name for name in ("SLOTS", "HTTP_PORT") if name not in (tmp_path / name).read_text()] == []
     assert "HTTP_PORT" not in (tmp_path / "SLOTS").read_text()
+
+
+def test_its_log_is_there_before_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class NeverForks:
+        def fork(self, *order: Any) -> None:
+            raise OSError(f"its log is {'there' if order[-1].exists() else 'missing'}")
+
+    monkeypatch.setitem(forking._PARENTS, MODULE, cast(Any, NeverForks()))
+    with pytest.raises(ProcessError, match="its log is there"):
+        ForkedProcess("one", [MODULE], tmp_path / "log", {}).start()
 
 
 def test_signals_reach_it_and_it_can_be_started_again(tmp_path: Path) -> None:
