@@ -35,6 +35,7 @@ from worker.intake.lane_members import LaneMembers
 from worker.intake.ledger import Ledger
 from worker.intake.log_bounds import LogBounds
 from worker.intake.patience import Patience
+from worker.intake.request_reader import RequestReader
 from worker.job import Lane, MakeEngine
 from worker.lifecycle import Lifecycle
 from worker.rule_files import read_rules
@@ -128,9 +129,8 @@ def build(
         proxy,
         ledger,
         ends,
-        codec,
+        RequestReader(ledger, codec, rules, lifecycle, dict(zip(topics.requests, Lane, strict=True)), threads.now),
         lifecycle,
-        rules,
         settings,
         topics.requests,
         threads.now,
