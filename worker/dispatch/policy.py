@@ -73,6 +73,7 @@ class Worker:
         models: what it has loaded.
         loras: the LoRA sets that it has merged, or will have when what it was sent is drawn.
         accepts: whether anything may be sent; false while it drains.
+        lanes: those that it has a partition of.
         unfinished: requests by lane that it has not finished.
         seconds: seconds of work by lane that these are.
     """
@@ -83,13 +84,14 @@ class Worker:
     models: frozenset[str] = frozenset()
     loras: frozenset[str] = frozenset()
     accepts: bool = True
+    lanes: frozenset[Lane] = frozenset(Lane)
     unfinished: list[int] = field(default_factory=lambda: [0] * len(Lane))
     seconds: list[float] = field(default_factory=lambda: [0.0] * len(Lane))
 
     def has_room(self, lane: Lane, *, owed: bool = False) -> bool:
         """Whether it may be sent one more request of `lane`; `owed` leaves the lanes above out of account."""
         held = self.unfinished[lane] if owed else sum(self.unfinished[: lane + 1])
-        return self.accepts and held < self.rows + LOOK_AHEAD
+        return self.accepts and lane in self.lanes and held < self.rows + LOOK_AHEAD
 
     def ahead_s(self, lane: Lane) -> float:
         """Seconds until it would begin a new request of `lane`: its work of that lane and those above."""
