@@ -207,6 +207,7 @@ JobEvent: TypeAlias = (
 Event: TypeAlias = JobEvent | WorkerReport
 _Nested: TypeAlias = Lora | WorkPartition | LaneWork
 EVENT_TYPES: tuple[type[Event], ...] = get_args(Event)
+JOB_EVENT_TYPES: tuple[type[JobEvent], ...] = get_args(JobEvent)
 BY_NAME: Mapping[str, type[Event]] = {cls.__name__: cls for cls in EVENT_TYPES}
 
 E = TypeVar("E", bound=Event)
