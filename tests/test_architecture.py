@@ -18,7 +18,8 @@ COMPOSERS = (
 # Not in the wheel: it may import anything, and nothing that is deployed may import it.
 DEVTOOLS = "devtools"
 PURE = (
-    "worker.engine.schedule", "worker.engine.cost", "worker.intake.ledger", "worker.intake.offset_metadata",
+    "worker.engine.schedule", "worker.engine.cost", "worker.engine.measured_times",
+    "worker.intake.ledger", "worker.intake.offset_metadata",
     "worker.intake.admit", "worker.intake.start_queue", "worker.content.rules",
     "worker.dispatch.policy", "worker.dispatch.fleet", "worker.dispatch.work",
 )  # fmt: skip

@@ -183,6 +183,7 @@ def engine_maker(settings: Settings, model: SdxlModel, info: ModelInfo) -> MakeE
         time.time,
         calls=info.calls if info.deterministic else None,
         checkpoints=settings.checkpoint_jobs,
+        stopwatch=time.monotonic,
     )
 
 
