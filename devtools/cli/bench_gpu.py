@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worker.cli.flags import INT, between
 from worker.cli.output import note_console, print_json, result_console
 from worker.client.errors import CommandError
 from worker.errors import SettingsError
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
 MODEL = Path("out/full-model")
 REPORT = Path("out/bench/gpu.json")
+_SIDE_STEP = 8
 AGAINST = "unpadded,without LoRA,diffusers,diffusers fast"
 KINDS = "base,refiner,1 LoRA,2 LoRAs"
 
@@ -33,10 +33,11 @@ def gpu(
     ] = MODEL,
     side: Annotated[
         list[int] | None,
-        typer.Option(metavar="PX", callback=None, help="Side of the pictures (default: 1024 and 512); repeatable."),
+        typer.Option(metavar="PX", min=64, max=2048, help="Side of the pictures (default: 1024 and 512); repeatable."),
     ] = None,
     steps: Annotated[
-        list[int] | None, typer.Option(metavar="N", help="Steps of each picture (default: 20 and 30); repeatable.")
+        list[int] | None,
+        typer.Option(metavar="N", min=1, max=500, help="Steps of each picture (default: 20 and 30); repeatable."),
     ] = None,
     kinds: Annotated[str, typer.Option(help="What is drawn, separated by commas.")] = KINDS,
     against: Annotated[
@@ -44,7 +45,9 @@ def gpu(
     ] = AGAINST,
     rounds: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Pairs of pictures in each comparison (default: 3; 1 with --toy).", min=1, max=1000),
+        typer.Option(
+            metavar="N", help="Pairs of pictures in each comparison (default: 3; 1 with --toy).", min=1, max=1000
+        ),
     ] = None,
     mode: Annotated[
         str | None,
@@ -67,6 +70,7 @@ def gpu(
         if not toy:
             _require_gpu()
         from devtools.bench.gpu import show
+        from devtools.bench.gpu.engine_side import NotDrawn
         from devtools.bench.gpu.run import Bench
 
         plan = _plan(toy, side, steps, kinds, against, rounds, mode, setting or [])
@@ -80,7 +84,10 @@ def gpu(
                 note.update,
                 lambda report: _store(out, report),
             )
-            report = bench.run()
+            try:
+                report = bench.run()
+            except NotDrawn as error:
+                raise CommandError(f"the first picture cannot be drawn: {error}") from None
     if as_json:
         print_json(report)
         return
@@ -110,8 +117,8 @@ def _plan(
     steps: list[int] | None,
     kinds: str,
     against: str,
-    rounds: int,
-    mode: str,
+    rounds: int | None,
+    mode: str | None,
     settings: list[str],
 ) -> Plan:
     """The plan that the options say. Raises CommandError."""
@@ -119,21 +126,27 @@ def _plan(
     from devtools.bench.gpu.cases import KINDS as ALL
 
     by_name = {kind.name: kind for kind in ALL}
+    usual = run.TOY if toy else run.Plan()
     chosen = replace(
-        run.TOY if toy else run.Plan(mode=mode, rounds=rounds),
+        usual,
         kinds=tuple(by_name[name] for name in _named(kinds, by_name, "--kinds")),
         against=() if against == "none" else _named(against, run.AGAINST, "--against"),
         settings=dict(map(_setting, settings)),
+        sides=tuple(sides or usual.sides),
+        steps=tuple(steps or usual.steps),
+        rounds=rounds or usual.rounds,
+        mode=mode or usual.mode,
     )
-    chosen = replace(chosen, sides=tuple(sides)) if sides else chosen
-    return replace(chosen, steps=tuple(steps)) if steps else chosen
+    if any(side % _SIDE_STEP for side in chosen.sides):
+        raise CommandError(f"--side: it must be a multiple of {_SIDE_STEP}")
+    return chosen
 
 
-def _named(text: str, known: object, option: str) -> tuple[str, ...]:
+def _named(text: str, known: Collection[str], option: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(","))
     for name in names:
-        if name not in known:  # type: ignore[operator]
-            raise CommandError(f"{option}: there is no {name!r}; known: {', '.join(known)}")  # type: ignore[call-overload]
+        if name not in known:
+            raise CommandError(f"{option}: there is no {name!r}; known: {', '.join(known)}")
     return names
 
 

@@ -50,7 +50,8 @@ def _ratios(report: Mapping[str, Any], other: str, *, loras: bool) -> Iterator[t
 
 
 def _traffic(report: Mapping[str, Any], *, loras: bool) -> Iterator[tuple[float, str]]:
-    return ((entry["ratio"], f"{entry['side_px']}²") for entry in report["traffic"] if entry["loras"] is loras)
+    known = (entry for entry in report["traffic"] if entry["loras"] is loras and "ratio" in entry)
+    return ((entry["ratio"], f"{entry['side_px']}²") for entry in known)
 
 
 def _over_floor(report: Mapping[str, Any]) -> Aim:
@@ -59,7 +60,7 @@ def _over_floor(report: Mapping[str, Any]) -> Aim:
     what = "base, of the card's floor"
     if known is None:
         return Aim(what, None, OVER_FLOOR["H100"], why="no aim here")
-    found = ((entry["over_floor"], entry["case"]) for entry in report["cases"] if entry["kind"] == PLAIN.name)
+    found = ((entry.get("over_floor"), entry["case"]) for entry in report["cases"] if entry["kind"] == PLAIN.name)
     return _worst(what, known, ((value, where) for value, where in found if value is not None))
 
 

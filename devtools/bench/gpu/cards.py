@@ -34,8 +34,8 @@ class Card:
     source: str
 
 
-# By the driver's name, without "NVIDIA" and "GeForce". The names are whole ones: chips that only share a part of it, such
-# as laptop cards, the 4090 D and MIG slices, have other limits.
+# By the driver's name, without "NVIDIA" and "GeForce". The names are whole ones: chips that only share a part of one,
+# such as laptop cards, the 4090 D and MIG slices, have other limits.
 CARDS: dict[str, Card] = {
     "B200": Card(2250.0, 2250.0, 7700.0, "NVIDIA HGX B200 datasheet, a GPU's part"),
     "H200": Card(989.4, 989.4, 4800.0, "NVIDIA H200 Tensor Core GPU datasheet"),
@@ -63,7 +63,7 @@ CARDS: dict[str, Card] = {
 
 
 def card_of(device: str) -> Card | None:
-    """Return the limits of a card by the name that its driver gives, such as `NVIDIA GeForce RTX 4090`; None: unknown."""
+    """Return the limits of a card by its driver's name, such as `NVIDIA GeForce RTX 4090`; None: unknown."""
     return CARDS.get(device.removeprefix("NVIDIA ").removeprefix("GeForce "))
 
 

@@ -23,6 +23,10 @@ _IDLE_S = 0.05
 _indices = count()
 
 
+class NotDrawn(RuntimeError):
+    """The engine failed a job; the message is the job's."""
+
+
 @dataclass(slots=True)
 class Ticks:
     """Seconds of the engine's ticks that ran a step: those that also decoded a picture stand apart."""
@@ -81,7 +85,7 @@ class EngineSide:
         """Draw one picture alone; return the seconds from its arrival to its pixels on the host.
 
         Raises:
-            RuntimeError: the job failed.
+            NotDrawn: the job failed.
         """
         began = time.perf_counter()
         self._engine.submit(self.job(case, prompt))
@@ -92,7 +96,7 @@ class EngineSide:
         """Draw jobs that arrive while others are drawn; return the seconds until the last picture.
 
         Raises:
-            RuntimeError: a job failed.
+            NotDrawn: a job failed.
         """
         waiting = deque(sorted(zip(arrivals, prompts, strict=True), key=lambda pair: pair[0].after_steps))
         began, first, running = time.perf_counter(), unet_calls(), 0
@@ -123,13 +127,20 @@ class EngineSide:
         while self._ended:
             result = self._ended.popleft()
             if isinstance(result, Failure):
-                raise RuntimeError(f"the engine failed a job: {result.message}")
+                self._clear()
+                raise NotDrawn(result.message)
             self.last = result
         if ticks is not None and unet_calls() > calls:
             (ticks.with_decode if ended else ticks.steps).append(seconds)
         if not worked and not ended:
             self._engine.wait(_IDLE_S)
         return ended
+
+    def _clear(self) -> None:
+        """Take every job out of the engine, so that the next one is alone again."""
+        self._engine.release(lambda _origin: False, started=True)
+        self._engine.tick()
+        self._ended.clear()
 
 
 def unet_calls() -> float:

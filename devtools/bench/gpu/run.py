@@ -19,7 +19,7 @@ from devtools.bench.gpu import traffic
 from devtools.bench.gpu.cards import card_of, floor_s
 from devtools.bench.gpu.cases import KINDS, LORAS, PLAIN, Case, Kind, cases, prompts
 from devtools.bench.gpu.diffusers_side import MAX_AUTOTUNE, UNCOMPILED, DiffusersSide, Source
-from devtools.bench.gpu.engine_side import EngineSide, Ticks
+from devtools.bench.gpu.engine_side import EngineSide, NotDrawn, Ticks
 from devtools.bench.gpu.memory import Peak, allocated, process_peak_gb
 from devtools.bench.gpu.pairs import Pairs, in_turns
 from devtools.bench.gpu.work import Work
@@ -69,7 +69,13 @@ class Bench:
     """
 
     def __init__(
-        self, model: Path, loras: Path, device: str, plan: Plan, note: Callable[[str], None], write: Callable[[Report], None]
+        self,
+        model: Path,
+        loras: Path,
+        device: str,
+        plan: Plan,
+        note: Callable[[str], None],
+        write: Callable[[Report], None],
     ) -> None:
         self._plan, self._note, self._write = plan, note, write
         for number, name in enumerate(LORAS):
@@ -119,7 +125,7 @@ class Bench:
             self._draw(case)
             ticks, peak = Ticks(), Peak(self._device)
             seconds = [self._side.draw(case, next(self._prompts), ticks) for _ in range(self._plan.rounds)]
-        except RuntimeError as error:
+        except NotDrawn as error:
             entry["error"] = _line(error)
             return entry
         card, job = card_of(self._side.info.device), self._side.job(case, next(self._prompts))
@@ -145,10 +151,13 @@ class Bench:
             for loras in (False, True):
                 what = "joins, preemptions and LoRA changes" if loras else "joins and preemptions"
                 self._note(f"{side_px}², {steps} steps: {what}")
-                found = traffic.measure(
-                    self._side, traffic.mix(side_px, steps, loras=loras), self._prompts, self._plan.rounds
-                )
-                self.report["traffic"].append({"side_px": side_px, "steps": steps, "what": what, "loras": loras} | found)
+                entry: Report = {"side_px": side_px, "steps": steps, "what": what, "loras": loras}
+                arrivals = traffic.mix(side_px, steps, loras=loras)
+                try:
+                    entry |= traffic.measure(self._side, arrivals, self._prompts, self._plan.rounds)
+                except NotDrawn as error:
+                    entry["error"] = _line(error)
+                self.report["traffic"].append(entry)
                 self._write(self.report)
 
     def _against_itself(self, found: Sequence[tuple[Case, Report]]) -> None:
@@ -180,14 +189,15 @@ class Bench:
             other.close()
 
     def _same_picture(self, case: Case, other: DiffusersSide) -> Report:
-        """The mean difference of the two sides' pixels for one prompt: that both did the same work can be seen by it."""
+        """The mean difference of the two sides' pixels for one prompt, which shows that both did the same work."""
         prompt = next(self._prompts)
         try:
             self._side.draw(case, prompt)
             other.draw(case, prompt)
         except RuntimeError:
             return {"mean_pixel_difference": None}
-        assert self._side.last is not None and other.last is not None
+        assert self._side.last is not None
+        assert other.last is not None
         return {"mean_pixel_difference": float(np.abs(self._side.last.pixels.astype(float) - other.last).mean())}
 
     def _compare(self, entry: Report, name: str, case: Case, other: Callable[[], float]) -> None:

@@ -12,10 +12,10 @@ from devtools.bench.gpu.aims import Aim, aims
 WIDTH = 80
 FINE_PRINT = """\
 s: median seconds from a job's arrival to its pixels on the host, text encoding
-and decode included. floor: the operations of the picture's UNet calls and decode
-at the card's rate for half precision with float32 sums. Steps: ticks of the
-engine without a decode. Ratios are the worker's seconds to the other's, medians
-of pairs that were drawn in turns; below 1 the worker is faster.
+and decode included. Floor: the operations of the picture's UNet calls and its
+decode at the card's rate for half precision with float32 sums. Steps: ticks of
+the engine without a decode. Ratios are the worker's seconds to the other's,
+medians of pairs that were drawn in turns; below 1 the worker is faster.
 """
 TOY_PRINT = "Toy size on a CPU: it shows that the bench works, and says nothing about a GPU.\n"
 _COLUMNS = (
@@ -47,8 +47,8 @@ def head(report: Mapping[str, Any]) -> str:
         )
         lines.append(f"({card['source']})")
     lines.append(
-        f"loaded in {start['load_s']:.1f} s; first picture ({start['case']}) {_s(start['first_picture_s'])} s,"
-        f" second {_s(start['second_picture_s'])} s"
+        f"loaded in {start['load_s']:.1f} s; {start['case']}:"
+        f" first {_s(start['first_picture_s'])} s, second {_s(start['second_picture_s'])} s"
     )
     if report["settings"]:
         lines.append("settings: " + ", ".join(f"{name}={value}" for name, value in report["settings"].items()))
@@ -56,7 +56,9 @@ def head(report: Mapping[str, Any]) -> str:
 
 
 def _table(title: str, *headings: str) -> Table:
-    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(
+        title=title, title_justify="left", box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0)
+    )
     first, *others = headings
     table.add_column(first, no_wrap=True)
     for heading in others:
@@ -98,11 +100,17 @@ def _ratio(found: Mapping[str, Any] | None) -> str:
 
 def _traffic(report: Mapping[str, Any]) -> Table:
     title = "joins and preemptions; * with LoRA changes"
-    table = _table(title, "size", "mixed\ns", "of one\nby one", "preemp-\ntions", "step ms\np50", "\np99", "\nmax", "with\ndecode")
+    table = _table(
+        title, "size", "mixed\ns", "of one\nby one", "preemp-\ntions", "step ms\np50", "\np99", "\nmax", "with\ndecode"
+    )
     for entry in report["traffic"]:
+        name = f"{entry['side_px']}²{' *' if entry['loras'] else ''}"
+        if "error" in entry:
+            table.add_row(name, "failed")
+            continue
         times = entry["mixed_steps"]
         table.add_row(
-            f"{entry['side_px']}²{' *' if entry['loras'] else ''}",
+            name,
             _s(sorted(entry["mixed_s"])[len(entry["mixed_s"]) // 2]),
             f"{entry['ratio']:.3f}",
             f"{entry['preemptions']:.0f}",

@@ -32,7 +32,9 @@ _MIX = (
 def mix(side_px: int, steps: int, *, loras: bool) -> list[Arrival]:
     """Return the arrivals of one run."""
     return [
-        Arrival(ceil(part * steps), Case(side_px, steps, Kind(f"{many} LoRAs", many) if loras and many else PLAIN), lane)
+        Arrival(
+            ceil(part * steps), Case(side_px, steps, Kind(f"{many} LoRAs", many) if loras and many else PLAIN), lane
+        )
         for part, lane, many in _MIX
     ]
 
@@ -41,7 +43,7 @@ def measure(side: EngineSide, arrivals: list[Arrival], prompts: Iterator[str], r
     """Return the seconds of both runs and their ratio, and the times of the steps in the mixed one.
 
     Raises:
-        RuntimeError: a job failed.
+        NotDrawn: a job failed.
     """
     runs: dict[str, list[Ticks]] = {"mixed": [], "one_by_one": []}
     preemptions = 0.0

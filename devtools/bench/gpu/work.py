@@ -71,7 +71,7 @@ def unet_tflop(config: Any, height: int, width: int, *, pooled: int) -> float:
                 added_cond_kwargs={"text_embeds": torch.empty(1, pooled), "time_ids": torch.empty(1, ids)},
                 return_dict=False,
             )
-    return counter.get_total_flops() / _TERA
+    return float(counter.get_total_flops()) / _TERA
 
 
 def vae_tflop(config: Any, height: int, width: int) -> float:
@@ -80,4 +80,4 @@ def vae_tflop(config: Any, height: int, width: int) -> float:
         vae: Any = AutoencoderKL.from_config(dict(config))
         with FlopCounterMode(display=False) as counter:
             vae.decode(torch.empty(1, vae.config.latent_channels, height, width), return_dict=False)
-    return counter.get_total_flops() / _TERA
+    return float(counter.get_total_flops()) / _TERA
