@@ -224,7 +224,7 @@ class Bench:
             "diffusers_fast_mode": self._plan.mode,
             "versions": {name: version(name) for name in _LIBRARIES},
             "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else None,
+            "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else None,  # type: ignore[no-untyped-call]
             "python": platform.python_version(),
             "cores": os.cpu_count(),
             "torch_threads": torch.get_num_threads(),
