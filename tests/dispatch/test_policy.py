@@ -169,11 +169,11 @@ def test_whatever_happens(workers: list[Worker], events: list[object]) -> None:
     # Once everybody is there and finishes what it has, nothing that some worker can draw is left.
     for worker in workers:
         worker.accepts = True
+    dispatch()
     while running := [key for key in sent if key not in finished]:
         for key in running:
             finished.add(key)
             sent[key].worker.unfinished[sent[key].request.lane] -= 1
             sent[key].worker.seconds[sent[key].request.lane] -= sent[key].worker.picture_s
         dispatch()
-    dispatch()
     assert all(not any(w.draws(arrived[key]) for w in workers) for key in arrived.keys() - sent.keys())
