@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from devtools.cli.bench_equality import equality
+from devtools.cli.bench_fleet import fleet
 from devtools.cli.bench_gpu import gpu
 from devtools.cli.bench_lora import lora
 from devtools.cli.bench_truth import truth
@@ -27,6 +28,7 @@ app = typer.Typer(
 app.command()(equality)
 app.command()(truth)
 app.command()(lora)
+app.command()(fleet)
 app.command()(gpu)
 
 REPORT = Path("out/bench/schedule.json")

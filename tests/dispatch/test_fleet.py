@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from devtools.bench.fleet.search import STEP, highest_load
 from devtools.bench.fleet.simulate import Fleet, keeps_bounds, with_dispatch, without_dispatch
+from devtools.cli import bench_fleet
+from worker.cli import app
 from worker.dispatch.policy import BOUNDS_S
 from worker.job import Lane
 
@@ -33,3 +43,21 @@ def test_fewer_changes_of_loras_with_affinity() -> None:
         return with_dispatch(fleet, 1).changes_share
 
     assert changes(True) < 0.7 * changes(False)
+
+
+def test_the_highest_load_is_searched_for() -> None:
+    fleet = Fleet((3.0,) * 2, 0.0, 3_000)
+    found = highest_load(with_dispatch, fleet, 1)
+    assert keeps_bounds(with_dispatch(replace(fleet, load=found), 1), BOUNDS)
+    assert not keeps_bounds(with_dispatch(replace(fleet, load=found + STEP), 1), BOUNDS)
+    assert highest_load(with_dispatch, Fleet((300.0,), 0.0, 300), 1) == 0.0
+
+
+def test_the_bench_prints_and_writes_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_fleet, "LEAST_REQUESTS", 600)
+    out = tmp_path / "fleet.json"
+    result = CliRunner().invoke(app, ["bench", "fleet", "--workers", "2", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    [row] = json.loads(out.read_text())["simulated"]
+    assert f"{row['load_at_bounds']:.0%}" in result.output
+    assert max(map(len, result.output.splitlines())) <= 80
