@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import structlog
 import typer
 
@@ -11,7 +13,14 @@ from worker.settings import load_settings
 from worker.telemetry import logs
 
 
-def run() -> None:
+def run(
+    gpus: Annotated[
+        str | None,
+        typer.Option(
+            "--gpus", help="Run a worker on each card: all, or numbers or UUIDs, comma separated (docs/many-gpus.md)."
+        ),
+    ] = None,
+) -> None:
     """Consume requests and make pictures until stopped.
 
     SIGTERM or Ctrl-C drains: running jobs are finished, nothing new is begun. A
@@ -23,6 +32,10 @@ def run() -> None:
     logs.configure(settings.log_level, settings.log_format)
     # The worker's parts take seconds to import: wrong settings are told before that.
     startup.check_settings(settings)
+    if gpus is not None:
+        from worker.gpus.start import run as run_on_cards
+
+        raise typer.Exit(run_on_cards(settings, gpus))
     from worker.app import run as run_worker
 
     try:
