@@ -164,7 +164,7 @@ def keep_busy(site: Site, stop: threading.Event, gateway: int) -> None:
         lane = LANES[number % 3]
         client.request(lane, high_quality=number % 5 == 0, num_inference_steps=0 if number % 7 == 0 else 6)
         if number % 20 == 0:
-            client.send(site.topics.normal, b"junk", b"no event at all")
+            client.send(site.topics.urgent, b"junk", b"no event at all")
         if number % 5 == 0:
             ask_gateway(gateway, number // 5)
         stop.wait(0.15)
@@ -324,7 +324,9 @@ class TestScrape:
 
 class TestLive:
     def test_every_panel_has_data(self, prometheus: Prometheus) -> None:
-        assert without_data(prometheus, panel_queries()) == []
+        # That alerts fire is test_dead_letters_fire_for_real's.
+        wanted = [one for one in panel_queries() if "Firing alerts" not in one[0]]
+        assert without_data(prometheus, wanted) == []
 
     def test_every_metric_of_every_alert_is_there(self, prometheus: Prometheus) -> None:
         wanted = [(selector, selector) for rule in rules() for selector in sorted(selectors(rule["expr"]))]

@@ -182,7 +182,12 @@ def box(folder: Path, request: pytest.FixtureRequest) -> Iterator[subprocess.Pop
         process.kill()
         process.wait()
         pids = [pid_of(file) for file in folder.glob("*.json")]
-        wait_for(lambda: not any(map(alive, pids)), last=lambda: [os.kill(pid, signal.SIGKILL) for pid in pids])
+        wait_for(lambda: not any(map(alive, pids)), last=lambda: kill(pids))
+
+
+def kill(pids: list[int]) -> None:
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
 
 
 def pid_of(file: Path) -> int:

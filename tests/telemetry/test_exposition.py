@@ -39,7 +39,7 @@ def test_a_metrics_own_label_wins_and_an_empty_one_is_left_out() -> None:
     registry = CollectorRegistry()
     Gauge("kafka_consumergroup_lag", "Lag", ["consumergroup"], registry=registry).labels("own").set(3)
     Counter("sdxl_worker_things", "Things", registry=registry).inc()
-    text = generate_latest(Exposition("worker", "g", "", registry)).decode()  # type: ignore[arg-type]
+    text = generate_latest(Exposition("worker", "g", "", registry)).decode()
     assert 'kafka_consumergroup_lag{consumergroup="own"} 3.0' in text
     assert 'sdxl_worker_things_total{consumergroup="g"} 1.0' in text
     assert "topic_prefix" not in text

@@ -214,7 +214,7 @@ def metrics_routes(settings: Settings) -> APIRouter:
 
     @router.get("/metrics")
     async def metrics() -> Response:
-        return Response(generate_latest(shown), media_type=CONTENT_TYPE_LATEST)  # type: ignore[arg-type]
+        return Response(generate_latest(shown), media_type=CONTENT_TYPE_LATEST)
 
     return router
 

@@ -130,7 +130,7 @@ class _Quiet(WSGIRequestHandler):
 
 
 def _app(health: Health, exposition: Exposition) -> WSGIApplication:
-    metrics: WSGIApplication = make_wsgi_app(exposition)  # type: ignore[arg-type]
+    metrics: WSGIApplication = make_wsgi_app(exposition)
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "/").rstrip("/")
