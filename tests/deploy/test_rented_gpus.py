@@ -77,7 +77,7 @@ def test_a_table_row_for_each_size_of_card_has_valid_settings() -> None:
     assert len(rows) == 4
     for row in rows:
         pairs = dict(pair.split("=") for pair in re.findall(r"[A-Z_]+=\S+(?=[` ])", row))
-        Settings(_env_file=None, **{name.lower(): value for name, value in pairs.items()})  # type: ignore[arg-type]
+        Settings(_env_file=None, **{name.lower(): value for name, value in pairs.items()})
 
 
 def test_disks_hold_image_and_weights() -> None:
