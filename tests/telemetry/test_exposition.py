@@ -18,6 +18,7 @@ def page(role: Role, **fleet: str) -> str:
     [
         ("worker", "sdxl_worker_ready", ("sdxl_worker_webhooks_ready", "sdxl_gateway_ready")),
         ("webhooks", "sdxl_worker_webhooks_ready", ("sdxl_worker_ready", "sdxl_gateway_ready", "image_generation_")),
+        ("dispatch", "sdxl_worker_ready", ("sdxl_worker_webhooks_ready", "sdxl_gateway_ready")),
         ("gateway", "sdxl_gateway_ready", ("sdxl_worker_ready", "sdxl_worker_webhooks_ready", "image_generation_")),
     ],
 )

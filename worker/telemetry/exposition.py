@@ -13,16 +13,24 @@ from typing import Literal
 from prometheus_client import REGISTRY, CollectorRegistry, Metric
 from prometheus_client.samples import Sample
 
-Role = Literal["worker", "gateway", "webhooks"]
+Role = Literal["worker", "gateway", "webhooks", "dispatch"]
 
 # The first prefix that fits tells whose a metric is; what fits none, such as process_cpu_seconds, is everybody's.
 _OWNERS: tuple[tuple[str, Role], ...] = (
     ("sdxl_gateway_", "gateway"),
     ("sdxl_worker_webhook", "webhooks"),
+    ("sdxl_worker_dispatch_", "dispatch"),
     ("sdxl_worker_", "worker"),
     ("image_generation_", "worker"),
     ("kafka_consumergroup_", "worker"),
 )
+# Whose metrics a process shows. A dispatcher reads, commits and publishes with the worker's parts.
+_SHOWN: dict[Role, tuple[Role, ...]] = {
+    "worker": ("worker",),
+    "gateway": ("gateway",),
+    "webhooks": ("webhooks",),
+    "dispatch": ("dispatch", "worker"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +61,7 @@ class Exposition:
         # An empty label is none.
         fleet = {name: value for name, value in fleet.items() if value}
         for family in families:
-            if owner_of(family.name) not in (None, self.role):
+            if owner_of(family.name) not in (None, *_SHOWN[self.role]):
                 continue
             shown = Metric(family.name, family.documentation, family.type, family.unit)
             shown.samples = [
