@@ -60,6 +60,14 @@ def test_it_runs_the_verb_with_known_settings_and_restricted(objects: list[Objec
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
 
+def test_no_secret_is_in_the_environment(objects: list[Object]) -> None:
+    pod = one(objects, "Deployment")["spec"]["template"]["spec"]
+    assert not any("secretKeyRef" in str(entry) for entry in pod["containers"][0]["env"])
+    [volume] = [volume for volume in pod["volumes"] if volume["name"] == "secrets"]
+    files = [item["path"] for source in volume["projected"]["sources"] for item in source["secret"].get("items", ())]
+    assert files == ["KAFKA_SASL_PASSWORD"]
+
+
 def test_selectors_meet_its_pods_and_no_others(objects: list[Object]) -> None:
     labels = one(objects, "Deployment")["spec"]["template"]["metadata"]["labels"]
     for selector in (
