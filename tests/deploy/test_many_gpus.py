@@ -13,7 +13,7 @@ import yaml
 from typer.main import get_command
 
 from tests.deploy.tools import ROOT, load, program, run
-from worker import lifecycle, runtime
+from worker import poll_waits, runtime
 from worker.cli import app
 from worker.settings import Settings
 
@@ -48,7 +48,7 @@ class TestUnits:
 
     def test_the_drain_fits_and_wrong_settings_are_not_tried_again(self, path: Path) -> None:
         settings = Settings(_env_file=None)
-        worst = settings.drain_timeout_s + settings.revoke_timeout_s + 4 * lifecycle.LAST_COMMIT_S + runtime.JOIN_S
+        worst = settings.drain_timeout_s + settings.revoke_timeout_s + 4 * poll_waits.LAST_COMMIT_S + runtime.JOIN_S
         assert int(unit(path)["TimeoutStopSec"]) > worst
         assert unit(path)["RestartPreventExitStatus"] == "2"
         assert unit(path)["Restart"] == "on-failure"
