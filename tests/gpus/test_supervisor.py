@@ -138,7 +138,12 @@ TOY = textwrap.dedent(
     import json, os, pathlib, signal, sys, time
     me = pathlib.Path(sys.argv[1]) / os.environ["WORKER_ID"]
     asked = []
-    signal.signal(signal.SIGTERM, lambda *_: asked.append(1) if not asked else os._exit(15))
+    def on_signal(*_):
+        if asked:
+            os._exit(15)
+        asked.append(1)
+        me.with_suffix(".asked").touch()
+    signal.signal(signal.SIGTERM, on_signal)
     told = {{name: os.environ[name] for name in ("CUDA_VISIBLE_DEVICES", "HTTP_PORT", "WORKER_ID")}}
     starts = me.with_suffix(".starts")
     starts.write_text(starts.read_text() + "x" if starts.exists() else "x")
@@ -234,7 +239,7 @@ class TestRealProcesses:
     @pytest.mark.parametrize("box", [{"SLOW": "1"}], indirect=True)
     def test_a_second_signal_ends_a_drain_that_takes_long(self, box: subprocess.Popen[bytes], folder: Path) -> None:
         box.terminate()
-        time.sleep(0.5)  # nothing tells that the first one has arrived: a drain is silent
+        wait_for(lambda: len(list(folder.glob("*.asked"))) == 3)
         assert box.poll() is None
         box.terminate()
         assert box.wait(30) == 1
