@@ -46,6 +46,7 @@ from worker.runtime import Crashed, Worker
 from worker.settings import Settings
 from worker.signals import Signals, StoppedEarly
 from worker.telemetry import gpu, logs, metrics
+from worker.telemetry.exposition import Exposition
 from worker.telemetry.health import Health, serve
 from worker.telemetry.job_log import JobLog
 from worker.threads import EXIT_CRASHED, SystemThreads, Threads
@@ -230,7 +231,8 @@ def _run(settings: Settings, load: LoadEngine, signals: Signals) -> int:
     make_screen(settings)  # a detector that does not work is told now, not after the models are loaded
     claim = startup.claim_worker_id(settings)
     health = Health(time.monotonic, facts=_first_facts(settings))
-    server, port = serve(health, settings.http_host, settings.http_port)
+    exposition = Exposition("worker", settings.kafka_group_id, settings.kafka_topic_prefix)
+    server, port = serve(health, settings.http_host, settings.http_port, exposition)
     _log.info("starting", version=__version__, worker_id=settings.worker_id, http_port=port)
     spans = make_spans(settings)
     try:
@@ -313,6 +315,7 @@ def load_model(settings: Settings) -> tuple[SdxlModel, ModelInfo, dict[str, Any]
     )
     metrics.MODEL.info({"model": info.model_id, "fingerprint": info.model_fingerprint, "dtype": info.dtype})
     if device.type == "cuda":
+        gpu.note_visible(torch.cuda.device_count())
         gpu.watch(str(torch.cuda.get_device_properties(device).uuid))
     facts = {
         "pipeline_loaded": True,

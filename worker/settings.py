@@ -357,6 +357,13 @@ class Settings(BaseSettings):
         "127.0.0.1", description="address or name on which the gateway listens; beyond loopback it needs GATEWAY_TOKENS"
     )
     gateway_port: int = Field(8007, ge=0, le=65_535, description="port of the gateway; 0: any free port")
+    gateway_metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65_535,
+        description="a second port with /health, /ready and /metrics without a token, on all addresses: keep it from "
+        "the outside. /metrics on GATEWAY_PORT wants a token",
+    )
     gateway_tokens: SecretStr | None = Field(
         None,
         description="who may use the gateway: name:token, comma separated or one a line; a token has 16 characters or "

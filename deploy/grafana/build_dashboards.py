@@ -7,29 +7,48 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).resolve().parent / "dashboards"
+# kustomize reads no file from outside of its folder, so there is a copy.
+KUBERNETES = Path(__file__).resolve().parents[2] / "k8s" / "dashboards"
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 RATE = "[$__rate_interval]"
-# kafka_exporter may report the same partitions under the same name: the larger one counts, once.
-LAG = 'kafka_consumergroup_lag{topic=~".*generation[.]requests[.].+"}'
+FLEET = 'consumergroup=~"$group"'
 ONE = 'instance=~"$instance"'
 # Every worker has this one, and nothing else does.
 WORKERS = "sdxl_worker_unfinished_jobs"
+# One colour for each lane on every panel, and the same for what waits in its topic.
+LANE_COLOURS = {"urgent": "red", "high": "orange", "normal": "blue"}
+GREEN, AMBER, RED = "green", "orange", "red"
 
 Panel = dict[str, Any]
 Query = tuple[str, str]
+# Values from which a colour holds, rising.
+Steps = tuple[tuple[float | None, str], ...]
 
 
-def panel(title: str, unit: str, *queries: Query, kind: str = "timeseries", text: str = "", width: int = 8) -> Panel:
+def panel(
+    title: str,
+    unit: str,
+    *queries: Query,
+    kind: str = "timeseries",
+    text: str = "",
+    width: int = 8,
+    steps: Steps = (),
+) -> Panel:
     """A panel; each query is an expression and its legend. Units are Grafana's names."""
+    defaults: dict[str, Any] = {"unit": unit, "min": 0, "custom": {"fillOpacity": 8, "spanNulls": True}}
+    if kind == "stat":
+        defaults["noValue"] = "no data"
+    if steps:
+        defaults["thresholds"] = {
+            "mode": "absolute",
+            "steps": [{"value": value, "color": colour} for value, colour in steps],
+        }
     return {
         "title": title,
         "description": text,
         "type": kind,
         "datasource": DATASOURCE,
-        "fieldConfig": {
-            "defaults": {"unit": unit, "min": 0, "custom": {"fillOpacity": 8, "spanNulls": True}},
-            "overrides": [],
-        },
+        "fieldConfig": {"defaults": defaults, "overrides": [*_lane_colours(), _bounds_are_dashed()]},
         "options": _options(kind),
         "targets": [
             {
@@ -42,13 +61,42 @@ def panel(title: str, unit: str, *queries: Query, kind: str = "timeseries", text
             }
             for number, (expression, legend) in enumerate(queries)
         ],
-        "gridPos": {"w": width, "h": 4 if kind == "stat" else 8},
+        "gridPos": {"w": width, "h": 8 if kind == "timeseries" else 4},
     }
 
 
-def stat(title: str, unit: str, *queries: Query, text: str = "") -> Panel:
-    """A single number; four to a row of the grid's 24 columns make six."""
-    return panel(title, unit, *queries, kind="stat", text=text, width=4)
+def _lane_colours() -> list[dict[str, Any]]:
+    """A series whose name has a lane in it gets the lane's colour."""
+    return [
+        {
+            "matcher": {"id": "byRegexp", "options": f"/^(?!bound).*\\b{lane}\\b/"},
+            "properties": [{"id": "color", "value": {"mode": "fixed", "fixedColor": colour}}],
+        }
+        for lane, colour in LANE_COLOURS.items()
+    ]
+
+
+def _bounds_are_dashed() -> dict[str, Any]:
+    return {
+        "matcher": {"id": "byRegexp", "options": "/^bound/"},
+        "properties": [
+            {"id": "custom.lineStyle", "value": {"fill": "dash", "dash": [8, 8]}},
+            {"id": "color", "value": {"mode": "fixed", "fixedColor": "gray"}},
+        ],
+    }
+
+
+def stat(title: str, unit: str, *queries: Query, text: str = "", steps: Steps = (), width: int = 4) -> Panel:
+    """A single number; six of them fill a row of the grid's 24 columns."""
+    return panel(title, unit, *queries, kind="stat", text=text, width=width, steps=steps)
+
+
+def names(title: str, expression: str, legend: str, text: str = "", width: int = 8) -> Panel:
+    """A list of series by their names, such as the alerts that fire."""
+    found = panel(title, "none", (expression, legend), kind="stat", text=text, width=width, steps=((None, RED),))
+    found["options"] |= {"textMode": "name", "graphMode": "none", "colorMode": "background"}
+    found["fieldConfig"]["defaults"]["noValue"] = "none"
+    return found
 
 
 def gpu_utilisation(expression: str, legend: str) -> Panel:
@@ -57,9 +105,31 @@ def gpu_utilisation(expression: str, legend: str) -> Panel:
     return panel("GPU utilisation", "percentunit", (expression, legend), text=text)
 
 
+def variable(name: str, label: str, query: str) -> dict[str, Any]:
+    """A choice among the values of a label, all of them at first."""
+    return {
+        "name": name,
+        "label": label,
+        "type": "query",
+        "datasource": DATASOURCE,
+        "query": {"query": query, "refId": name},
+        "definition": query,
+        "refresh": 2,
+        "includeAll": True,
+        "allValue": ".*",
+        "multi": True,
+        "current": {"text": "All", "value": "$__all"},
+    }
+
+
 def _options(kind: str) -> dict[str, Any]:
     if kind == "stat":
-        return {"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "value", "graphMode": "area"}
+        return {
+            "reduceOptions": {"calcs": ["lastNotNull"]},
+            "colorMode": "background_solid",
+            "graphMode": "none",
+            "textMode": "auto",
+        }
     return {
         "legend": {"displayMode": "table", "placement": "bottom", "calcs": ["lastNotNull"]},
         "tooltip": {"mode": "multi"},
@@ -72,38 +142,89 @@ def p(quantile: float, metric: str, by: str = "", where: str = "") -> str:
     return f"histogram_quantile({quantile}, sum by ({labels}) (rate({metric}_bucket{{{where}}}{RATE})))"
 
 
+def users(done: str, backlog: str) -> list[Panel]:
+    """The first row: are users suffering?"""
+    return [
+        stat(
+            "Requests that failed, 1 h",
+            "percentunit",
+            (f"max(sdxl_worker:failure_ratio:rate1h{{{FLEET}}})", "failed"),
+            text="Through no fault of their own. The budget is 1 %.",
+            steps=((None, GREEN), (0.01, AMBER), (0.144, RED)),
+        ),
+        stat(
+            "Urgent requests that waited over 2 s",
+            "percentunit",
+            (f'max(sdxl_worker:wait_over_bound:ratio5m{{{FLEET}, priority="urgent"}})', "late"),
+            text="Of those of the last five minutes; 5 % are allowed.",
+            steps=((None, GREEN), (0.03, AMBER), (0.05, RED)),
+        ),
+        stat(
+            "Others that waited over their bound",
+            "percentunit",
+            (f'max(sdxl_worker:wait_over_bound:ratio5m{{{FLEET}, priority!="urgent"}})', "late"),
+            text="High: 5 s, normal: 10 s; 10 % are allowed.",
+            steps=((None, GREEN), (0.06, AMBER), (0.1, RED)),
+        ),
+        stat(
+            "Oldest request that waits",
+            "s",
+            (f"max(sdxl_worker:lag_seconds:max{{{FLEET}}})", "age"),
+            steps=((None, GREEN), (60, AMBER), (300, RED)),
+        ),
+        stat(
+            "Time to clear the backlog",
+            "s",
+            (f"{backlog} / ({done} > 0)", "time"),
+            text="What waits, at the present pace, if nothing more came.",
+            steps=((None, GREEN), (60, AMBER), (600, RED)),
+        ),
+        stat(
+            "Dead letters, 24 h",
+            "none",
+            (f"round(sum(increase(sdxl_worker_dead_letters_total{{{FLEET}}}[24h])))", "records"),
+            text="Records that were no requests; somebody did not get a picture.",
+            steps=((None, GREEN), (0.5, AMBER)),
+        ),
+    ]
+
+
 def overview() -> dict[str, Any]:
     """What the service as a whole does for those who wait for pictures."""
-    done = f"sum(rate(image_generation_duration_seconds_count{RATE}))"
+    done = f"sum(rate(image_generation_duration_seconds_count{{{FLEET}}}{RATE}))"
+    backlog = f"sum(sdxl_worker:lag_records:sum{{{FLEET}}})"
+    alerts = f'ALERTS{{alertstate="firing", {FLEET}}}'
     return dashboard(
         "sdxl-worker-overview",
         "Image generation: overview",
         [
-            stat("Workers", "none", (f"count({WORKERS})", "workers")),
-            stat("Pictures per minute", "none", (f"60 * {done}", "pictures")),
-            stat("Firing alerts", "none", ('count(ALERTS{alertstate="firing"}) or vector(0)', "alerts")),
-            stat(
-                "Failures, 1 h",
-                "percentunit",
-                ("sdxl_worker:failure_ratio:rate1h", "ours"),
-                text="Of its own fault; the budget is 1 %.",
+            *users(done, backlog),
+            names(
+                "Firing alerts",
+                f"count by (alertname, severity) ({alerts}) or count by (alertname, severity) "
+                '(ALERTS{alertstate="firing", alertname=~"TargetDown|Autoscaler.+"})',
+                "{{severity}}: {{alertname}}",
+                text="Each has an entry in docs/runbook.md.",
+                width=12,
             ),
-            stat("Oldest request", "s", ("max(kafka_consumergroup_lag_seconds)", "age")),
+            stat("Workers", "none", (f"count({WORKERS}{{{FLEET}}}) or vector(0)", "workers"), steps=((None, "blue"),)),
+            stat("Pictures per minute", "none", (f"60 * {done}", "pictures"), steps=((None, "blue"),)),
             stat(
-                "Cost per picture",
+                "Cost of 1,000 pictures",
                 "currencyUSD",
-                (f"sum(rate(sdxl_worker_cost_dollars_total{RATE})) / ({done} > 0)", "dollars"),
+                (f"1000 * sum(rate(sdxl_worker_cost_dollars_total{{{FLEET}}}{RATE})) / ({done} > 0)", "dollars"),
                 text="Device time at GPU_HOURLY_USD, without the time that a GPU idles.",
+                steps=((None, "blue"),),
             ),
             panel(
                 "Requests per minute",
                 "none",
-                (f"60 * sum by (priority) (rate(image_generation_requests_total{RATE}))", "{{priority}}"),
+                (f"60 * sum by (priority) (rate(image_generation_requests_total{{{FLEET}}}{RATE}))", "{{priority}}"),
             ),
             panel(
                 "Wait for the first step, p95, and its bounds",
                 "s",
-                (p(0.95, "sdxl_worker_wait_seconds", "priority"), "{{priority}}"),
+                (p(0.95, "sdxl_worker_wait_seconds", "priority", FLEET), "{{priority}}"),
                 ("vector(2)", "bound of urgent"),
                 ("vector(5)", "bound of high"),
                 ("vector(10)", "bound of normal"),
@@ -111,56 +232,163 @@ def overview() -> dict[str, Any]:
             panel(
                 "Share that waits beyond its bound",
                 "percentunit",
-                ("sdxl_worker:wait_over_bound:ratio5m", "{{priority}} over {{bound}}"),
+                (f"sdxl_worker:wait_over_bound:ratio5m{{{FLEET}}}", "{{priority}} over {{bound}} {{topic_prefix}}"),
             ),
             panel(
-                "Generation time",
-                "s",
-                (p(0.5, "image_generation_duration_seconds"), "p50"),
-                (p(0.95, "image_generation_duration_seconds"), "p95"),
-                (f"sum(rate(image_generation_duration_seconds_sum{RATE})) / ({done} > 0)", "mean"),
-            ),
-            panel(
-                "Queue length", "none", ("sum by (priority, state) (sdxl_worker_queue_jobs)", "{{priority}} {{state}}")
-            ),
-            panel(
-                "Oldest job that has not started",
-                "s",
-                ("max by (priority) (sdxl_worker_queue_oldest_seconds)", "{{priority}}"),
-            ),
-            panel(
-                "Lag",
+                "Requests that wait in Kafka",
                 "none",
-                (f"sum by (topic) (max by (topic, partition) ({LAG}))", "{{topic}}"),
-                text="Requests between Kafka's end and the lowest unfinished one.",
+                (f"sdxl_worker:lag_records:sum{{{FLEET}}}", "{{topic}}"),
+                text="From kafka_exporter as well as from the workers, so that it stays when the last worker has gone.",
             ),
             panel(
                 "Lag in seconds",
                 "s",
-                ("max by (topic) (kafka_consumergroup_lag_seconds)", "{{topic}}"),
+                (f"sdxl_worker:lag_seconds:max{{{FLEET}}}", "{{topic}}"),
                 text="Age of the oldest unfinished request.",
+            ),
+            panel(
+                "Time to clear the backlog",
+                "s",
+                (f"{backlog} / ({done} > 0)", "at the present pace"),
+            ),
+            panel(
+                "Generation time",
+                "s",
+                (p(0.5, "image_generation_duration_seconds", where=FLEET), "p50"),
+                (p(0.95, "image_generation_duration_seconds", where=FLEET), "p95"),
+                (f"sum(rate(image_generation_duration_seconds_sum{{{FLEET}}}{RATE})) / ({done} > 0)", "mean"),
+            ),
+            panel(
+                "Queue length",
+                "none",
+                (f"sum by (priority) (sdxl_worker_queue_jobs{{{FLEET}}})", "{{priority}}"),
+                text="Jobs in the workers: waiting and running.",
+            ),
+            panel(
+                "Oldest job that has not started",
+                "s",
+                (f"max by (priority) (sdxl_worker_queue_oldest_seconds{{{FLEET}}})", "{{priority}}"),
             ),
             panel(
                 "Errors by code",
                 "percentunit",
                 (
-                    f"sum by (error_code) (rate(image_generation_errors_total{RATE})) "
-                    f"/ scalar(sum(rate(image_generation_requests_total{RATE})))",
+                    f"sum by (error_code) (rate(image_generation_errors_total{{{FLEET}}}{RATE})) "
+                    f"/ scalar(sum(rate(image_generation_requests_total{{{FLEET}}}{RATE})))",
                     "{{error_code}}",
                 ),
                 text="Share of all requests.",
             ),
-            gpu_utilisation("avg by (instance) (sdxl_worker_gpu_utilization_ratio)", "{{instance}}"),
+            gpu_utilisation(f"avg by (instance) (sdxl_worker_gpu_utilization_ratio{{{FLEET}}})", "{{instance}}"),
             panel(
                 "GPU time by use",
                 "percentunit",
                 (
-                    f"sum by (use) (rate(sdxl_worker_gpu_seconds_total{RATE})) / scalar(count({WORKERS}))",
+                    f"sum by (use) (rate(sdxl_worker_gpu_seconds_total{{{FLEET}}}{RATE})) "
+                    f"/ scalar(count({WORKERS}{{{FLEET}}}))",
                     "{{use}}",
                 ),
                 text="Wasted: steps of jobs that became no picture here.",
             ),
-            panel("Owned partitions", "none", ("sum by (topic) (sdxl_worker_assigned_partitions)", "{{topic}}")),
+            panel(
+                "Owned partitions",
+                "none",
+                (f"sum by (topic) (sdxl_worker_assigned_partitions{{{FLEET}}})", "{{topic}}"),
+            ),
+            panel(
+                "Dead letters and requests that were lost, per hour",
+                "none",
+                (f"sum(increase(sdxl_worker_dead_letters_total{{{FLEET}}}[1h]))", "dead letters"),
+                (f"sum(increase(sdxl_worker_lost_offsets_total{{{FLEET}}}[1h]))", "lost"),
+            ),
+            panel(
+                "GPUs with errors, and idle ones",
+                "none",
+                (f"sum(1 - sdxl_worker_gpu_answers{{{FLEET}}})", "do not answer"),
+                (f"sum(sdxl_worker_gpus_unused{{{FLEET}}})", "unused"),
+            ),
+        ],
+        [variable("group", "Consumer group", "label_values(sdxl_worker_unfinished_jobs, consumergroup)")],
+    )
+
+
+def services() -> dict[str, Any]:
+    """The gateway and the webhooks."""
+    requests = "sdxl_gateway_requests_total"
+    hooks = "sdxl_worker_webhooks_total"
+    return dashboard(
+        "sdxl-worker-services",
+        "Image generation: gateway and webhooks",
+        [
+            stat(
+                "Requests that the gateway failed",
+                "percentunit",
+                (f'(sum(rate({requests}{{status=~"5.."}}{RATE})) or vector(0)) / sum(rate({requests}{RATE}))', "5xx"),
+                steps=((None, GREEN), (0.01, AMBER), (0.05, RED)),
+            ),
+            stat(
+                "POST /generate, p95",
+                "s",
+                (p(0.95, "sdxl_gateway_request_seconds", where='route="/generate"'), "p95"),
+                text="Until Kafka has the request.",
+                steps=((None, GREEN), (1, AMBER), (2, RED)),
+            ),
+            stat(
+                "Gateways ready",
+                "none",
+                ("sum(sdxl_gateway_ready)", "ready"),
+                steps=((None, RED), (1, GREEN)),
+            ),
+            stat(
+                "Webhook receiver answers",
+                "none",
+                ("min(sdxl_worker_webhook_receiver_up)", "1: yes"),
+                steps=((None, RED), (1, GREEN)),
+            ),
+            stat(
+                "Webhooks given up, 24 h",
+                "none",
+                (f'round(sum(increase({hooks}{{result="given_up"}}[24h])))', "webhooks"),
+                steps=((None, GREEN), (0.5, RED)),
+            ),
+            stat(
+                "Deliverers ready",
+                "none",
+                ("sum(sdxl_worker_webhooks_ready)", "ready"),
+                steps=((None, RED), (1, GREEN)),
+            ),
+            panel("Requests by answer", "reqps", (f"sum by (status) (rate({requests}{RATE}))", "{{status}}")),
+            panel("Requests by path", "reqps", (f"sum by (route) (rate({requests}{RATE}))", "{{route}}")),
+            panel(
+                "Time to the answer, p95",
+                "s",
+                (p(0.95, "sdxl_gateway_request_seconds", "route"), "{{route}}"),
+                text="To its first byte; streams go on after it.",
+            ),
+            panel(
+                "Jobs that the gateways know",
+                "none",
+                ("max by (priority, state) (sdxl_gateway_jobs)", "{{priority}} {{state}}"),
+                text="From the topics: also while no worker is there.",
+            ),
+            panel("Open event streams", "none", ("sum by (instance) (sdxl_gateway_streams)", "{{instance}}")),
+            panel(
+                "Requests without a known token, per minute",
+                "none",
+                (f"60 * sum(rate(sdxl_gateway_refused_tokens_total{RATE}))", "refused"),
+            ),
+            panel(
+                "Time until Kafka has a request, p95",
+                "s",
+                (p(0.95, "sdxl_gateway_send_seconds", "result"), "{{result}}"),
+            ),
+            panel("Webhooks by result", "ops", (f"sum by (result) (rate({hooks}{RATE}))", "{{result}}")),
+            panel(
+                "Webhooks that wait, and time of one, p95",
+                "none",
+                ("sum(sdxl_worker_webhooks_waiting)", "waiting"),
+                (p(0.95, "sdxl_worker_webhook_seconds"), "seconds, p95"),
+            ),
         ],
         [],
     )
@@ -326,19 +554,7 @@ def worker() -> dict[str, Any]:
             ),
         ],
         [
-            {
-                "name": "instance",
-                "label": "Worker",
-                "type": "query",
-                "datasource": DATASOURCE,
-                "query": {"query": "label_values(sdxl_worker_unfinished_jobs, instance)", "refId": "instance"},
-                "definition": "label_values(sdxl_worker_unfinished_jobs, instance)",
-                "refresh": 2,
-                "includeAll": True,
-                "allValue": ".*",
-                "multi": True,
-                "current": {"text": "All", "value": "$__all"},
-            }
+            variable("instance", "Worker", "label_values(sdxl_worker_unfinished_jobs, instance)"),
         ],
     )
 
@@ -376,10 +592,11 @@ def dashboard(uid: str, title: str, panels: list[Panel], variables: list[dict[st
 
 def render() -> dict[str, str]:
     """File names and their contents."""
-    boards = {"overview.json": overview(), "worker.json": worker()}
+    boards = {"overview.json": overview(), "services.json": services(), "worker.json": worker()}
     return {name: json.dumps(board, indent=2) + "\n" for name, board in boards.items()}
 
 
 if __name__ == "__main__":
-    for name, text in render().items():
-        (FOLDER / name).write_text(text)
+    for folder in (FOLDER, KUBERNETES):
+        for name, text in render().items():
+            (folder / name).write_text(text)

@@ -17,6 +17,8 @@ from typing import Any
 
 BOARDS = Path(__file__).resolve().parent / "dashboards"
 Series = tuple[str, list[float], list[float]]
+# Grafana's names in its colours, near enough.
+COLOURS = {"green": "#2f9e44", "orange": "#f08c00", "red": "#e03131", "blue": "#1971c2", "gray": "#868e96"}
 
 
 def draw(address: str, board: str, file: Path, *, seconds: float, rate_interval: str) -> int:
@@ -53,13 +55,12 @@ def _panel(axes: Any, panel: dict[str, Any], series: list[Series]) -> None:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     if panel["type"] == "stat":
-        axes.axis("off")
-        value = _shown(series[0][2][-1], unit) if series else "no data"
-        axes.text(0, 0.35, value, fontsize=20, color="#2b7a3d", transform=axes.transAxes, va="center")
+        _stat(axes, panel, series)
         return
     for label, times, values in series:
         style = "--" if label.startswith("bound") else "-"
-        axes.plot(times, values, style, linewidth=1.2, label=f"{label}: {_shown(values[-1], unit)}"[:48])
+        shown = f"{label}: {_shown(values[-1], unit)}"[:48]
+        axes.plot(times, values, style, linewidth=1.2, label=shown, color=_colour(panel, label))
     axes.set_ylim(bottom=0)
     began = [times[0] for label, times, _ in series if not label.startswith("bound")]
     if began:
@@ -70,6 +71,44 @@ def _panel(axes: Any, panel: dict[str, Any], series: list[Series]) -> None:
     axes.xaxis.set_major_locator(_locator())
     if series:
         axes.legend(fontsize=6, loc="upper left", framealpha=0.7, ncols=1 if len(series) < 7 else 2)
+
+
+def _stat(axes: Any, panel: dict[str, Any], series: list[Series]) -> None:
+    """A number, or names, on the colour of the panel's thresholds."""
+    defaults = panel["fieldConfig"]["defaults"]
+    axes.axis("off")
+    if panel["options"]["textMode"] == "name":
+        now = max((times[-1] for _, times, _ in series), default=0.0)
+        shown = sorted(label for label, times, _ in series if times[-1] == now) or [defaults["noValue"]]
+        colour = COLOURS["red"] if series else COLOURS["green"]
+        text, size = "\n".join(shown), 9
+    else:
+        value = series[0][2][-1] if series else None
+        text, size = defaults["noValue"] if value is None else _shown(value, defaults["unit"]), 18
+        colour = COLOURS["gray"] if value is None else _threshold(defaults, value)
+    axes.add_patch(_rectangle(axes, colour))
+    axes.text(0.03, 0.45, text, fontsize=size, color="white", transform=axes.transAxes, va="center", weight="bold")
+
+
+def _rectangle(axes: Any, colour: str) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((0, 0), 1, 0.9, transform=axes.transAxes, facecolor=colour)
+
+
+def _threshold(defaults: dict[str, Any], value: float) -> str:
+    steps = defaults.get("thresholds", {}).get("steps", [{"value": None, "color": "green"}])
+    return COLOURS[[step["color"] for step in steps if step["value"] is None or value >= step["value"]][-1]]
+
+
+def _colour(panel: dict[str, Any], label: str) -> str | None:
+    """The colour of an override, which is how a lane keeps its own."""
+    for override in panel["fieldConfig"]["overrides"]:
+        if re.search(override["matcher"]["options"].strip("/"), label):
+            for one in override["properties"]:
+                if one["id"] == "color":
+                    return COLOURS[one["value"]["fixedColor"]]
+    return None
 
 
 def _locator() -> Any:
@@ -84,12 +123,16 @@ def _shown(value: float, unit: str) -> str:
     if unit == "bytes":
         return f"{value / 1e9:.3g} GB"
     if unit == "currencyUSD":
-        return f"${value:.2g}"
-    return f"{value:.3g}{' s' if unit == 's' else ''}"
+        return f"${value:,.2f}"
+    if unit == "s" and value >= 120:
+        return f"{value / 60:.0f} min"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}{' s' if unit == 's' else ''}"
 
 
 def _series(address: str, target: dict[str, Any], seconds: float, rate_interval: str) -> list[Series]:
-    expression = target["expr"].replace("$__rate_interval", rate_interval).replace("$instance", ".*")
+    expression = (
+        target["expr"].replace("$__rate_interval", rate_interval).replace("$instance", ".*").replace("$group", ".*")
+    )
     now = time.time()
     arguments = {"query": expression, "start": now - seconds, "end": now, "step": max(1.0, seconds / 300)}
     url = f"{address}/api/v1/query_range?{urllib.parse.urlencode(arguments)}"

@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+import yaml
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AclBinding,
+    AclBindingFilter,
     AclOperation,
     AclPermissionType,
     AdminClient,
@@ -24,10 +27,12 @@ from devtools.local.embedded import EmbeddedBroker
 from devtools.local.kafka import KafkaCluster
 from devtools.local.process import free_port
 from tests.conftest import require_java
+from tests.deploy.tools import ROOT
 from worker.cluster.check import Needs
 from worker.cluster.checker import ClusterChecker, make_checker, require
 from worker.cluster.contact import Contact
 from worker.cluster.facts import ClusterUnavailable
+from worker.dispatch.start import dispatch_settings
 from worker.doctor import consuming, kafka, transactions
 from worker.doctor.finding import Level
 from worker.errors import ClusterError
@@ -287,3 +292,110 @@ def test_the_embedded_broker_is_sound_as_far_as_it_tells(topics: Topics) -> None
 def test_an_address_where_nobody_answers_is_told_with_the_reason(servers: str, reason: str) -> None:
     with pytest.raises(ClusterUnavailable, match=reason):
         checker(servers, Topics()).check(1)
+
+
+class TestUsersOfTheManifests:
+    """The rights in k8s/ are given to the one user, each in turn, who then does what that role does."""
+
+    @pytest.fixture(autouse=True)
+    def role(self, guarded: KafkaCluster, admin: AdminClient, topics: Topics) -> Iterator[Callable[[str], None]]:
+        create_topics(guarded.bootstrap_servers, topics, PARTITIONS)
+        given: list[AclBinding] = []
+
+        def become(file: str) -> None:
+            acls = yaml.safe_load((ROOT / file).read_text())["spec"]["authorization"]["acls"]
+            given.extend(binding for acl in acls for binding in bindings(acl, topics.prefix))
+            for future in admin.create_acls(given).values():
+                future.result(30)
+
+        yield become
+        filters = [
+            AclBindingFilter(
+                b.restype, b.name, b.resource_pattern_type, b.principal, "*", b.operation, b.permission_type
+            )
+            for b in given
+        ]
+        for future in admin.delete_acls(filters).values():
+            future.result(30)
+
+    def test_a_worker(self, role: Callable[[str], None], sasl_port: int, topics: Topics) -> None:
+        role("k8s/kafka/user.yaml")
+        user = settings_of(sasl_port, topics, "sdxl-worker")
+        until(lambda: found(make_checker(user)) == [], "the rights do not suffice", lambda: None)
+        assert [f.level for f in transactions.check(user)] == [Level.OK]
+        assert {f.level for f in consuming.check(user)} <= {Level.OK, Level.SKIPPED}
+
+    def test_a_dispatcher(
+        self, role: Callable[[str], None], guarded: KafkaCluster, sasl_port: int, topics: Topics
+    ) -> None:
+        create_topics(guarded.bootstrap_servers, replace(topics, input="work"), PARTITIONS)
+        role("k8s/clients/dispatcher.yaml")
+        user = dispatch_settings(settings_of(sasl_port, topics, "sdxl-worker"))
+        until(lambda: make_checker(user, dispatches=True).check(10) == [], "the rights do not suffice", lambda: None)
+        assert [f.level for f in transactions.check(user)] == [Level.OK]
+
+    @pytest.mark.parametrize(
+        ("file", "topic", "forbidden"),
+        [
+            ("k8s/clients/producer.yaml", "urgent", "cancellations"),
+            ("k8s/clients/canceller.yaml", "cancellations", "normal"),
+        ],
+    )
+    def test_who_writes(
+        self, role: Callable[[str], None], sasl_port: int, topics: Topics, file: str, topic: str, forbidden: str
+    ) -> None:
+        role(file)
+        until(lambda: write(sasl_port, getattr(topics, topic)) is None, "it may not write", lambda: None)
+        assert write(sasl_port, getattr(topics, forbidden)) is not None
+
+    def test_a_notifier(self, role: Callable[[str], None], sasl_port: int, topics: Topics) -> None:
+        role("k8s/clients/notifier.yaml")
+        reader = Consumer(
+            {
+                "bootstrap.servers": f"127.0.0.1:{sasl_port}", **USER, "group.id": "sdxl-notifier-shop",
+                "isolation.level": "read_committed",
+            }
+        )  # fmt: skip
+        assigned: list[TopicPartition] = []
+        reader.subscribe([topics.completed, topics.failed], on_assign=lambda _, partitions: assigned.extend(partitions))
+        until(lambda: len(assigned) == 2 * PARTITIONS, "it was given no partition", lambda: reader.poll(0.1))
+        reader.commit(offsets=[TopicPartition(topics.completed, 0, 0)], asynchronous=False)
+        reader.close()
+        assert write(sasl_port, topics.urgent) is not None
+
+
+def settings_of(port: int, topics: Topics, group: str) -> Settings:
+    return Settings(
+        _env_file=None,
+        kafka_bootstrap_servers=f"127.0.0.1:{port}",
+        kafka_topic_prefix=topics.prefix,
+        kafka_group_id=group,
+        kafka_properties=USER,
+    )
+
+
+def write(port: int, topic: str) -> KafkaError | None:
+    """What an idempotent producer is told."""
+    errors: list[KafkaError | None] = []
+    producer = Producer(
+        {"bootstrap.servers": f"127.0.0.1:{port}", **USER, "enable.idempotence": True, "message.timeout.ms": 3_000}
+    )
+    producer.produce(topic, b"x", b"key", on_delivery=lambda error, _: errors.append(error))
+    producer.flush(10)
+    return errors[0] if errors else KafkaError(KafkaError._TIMED_OUT)
+
+
+def bindings(acl: Mapping[str, Any], prefix: str) -> list[AclBinding]:
+    """The rights of an entry of a KafkaUser, for the topics of this test."""
+    resource = acl["resource"]
+    kind = {
+        "topic": ResourceType.TOPIC,
+        "group": ResourceType.GROUP,
+        "transactionalId": ResourceType.TRANSACTIONAL_ID,
+    }[resource["type"]]
+    way = ResourcePatternType.PREFIXED if resource["patternType"] == "prefix" else ResourcePatternType.LITERAL
+    name = prefix + resource["name"] if resource["type"] == "topic" else resource["name"]
+    return [
+        AclBinding(kind, name, way, "User:worker", "*", AclOperation[operation.upper()], AclPermissionType.ALLOW)
+        for operation in acl["operations"]
+    ]

@@ -26,6 +26,9 @@ class StandInNvml:
     def nvmlDeviceGetUtilizationRates(self, _handle: str) -> Any:
         return SimpleNamespace(gpu=93)
 
+    def nvmlDeviceGetTotalEccErrors(self, _handle: str, _error_type: int, _counter_type: int) -> int:
+        return 0
+
 
 if __name__ == "__main__":
     gpu.watch("stand-in", StandInNvml())

@@ -109,6 +109,7 @@ class TestPages:
         foreign = {
             "HF_TOKEN", "HF_HUB_OFFLINE", "TOY_WORKERS", "SECRETS_DIR", "TRANSACTIONAL_ID_AUTHORIZATION_FAILED",
             "OTEL_RESOURCE_ATTRIBUTES", "OMP_NUM_THREADS", "INCONSISTENT_GROUP_PROTOCOL", "JOB_ID", "STATIC_TOKEN",
+            "CUDA_VISIBLE_DEVICES", "XDG_CACHE_HOME", "HF_HOME", "RUNPOD_API_KEY",
         }  # fmt: skip
         for name in re.findall(r"`([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)(?:=[^`]*)?`", prose(path)):
             assert name in known | foreign | constants() or librdkafka_properties({name: "x"}), name

@@ -38,8 +38,9 @@ def one(objects: list[Object], kind: str) -> Object:
 
 def test_it_is_valid(objects: list[Object], tmp_path: Path) -> None:
     mine = [thing for thing in objects if thing["metadata"]["name"] == "sdxl-gateway"]
-    assert {thing["kind"] for thing in mine} == {"Deployment", "Service", "NetworkPolicy", "KafkaUser"}
+    assert {thing["kind"] for thing in mine} == {"Deployment", "Service", "NetworkPolicy", "KafkaUser", "PodMonitor"}
     assert errors(one(objects, "KafkaUser")) == []
+    assert errors(one(objects, "PodMonitor")) == []
     file = tmp_path / "core.yaml"
     file.write_text(yaml.safe_dump_all(thing for thing in mine if is_core(thing)))
     run(program("kubernetes-validate", "kubernetes-validate"), "--strict", file)
@@ -69,6 +70,20 @@ def test_selectors_meet_its_pods_and_no_others(objects: list[Object]) -> None:
     ):
         assert selector.items() <= labels.items()
         assert selector["app.kubernetes.io/name"] == "sdxl-gateway"
+
+
+def test_metrics_are_on_a_port_that_only_prometheus_reaches(objects: list[Object]) -> None:
+    [container] = one(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    environment = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert environment["GATEWAY_METRICS_PORT"] == str(ports["metrics"])
+    [endpoint] = one(objects, "PodMonitor")["spec"]["podMetricsEndpoints"]
+    assert endpoint["port"] == "metrics"
+    assert [port["targetPort"] for port in one(objects, "Service")["spec"]["ports"]] == ["http"]
+    for rule in one(objects, "NetworkPolicy")["spec"]["ingress"]:
+        if any(port["port"] == "metrics" for port in rule["ports"]):
+            [source] = rule["from"]
+            assert source["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "monitoring"}
 
 
 def test_the_user_may_do_what_a_gateway_does_and_no_more(objects: list[Object]) -> None:

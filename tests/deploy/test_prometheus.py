@@ -24,6 +24,9 @@ TESTS = sorted((PROMETHEUS / "tests").glob("*.yml"))
 REQUIRED = (
     "FailureBudgetFastBurn", "FailureBudgetSlowBurn", "WaitsBeyondBound", "LagGrowing", "UrgentPartitionsUnowned",
     "DeadLetters", "RequestsLost", "CrashLoop", "OutOfMemoryRung", "StoreFailing", "NoProgress",
+    "WorkersGone", "LagUnknown", "KafkaDown", "PublishingStuck", "TargetDown", "AutoscalerAtMaximum", "AutoscalerBlind",
+    "GpuErrors", "GpusIdle", "GatewayFailing", "GatewayNotReady", "GatewayGone", "WebhookReceiverDown",
+    "WebhooksGivenUp", "WebhooksBehind", "WebhooksGone",
 )  # fmt: skip
 
 
@@ -76,6 +79,11 @@ def fill() -> None:
     metrics.LAG.labels("g", "t", 0).set(1)
     metrics.LAG_SECONDS.labels("g", "t", 0).set(1)
     metrics.ASSIGNED.labels("t").set(1)
+    metrics.GPU_ANSWERS.labels("promtool").set(1)
+    metrics.GPU_MEMORY_ERRORS.labels("promtool").set(0)
+    metrics.HTTP_REQUESTS.labels("/generate", "202").inc()
+    metrics.HTTP_SECONDS.labels("/generate").observe(0.1)
+    metrics.GATEWAY_JOBS.labels("urgent", "waiting").set(1)
     metrics.MODEL.info({"model": "toy"})
 
 
@@ -100,6 +108,13 @@ class TestAlerts:
         names = {alert["alert"] for alert in alerts()}
         assert firing == names
         assert quiet == names
+
+    def test_each_names_a_fleet_or_a_process(self) -> None:
+        """An expression over all fleets is quiet about one while another is well."""
+        whole = r"\b(?:sum|max|min|count|group)\s*\("
+        for rule in rules():
+            assert not re.search(whole, rule["expr"]), f"{rule.get('alert') or rule['record']} has no `by`"
+            assert "absent(" not in rule["expr"], "absent() knows no fleet"
 
     def test_the_failures_that_spend_the_budget_are_the_services_own(self) -> None:
         [codes] = {codes for rule in rules() for codes in re.findall(r'error_code=~"([^"]+)"', rule["expr"])}

@@ -113,6 +113,7 @@ class World:
     progress: Progress
     state: State
     app: Any
+    settings: Settings
 
     def client(self, token: str | None = None, **options: Any) -> httpx.AsyncClient:
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
@@ -147,7 +148,7 @@ def make_world(
     log.followers.append(service)
     progress = Progress()
     state = State(progress)
-    return World(log, store, service, progress, state, build_app(service, state, chosen, Tokens(tokens)))
+    return World(log, store, service, progress, state, build_app(service, state, chosen, Tokens(tokens)), chosen)
 
 
 def manifest_of(request: GenerationRequest) -> dict[str, Any]:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from typing import Any
 
+from tests import scrape
 from tests.harness import Client, Site, WorkerProcess, log_lines
 
 STEPS = 80
 
 
 def counted(worker: WorkerProcess, metric: str) -> float:
-    found = re.search(rf"^{metric} ([0-9.e+]+)$", worker.get("/metrics")[1], re.MULTILINE)
+    found = scrape.value(worker.get("/metrics")[1], metric)
     assert found is not None, metric
-    return float(found[1])
+    return found
 
 
 def pixels(site: Site, job_id: str) -> str:

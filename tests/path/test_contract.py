@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import re
 import struct
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +14,7 @@ import fastavro
 import pytest
 from PIL import Image
 
+from tests import scrape
 from tests.harness import Client, Result, Site, WorkerProcess, small_request
 from worker.errors import ErrorCode
 from worker.events.types import GenerationCompleted, GenerationFailed, GenerationStatus, Lora, OutputFormat
@@ -286,9 +286,7 @@ class TestHttp:
 
 
 def metric(worker: WorkerProcess, name: str) -> float:
-    _, text = worker.get("/metrics")
-    match = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
-    return float(match[1]) if match else 0.0
+    return scrape.value(worker.get("/metrics")[1], name) or 0.0
 
 
 def read_statuses(site: Site, client: Client, job_id: str, *, all_of_them: bool = False) -> list[GenerationStatus]:

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 from confluent_kafka import Consumer, Message, TopicPartition
 
+from tests import scrape
 from tests.harness import Client, Site, WorkerProcess
 from tests.path.conftest import PARTITIONS
 from tests.path.test_outages import until
@@ -114,7 +115,8 @@ def test_without_workers_requests_wait_and_a_late_worker_gets_them(
     del work
     with dispatcher(apache_site, "alone") as alone:
         jobs = [client.request().job_id for _ in range(6)]
-        until(lambda: 'requests{priority="normal"} 6.0' in alone.get("/metrics")[1], "the requests were not read")
+        waiting = 'sdxl_worker_dispatch_waiting_requests{priority="normal"}'
+        until(lambda: scrape.value(alone.get("/metrics")[1], waiting) == 6, "the requests were not read")
         with stand_in_worker(apache_site, "late") as late:
             client.wait_for(lambda _: all(client.of(job) for job in jobs))
             client.settle(1)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from tests import scrape
 from tests.harness import Client, Site, WorkerProcess, small_request
 from tests.path.conftest import PARTITIONS
 from tests.path.test_outages import all_completed_once, until
@@ -41,10 +40,9 @@ class Log:
         self._consumer.close()
 
 
-def metric(worker: WorkerProcess, pattern: str) -> float:
+def metric(worker: WorkerProcess, selector: str) -> float:
     """The sum of the samples whose names and labels match."""
-    lines = worker.get("/metrics")[1].splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if re.match(pattern, line))
+    return scrape.value(worker.get("/metrics")[1], selector) or 0.0
 
 
 def send_in_transaction(client: Client, count: int) -> list[str]:

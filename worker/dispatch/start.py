@@ -36,6 +36,7 @@ from worker.runtime import Crashed
 from worker.settings import Settings
 from worker.signals import Signals, StoppedEarly
 from worker.telemetry import logs
+from worker.telemetry.exposition import Exposition
 from worker.telemetry.health import Health, serve
 from worker.threads import EXIT_CRASHED, SystemThreads, Threads
 from worker.topics import Topics
@@ -125,7 +126,8 @@ def _run(settings: Settings, signals: Signals) -> int:
     rules = read_rules(settings)
     claim = startup.claim_worker_id(settings)
     health = Health(time.monotonic, facts=_facts(settings))
-    server, port = serve(health, settings.http_host, settings.http_port)
+    exposition = Exposition("dispatch", settings.kafka_group_id, settings.kafka_topic_prefix)
+    server, port = serve(health, settings.http_host, settings.http_port, exposition)
     _log.info("starting", version=__version__, worker_id=settings.worker_id, http_port=port, role="dispatcher")
     try:
         startup.wait_for_kafka(settings)

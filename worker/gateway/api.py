@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import JSONResponse
 
 from worker import __version__
@@ -23,6 +24,7 @@ from worker.gateway.streams import EventStream, event_id, last_event_id
 from worker.job import Lane
 from worker.profiles import DEFAULT
 from worker.settings import Settings
+from worker.telemetry.exposition import Exposition
 
 MAX_KEY_CHARS = 255
 MAX_REASON_CHARS = 200
@@ -203,6 +205,23 @@ def probe_routes(service: Service, state: State) -> APIRouter:
         return _json(shapes.Readiness(ready=not reasons, reasons=reasons), 503 if reasons else 200)
 
     return router
+
+
+def metrics_routes(settings: Settings) -> APIRouter:
+    """What Prometheus asks, with a token; GATEWAY_METRICS_PORT answers without one."""
+    router = APIRouter(include_in_schema=False)
+    shown = exposition(settings)
+
+    @router.get("/metrics")
+    async def metrics() -> Response:
+        return Response(generate_latest(shown), media_type=CONTENT_TYPE_LATEST)
+
+    return router
+
+
+def exposition(settings: Settings) -> Exposition:
+    """A gateway belongs to the fleet that takes its requests."""
+    return Exposition("gateway", settings.kafka_group_id, settings.kafka_topic_prefix)
 
 
 async def _only_known_parameters(request: Request) -> None:

@@ -12,8 +12,9 @@ from starlette.types import ASGIApp
 
 from worker import __version__
 from worker.errors import SettingsError
-from worker.gateway.api import job_routes, probe_routes
+from worker.gateway.api import job_routes, metrics_routes, probe_routes
 from worker.gateway.guard import Guard
+from worker.gateway.measured import Measured, set_gauges
 from worker.gateway.refusals import Refusal
 from worker.gateway.service import Service
 from worker.gateway.state import State
@@ -44,19 +45,22 @@ def build_app(service: Service, state: State, settings: Settings, tokens: Tokens
         },
     )
     page = page_routes()
-    api.include_router(job_routes(service, state, settings))
-    api.include_router(probe_routes(service, state))
-    api.include_router(page)
+    routers = (job_routes(service, state, settings), probe_routes(service, state), metrics_routes(settings), page)
+    for router in routers:
+        api.include_router(router)
+    routes = [*api.routes, *(route for router in routers for route in router.routes)]
+    set_gauges(service, state)
     if tokens:
         _require_tokens(api)
     policy = content_security_policy(None if service.pictures is None else service.pictures.example_url)
     guarded = Guard(api, tokens, [route.path for route in page.routes], policy)  # type: ignore[attr-defined]
     origins = read_origins(settings.gateway_cors_origins)
     if not origins:
-        return guarded
-    return CORSMiddleware(
+        return Measured(guarded, routes)
+    shared = CORSMiddleware(
         guarded, allow_origins=origins, allow_methods=_METHODS, allow_headers=_SENT, expose_headers=_SHOWN, max_age=600
     )
+    return Measured(shared, routes)
 
 
 def read_origins(text: str) -> list[str]:

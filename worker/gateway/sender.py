@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ from worker.client.connection import Connection
 from worker.errors import RegistryUnavailable, UndecodableError
 from worker.events.headers import Input, request_headers
 from worker.kafka_config import ErrorLog
+from worker.telemetry import metrics
 
 _log = structlog.get_logger()
 
@@ -82,6 +84,14 @@ class KafkaSender:
 
     async def send(self, topic: str, event: Input, passed: Mapping[str, str]) -> None:
         """See `Sender`."""
+        began, result = time.monotonic(), "not_sent"
+        try:
+            await self._send(topic, event, passed)
+            result = "sent"
+        finally:
+            metrics.GATEWAY_SEND.labels(result).observe(time.monotonic() - began)
+
+    async def _send(self, topic: str, event: Input, passed: Mapping[str, str]) -> None:
         try:
             # The codec may ask the registry, which would keep the event loop from answering.
             value, framing = await asyncio.to_thread(self._connection.codec.encode, event, topic=topic)

@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Generator
 from types import FrameType
+from wsgiref.simple_server import WSGIServer
 
 import structlog
 import uvicorn
@@ -23,6 +24,7 @@ from worker import __version__
 from worker.client.connection import Connection, connect
 from worker.errors import SettingsError
 from worker.gateway.admission import Admission
+from worker.gateway.api import exposition
 from worker.gateway.app import build_app
 from worker.gateway.board import Board
 from worker.gateway.hub import Hub
@@ -35,6 +37,7 @@ from worker.gateway.tokens import RateLimit, Tokens
 from worker.gateway.topic_reader import Seen, TopicReader
 from worker.rule_files import read_rules
 from worker.settings import Settings
+from worker.telemetry.health import Health, serve
 
 _log = structlog.get_logger()
 
@@ -83,6 +86,7 @@ async def _serve(connection: Connection, tokens: Tokens, listening: socket.socke
     reader = TopicReader(connection, on_seen)
     state = State(reader)
     server = GatewayServer(build_app(service, state, settings, tokens), settings, state, hub)
+    probes = _serve_metrics(settings, state)
     reader.start()
     sender.start()
     _tell(settings, tokens, listening)
@@ -91,7 +95,33 @@ async def _serve(connection: Connection, tokens: Tokens, listening: socket.socke
     finally:
         await asyncio.to_thread(reader.stop)
         await asyncio.to_thread(sender.stop)
+        if probes is not None:
+            await asyncio.to_thread(probes.shutdown)
     _log.info("stopped")
+
+
+class _Probed:
+    """The gateway, as the second port's probes ask it."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    def not_ready(self) -> list[str]:
+        return self._state.not_ready()
+
+    def facts(self) -> dict[str, object]:
+        return {"version": __version__}
+
+
+def _serve_metrics(settings: Settings, state: State) -> WSGIServer | None:
+    """The second port, if one is wanted."""
+    if settings.gateway_metrics_port is None:
+        return None
+    health = Health(time.monotonic)
+    health.watch(_Probed(state))
+    server, port = serve(health, "0.0.0.0", settings.gateway_metrics_port, exposition(settings), "GATEWAY_METRICS")
+    _log.info("metrics", port=port)
+    return server
 
 
 async def _take(service: Service, batch: list[Seen]) -> None:

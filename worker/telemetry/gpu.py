@@ -1,8 +1,9 @@
-"""GPU utilisation and memory from NVML: the use by all processes on the device. Read at each scrape."""
+"""GPU utilisation, memory and errors from NVML, of all processes on the device. Read at each scrape."""
 
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,22 @@ import structlog
 from worker.telemetry import metrics
 
 _log = structlog.get_logger()
+
+# NVML_MEMORY_ERROR_TYPE_UNCORRECTED and NVML_VOLATILE_ECC of nvml.h.
+_UNCORRECTED = 1
+_SINCE_DRIVER_LOADED = 0
+
+
+def note_visible(count: int) -> None:
+    """Say it where the process sees more GPUs than the one that it uses: `docker run --gpus all` gives it all."""
+    metrics.GPUS_UNUSED.set(max(count - 1, 0))
+    if count > 1:
+        _log.warning(
+            "gpus_unused",
+            visible=count,
+            unused=count - 1,
+            hint="a worker uses one GPU; `run --gpus all` starts one for each",
+        )
 
 
 def watch(uuid: str, nvml: Any = None) -> bool:
@@ -48,6 +65,21 @@ def watch(uuid: str, nvml: Any = None) -> bool:
     total = reading(lambda: nvml.nvmlDeviceGetMemoryInfo(handle).total)
     busy = reading(lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100)
     metrics.GPU_BUSY.labels(uuid).set_function(busy)
+    metrics.GPU_ANSWERS.labels(uuid).set_function(lambda: not math.isnan(used()))
+    _watch_memory_errors(uuid, nvml, handle, reading)
     metrics.MEMORY.labels("used").set_function(used)
     metrics.MEMORY.labels("total").set_function(total)
     return True
+
+
+def _watch_memory_errors(uuid: str, nvml: Any, handle: Any, reading: Callable[..., Callable[[], float]]) -> None:
+    """Export the count of uncorrected errors, where the device counts them: GeForce cards have no ECC."""
+
+    def count() -> float:
+        return float(nvml.nvmlDeviceGetTotalEccErrors(handle, _UNCORRECTED, _SINCE_DRIVER_LOADED))
+
+    try:
+        count()
+    except nvml.NVMLError:
+        return
+    metrics.GPU_MEMORY_ERRORS.labels(uuid).set_function(reading(count))

@@ -15,9 +15,10 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import structlog
-from prometheus_client import REGISTRY, make_wsgi_app
+from prometheus_client import make_wsgi_app
 
 from worker.errors import SettingsError
+from worker.telemetry.exposition import Exposition
 
 _log = structlog.get_logger()
 
@@ -128,8 +129,8 @@ class _Quiet(WSGIRequestHandler):
         """Log nothing: probes arrive every few seconds."""
 
 
-def _app(health: Health) -> WSGIApplication:
-    metrics: WSGIApplication = make_wsgi_app(REGISTRY)
+def _app(health: Health, exposition: Exposition) -> WSGIApplication:
+    metrics: WSGIApplication = make_wsgi_app(exposition)
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "/").rstrip("/")
@@ -157,42 +158,46 @@ def _answer(start_response: StartResponse, status: str, body: dict[str, Any]) ->
     return [json.dumps(body).encode() + b"\n"]
 
 
-def serve(health: Health, host: str, port: int) -> tuple[WSGIServer, int]:
+def serve(
+    health: Health, host: str, port: int, exposition: Exposition | None = None, settings_prefix: str = "HTTP"
+) -> tuple[WSGIServer, int]:
     """Start a thread that answers probes; return the server and its port.
 
     Args:
         host: an address or a name of this machine, IPv4 or IPv6; `::` takes both.
+        exposition: what `/metrics` shows; None: a worker's metrics without the labels of a fleet.
+        settings_prefix: the settings that host and port come from begin with it.
 
     Raises:
         SettingsError: it cannot listen there: the port is in use, or the address is not this machine's.
     """
-    server = _listen(host.strip("[]"), port)
-    server.set_app(_app(health))
+    server = _listen(host.strip("[]"), port, settings_prefix)
+    server.set_app(_app(health, exposition or Exposition()))
     threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
     return server, server.server_port
 
 
-def _listen(host: str, port: int) -> WSGIServer:
+def _listen(host: str, port: int, prefix: str) -> WSGIServer:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "no name can be so"
-        raise SettingsError(f"HTTP_HOST: {host!r} is no address and no known name: {reason}") from None
+        raise SettingsError(f"{prefix}_HOST: {host!r} is no address and no known name: {reason}") from None
     # A name that has both, such as localhost, is looked for under 127.0.0.1 first.
     family, *_, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
     make = _Server if family == socket.AF_INET else _Server6
     try:
         return make((str(address[0]), port), _Quiet)
     except OSError as error:
-        raise SettingsError(_refusal(error, host, port)) from None
+        raise SettingsError(_refusal(error, host, port, prefix)) from None
 
 
-def _refusal(error: OSError, host: str, port: int) -> str:
+def _refusal(error: OSError, host: str, port: int, prefix: str) -> str:
     match error.errno:
         case errno.EADDRINUSE:
-            return f"HTTP_PORT: {port} on {host} is taken by another process; choose another, or 0 for any free one"
+            return f"{prefix}_PORT: {port} on {host} is taken by another process; choose another, or 0 for any free one"
         case errno.EACCES | errno.EPERM:
-            return f"HTTP_PORT: {port} on {host} is not allowed to this user; choose one above 1023"
+            return f"{prefix}_PORT: {port} on {host} is not allowed to this user; choose one above 1023"
         case errno.EADDRNOTAVAIL:
-            return f"HTTP_HOST: {host} is no address of this machine"
-    return f"HTTP_HOST, HTTP_PORT: cannot listen on {host} port {port}: {error.strerror}"
+            return f"{prefix}_HOST: {host} is no address of this machine"
+    return f"{prefix}_HOST, {prefix}_PORT: cannot listen on {host} port {port}: {error.strerror}"

@@ -39,6 +39,13 @@ MEMORY = Gauge(
     "Device memory: free, used and total of the whole device, and the peak that torch allocated",
     ["kind"],
 )
+GPUS_UNUSED = Gauge("sdxl_worker_gpus_unused", "GPUs that the process sees and neither it nor a sibling uses")
+GPU_ANSWERS = Gauge("sdxl_worker_gpu_answers", "1 while NVML answers for the device; 0: it fell off the bus", ["gpu"])
+GPU_MEMORY_ERRORS = Gauge(
+    "sdxl_worker_gpu_uncorrected_errors",
+    "Uncorrected errors of the device's memory since its driver was loaded",
+    ["gpu"],
+)
 GPU_BUSY = Gauge(
     "sdxl_worker_gpu_utilization_ratio", "Share of NVML's last sampling period in which the device was busy", ["gpu"]
 )
@@ -111,6 +118,26 @@ WEBHOOK_SECONDS = Histogram(
 )
 WEBHOOKS_WAITING = Gauge("sdxl_worker_webhooks_waiting", "Results that were read and are not delivered yet")
 WEBHOOK_RECEIVER_UP = Gauge("sdxl_worker_webhook_receiver_up", "1 while the webhook receiver answers")
+WEBHOOKS_READY = Gauge("sdxl_worker_webhooks_ready", "1 while /ready of the deliverer says yes")
+
+HTTP_REQUESTS = Counter("sdxl_gateway_requests", "Requests to the gateway, by path and answer", ["route", "status"])
+HTTP_SECONDS = Histogram(
+    "sdxl_gateway_request_seconds", "From a request to the first byte of its answer", ["route"], buckets=_SHORT
+)
+HTTP_REFUSED_TOKENS = Counter("sdxl_gateway_refused_tokens", "Requests without a token that is known")
+GATEWAY_READY = Gauge("sdxl_gateway_ready", "1 while /ready of the gateway says yes")
+GATEWAY_STREAMS = Gauge("sdxl_gateway_streams", "Open event streams")
+GATEWAY_JOBS = Gauge(
+    "sdxl_gateway_jobs",
+    "Jobs that the gateway knows to wait or to run, also while no worker is there",
+    ["priority", "state"],
+)
+GATEWAY_SEND = Histogram(
+    "sdxl_gateway_send_seconds",
+    "From a request or cancellation to Kafka's answer, by result: sent, not_sent",
+    ["result"],
+    buckets=_SHORT,
+)
 DISPATCH_WAITING = Gauge(
     "sdxl_worker_dispatch_waiting_requests", "Requests in the dispatcher that no worker has room for", ["priority"]
 )
@@ -146,6 +173,8 @@ def _begin_at_zero() -> None:
     for result in ("delivered", "retried", "given_up"):
         WEBHOOKS.labels(result)
     WEBHOOK_RECEIVER_UP.set(1)
+    for result in ("sent", "not_sent"):
+        GATEWAY_SEND.labels(result)
     for use in ("useful", "wasted"):
         GPU_SECONDS.labels(use)
     # A gauge's default of 0 would mean that S3, or Kafka, is down before anybody has asked.

@@ -14,7 +14,8 @@ from worker.events.codec import make_codec
 from worker.settings import Settings
 from worker.settings_checks import signing_secret
 from worker.signals import Signals, StoppedEarly
-from worker.telemetry import logs
+from worker.telemetry import logs, metrics
+from worker.telemetry.exposition import Exposition
 from worker.telemetry.health import Health, serve
 from worker.topics import Topics
 from worker.webhooks.sender import Sender
@@ -40,7 +41,9 @@ def run(settings: Settings) -> int:
     try:
         consumer = _consumer(settings)
         health = Health(time.monotonic, {"webhook_group_id": settings.webhook_group_id})
-        server, port = serve(health, settings.http_host, settings.http_port)
+        metrics.WEBHOOKS_READY.set_function(lambda: not health.not_ready())
+        exposition = Exposition("webhooks", settings.webhook_group_id, settings.kafka_topic_prefix)
+        server, port = serve(health, settings.http_host, settings.http_port, exposition)
         _log.info("starting", version=__version__, group_id=settings.webhook_group_id, http_port=port)
         try:
             startup.wait_for_kafka(settings)
