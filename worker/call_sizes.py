@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # The largest call that settings and manifests may ask for.
 MAX_SAMPLES = 128
+# Rows of a UNet call at most, where neither DETERMINISTIC nor SLOTS says it: the cost model chooses below.
+UNPADDED_ROWS = 4
 _PX_PER_LATENT = 8
 _HALF = frozenset({"bfloat16", "float16"})
 
@@ -59,11 +61,16 @@ class CallSizes:
         """Return the samples of every call that `job` takes part in."""
         if job.call_samples is not None:
             return job.call_samples
+        request = job.request
+        positions = -(-request.height // _PX_PER_LATENT) * -(-request.width // _PX_PER_LATENT)
+        return self.samples(positions, guided=job.guided)
+
+    def samples(self, positions: int, *, guided: bool) -> int:
+        """Return the samples of every call for pictures whose latents have so many positions (height x width)."""
         if self.slots is not None:
             return 2 * self.slots
-        request = job.request
-        rows = self._rows(-(-request.height // _PX_PER_LATENT) * -(-request.width // _PX_PER_LATENT))
-        return 2 * rows if job.guided else rows
+        rows = self._rows(positions)
+        return 2 * rows if guided else rows
 
     def _rows(self, positions: int) -> int:
         return next((rows for most, rows in self._entries() if positions <= most), 1)
