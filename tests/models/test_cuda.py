@@ -102,11 +102,11 @@ class TestUnusable:
                 "13.0",
                 "libcuda.so.1 is not: in a container, start it with",
             ),
-            (Machine(1, NEW, hidden=False, named="GPU-1"), "13.0", "none is CUDA_VISIBLE_DEVICES=GPU-1"),
+            (Machine(1, NEW, hidden=False, named="GPU-1"), "13.0", "can use none with CUDA_VISIBLE_DEVICES=GPU-1"),
             (
                 Machine(1, NEW, hidden=False, named="0", mig=2),
                 "13.0",
-                r"parts \(MIG\) have ids that nvidia-smi -L lists",
+                r"parts \(MIG\), but .*=0: see whether nvidia-smi -L",
             ),
             (Machine(0, NEW, hidden=False, promised=True), "13.0", "this container was given none of its host's"),
         ],

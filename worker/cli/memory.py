@@ -42,7 +42,7 @@ def memory(
         raise typer.BadParameter("--card, --memory and --all exclude each other")
     os.environ["HF_HUB_OFFLINE"] = "1"
     settings = load_settings()
-    chosen = None if every else _chosen(card, size)
+    chosen = None if every else _chosen(card, size, settings)
     lines = show.markdown if as_markdown else show.plain
     if chosen is None:
         _tell_all(settings, as_json=as_json, lines=lines)
@@ -73,7 +73,7 @@ def _tell_all(settings: Settings, *, as_json: bool, lines: _Lines) -> None:
     _print(lines(show.cards(models, wishes, cards, dtype=dtype)))
 
 
-def _chosen(card: str | None, size: str | None) -> Card | None:
+def _chosen(card: str | None, size: str | None, settings: Settings) -> Card | None:
     try:
         if card is not None:
             return card_named(card)
@@ -81,19 +81,19 @@ def _chosen(card: str | None, size: str | None) -> Card | None:
             return card_of_size(parse_size(size))
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    return _here()
+    return _here(int(settings.device.partition(":")[2] or 0))
 
 
-def _here() -> Card | None:
-    """The card of this machine; None where torch can use none."""
+def _here(index: int) -> Card | None:
+    """This machine's card of that number; None where torch can use none."""
     import torch
 
     from worker.models.load import resolve_dtype
 
-    if not torch.cuda.is_available():
+    if not torch.cuda.is_available() or index >= torch.cuda.device_count():
         return None
-    properties = torch.cuda.get_device_properties(0)
-    dtype = str(resolve_dtype("auto", "cuda")).removeprefix("torch.")
+    properties = torch.cuda.get_device_properties(index)
+    dtype = str(resolve_dtype("auto", f"cuda:{index}")).removeprefix("torch.")
     return Card.measured(properties.name, properties.total_memory, dtype)
 
 

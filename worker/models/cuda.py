@@ -105,8 +105,11 @@ def unusable_gpus(machine: Machine, cuda: str | None) -> str | None:
             f"container toolkit (docker run --gpus all), or {_ADVICE}"
         )
     if machine.named is not None:
-        parts = ", whose parts (MIG) have ids that nvidia-smi -L lists" if machine.mig else ""
-        return f"{there}{parts}, but none is {_NAMING}={machine.named}: put it right, or {_ADVICE}"
+        parts = ", divided into parts (MIG)" if machine.mig else ""
+        return (
+            f"{there}{parts}, but torch can use none with {_NAMING}={machine.named}: see whether nvidia-smi -L lists "
+            f"that, or {_ADVICE}"
+        )
     driver = "" if machine.driver is None else f" (driver {machine.driver})"
     return f"{there}, but torch cannot use it{driver}: see whether nvidia-smi works here, or {_ADVICE}"
 
@@ -159,7 +162,7 @@ def free_memory(device: torch.device) -> int:
     """Open the card, and return the bytes of its memory that no program has taken.
 
     Raises:
-        ModelLoadError: it cannot be opened: its memory is all taken, another program has it for itself, or it is broken.
+        ModelLoadError: it cannot be opened: all of its memory is taken, it is another program's alone, or broken.
     """
     try:
         free, _ = torch.cuda.mem_get_info(device)
