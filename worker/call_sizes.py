@@ -61,16 +61,16 @@ class CallSizes:
         """Return the samples of every call that `job` takes part in."""
         if job.call_samples is not None:
             return job.call_samples
-        request = job.request
-        positions = -(-request.height // _PX_PER_LATENT) * -(-request.width // _PX_PER_LATENT)
-        return self.samples(positions, guided=job.guided)
-
-    def samples(self, positions: int, *, guided: bool) -> int:
-        """Return the samples of every call for pictures whose latents have so many positions (height x width)."""
         if self.slots is not None:
             return 2 * self.slots
-        rows = self._rows(positions)
-        return 2 * rows if guided else rows
+        rows = self.rows(job.request.width, job.request.height)
+        return 2 * rows if job.guided else rows
+
+    def rows(self, width: int, height: int) -> int:
+        """Return the guided pictures of a size in pixels that are drawn at a time."""
+        if self.slots is not None:
+            return self.slots
+        return self._rows(-(-height // _PX_PER_LATENT) * -(-width // _PX_PER_LATENT))
 
     def _rows(self, positions: int) -> int:
         return next((rows for most, rows in self._entries() if positions <= most), 1)

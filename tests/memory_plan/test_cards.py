@@ -40,7 +40,7 @@ def test_cards_with_error_correction_report_less(name: str) -> None:
         ("RTX 9999", "add its memory"),
         ("GTX 1080 Ti", "too old"),
         ("Tesla V100 32GB", "too old"),
-        ("", "not a known card"),
+        ("", "no card is named"),
         ("8000TB", "not a known card"),
         ("RTX 9999 9000GB", "no size"),
     ],

@@ -92,7 +92,7 @@ def test_the_smallest_change_that_would_fit_is_told(
 def test_memory_that_others_have_taken_is_not_the_settings_fault() -> None:
     plan = make_plan(BASE, BF16, card_named("RTX 4090"))
     refuse(BASE, BF16, plan, 20 * GIB)
-    with pytest.raises(ModelLoadError, match=re.escape("has 5.4 GB free of 24.9")) as told:
+    with pytest.raises(ModelLoadError, match=re.escape("has 5.4 GB free of 25.0")) as told:
         refuse(BASE, BF16, plan, 5 * GIB)
     assert "nvidia-smi" in str(told.value)
 

@@ -162,7 +162,9 @@ def _bucket(models: Models, wishes: Wishes, card: Card, tile_px: int | None, pos
     if wishes.rows is not None:
         samples = 2 * wishes.rows
     else:
-        samples = CallSizes(card.name, wishes.dtype, wishes.slots).samples(positions, guided=True)
+        # The table asks for a picture's sides, and goes by the positions of its latents.
+        sides_px = positions * PX_PER_LATENT, PX_PER_LATENT
+        samples = 2 * CallSizes(card.name, wishes.dtype, wishes.slots).rows(*sides_px)
     stages = [model for model in (models.base, models.refiner) if model is not None]
     step = max(unet_bytes(model.channels, samples, positions, wishes.dtype) for model in stages)
     upcast = wishes.dtype == "float16" and models.base.upcast
