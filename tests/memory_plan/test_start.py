@@ -18,8 +18,9 @@ GB = 10**9
 
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A card of 8 GB of which all is free, and SDXL's own models; tests change it."""
-    made = SimpleNamespace(name="RTX 2070", total_memory=8 * 2**30, free=8 * 2**30)
+    """A card of which all is free, and SDXL's own models; tests change it."""
+    # As its driver reports them.
+    made = SimpleNamespace(name="RTX 2070", total_memory=7_981 * 2**20, free=7_981 * 2**20)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: made)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (made.free, made.total_memory))
     monkeypatch.setattr("worker.memory_plan.asked.read_weights", lambda _id, *, assumed, **_half: assumed)
