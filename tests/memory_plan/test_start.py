@@ -42,7 +42,7 @@ def test_a_small_card_decodes_in_tiles_and_says_so(card: SimpleNamespace) -> Non
 
 
 def test_free_memory_decides_nothing_but_whether_the_worker_starts(card: SimpleNamespace) -> None:
-    card.total_memory, card.free = 24 * 2**30, 12 * GB
+    card.total_memory, card.free = 24 * 2**30, 14 * GB
     assert plan_start(settings(), CUDA, "float16") is None
     card.free = 3 * GB
     with pytest.raises(ModelLoadError, match=r"3\.0 GB free"):
