@@ -308,7 +308,7 @@ def load_model(settings: Settings) -> tuple[SdxlModel, ModelInfo, dict[str, Any]
         set_tiles(pipe.vae, tile_px)
     laps.end("load_s")
     embeddings = read_embeddings(settings.sdxl_embeddings_path, embedding_widths(base))
-    base_fingerprint, refiner_fingerprint = (*fingerprints.result(), None)[:2]
+    base_fingerprint, *others = fingerprints.result()
     laps.end("fingerprints_s")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     if settings.slots is not None and settings.deterministic:
@@ -317,7 +317,7 @@ def load_model(settings: Settings) -> tuple[SdxlModel, ModelInfo, dict[str, Any]
         model_id=settings.sdxl_model_id,
         model_fingerprint=base_fingerprint,
         refiner_id=settings.sdxl_refiner_id,
-        refiner_fingerprint=refiner_fingerprint,
+        refiner_fingerprint=others[0] if others else None,
         versions={name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers")},
         device=name,
         dtype=precision,

@@ -215,7 +215,7 @@ class Settings(BaseSettings):
     digest_cache_path: Path | None = Field(
         None,
         description="file that remembers the digests of weights, so that a restart need not read them twice; "
-        "unset: `sdxl-worker/digests.json` in the user's folder for caches. It may lie on a volume that workers share",
+        "unset: a file below `~/.cache/sdxl-worker`. It may lie on a volume that workers share",
     )
     vae_tile_px: Literal["auto", "none", "512", "256"] = Field(
         "auto",

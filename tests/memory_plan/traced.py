@@ -12,11 +12,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class _Peak(TorchDispatchMode):
+class _Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
     """Counts the bytes of all storages that are created within it and still alive."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._known: set[int] = set()
 
@@ -61,7 +61,8 @@ def traced_peak(forward: Callable[[], object]) -> int:
     """Bytes of the tensors that `forward` makes on the meta device, where the most of them are alive."""
     with _flash_attention(), _Peak() as peak:
         forward()
-    return peak.peak
+    most: int = peak.peak
+    return most
 
 
 def unet_peak(unet: Any, samples: int, height: int, width: int, dtype: torch.dtype, chunks: int = 1) -> int:
