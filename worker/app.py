@@ -224,6 +224,7 @@ def run(settings: Settings, load: LoadEngine = load_engine) -> int:
 
 def _run(settings: Settings, load: LoadEngine, signals: Signals) -> int:
     signals.starting = True
+    laps = Laps()
     startup.check_settings(settings)
     rules = read_rules(settings)
     make_screen(settings)  # a detector that does not work is told now, not after the models are loaded
@@ -234,11 +235,16 @@ def _run(settings: Settings, load: LoadEngine, signals: Signals) -> int:
     spans = make_spans(settings)
     try:
         store = PictureStore.from_settings(settings, health.waiting)
+        laps.end("settings_s")
         wait_for_store(store.check, health)
+        laps.end("store_s")
         startup.wait_for_kafka(settings)
         checker = make_checker(settings)
         require(checker)
+        laps.end("kafka_s")
         loaded = load(settings)
+        laps.end("model_s")
+        _log.info("start_times", **laps.seconds)
         health.facts |= loaded.facts
         worker = build(
             settings, rules, loaded, RealConnections(settings, store, checker), SystemThreads(), health, spans
