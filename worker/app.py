@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from worker import __version__, kafka_config, startup
-from worker.call_sizes import CallSizes
+from worker.call_sizes import UNPADDED_ROWS, CallSizes
 from worker.cluster.checker import make_checker, require
 from worker.cluster.watch import ClusterWatch
 from worker.connections import Connections, RealConnections
@@ -49,6 +49,7 @@ from worker.telemetry import gpu, logs, metrics
 from worker.telemetry.exposition import Exposition
 from worker.telemetry.health import Health, serve
 from worker.telemetry.job_log import JobLog
+from worker.telemetry.laps import Laps
 from worker.threads import EXIT_CRASHED, SystemThreads, Threads
 from worker.topics import Topics
 from worker.work_in_hand import WorkInHand
@@ -61,8 +62,6 @@ _log = structlog.get_logger()
 
 STORE_PAUSE_FIRST_S = 0.25
 STORE_PAUSE_MAX_S = 10.0
-# Rows of a UNet call at most, where neither DETERMINISTIC nor SLOTS says it: the cost model chooses below.
-UNPADDED_ROWS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +225,7 @@ def run(settings: Settings, load: LoadEngine = load_engine) -> int:
 
 def _run(settings: Settings, load: LoadEngine, signals: Signals) -> int:
     signals.starting = True
+    laps = Laps()
     startup.check_settings(settings)
     rules = read_rules(settings)
     make_screen(settings)  # a detector that does not work is told now, not after the models are loaded
@@ -237,11 +237,16 @@ def _run(settings: Settings, load: LoadEngine, signals: Signals) -> int:
     spans = make_spans(settings)
     try:
         store = PictureStore.from_settings(settings, health.waiting)
+        laps.end("settings_s")
         wait_for_store(store.check, health)
+        laps.end("store_s")
         startup.wait_for_kafka(settings)
         checker = make_checker(settings)
         require(checker)
+        laps.end("kafka_s")
         loaded = load(settings)
+        laps.end("model_s")
+        _log.info("start_times", **laps.seconds)
         health.facts |= loaded.facts
         worker = build(
             settings, rules, loaded, RealConnections(settings, store, checker), SystemThreads(), health, spans
@@ -281,37 +286,53 @@ def wait_for_store(check: Callable[[], None], health: Health, *, sleep: Callable
 
 def load_model(settings: Settings) -> tuple[SdxlModel, ModelInfo, dict[str, Any]]:
     """The model for the engine, its description for manifests, and what /health tells about it."""
+    laps = Laps()
     import torch
 
     from worker.engine.embeddings import embedding_widths, read_embeddings
     from worker.engine.pipeline import SdxlModel
     from worker.engine.trial import try_out
-    from worker.models.fingerprint import fingerprint
+    from worker.engine.vae_tiles import set_tiles
+    from worker.memory_plan.start import plan_start
+    from worker.models.digest_cache import DigestCache, default_place
+    from worker.models.fingerprint import Ahead, fingerprint
     from worker.models.load import load_base, load_refiner, resolve_device, resolve_dtype
 
+    laps.end("imports_s")
     device = resolve_device(settings.device)
     dtype = resolve_dtype(settings.dtype, device)
+    precision = str(dtype).removeprefix("torch.")
+    tile_px = plan_start(settings, device, precision)
+    laps.end("memory_plan_s")
+    digests = DigestCache(settings.digest_cache_path or default_place())
+    model_ids = [name for name in (settings.sdxl_model_id, settings.sdxl_refiner_id) if name is not None]
+    fingerprints = Ahead(lambda: [fingerprint(name, dtype=dtype, digests=digests) for name in model_ids])
     base = load_base(settings.sdxl_model_id, dtype=dtype, device=device)
     refiner = None
     if settings.sdxl_refiner_id is not None:
         home = torch.device("cpu") if settings.refiner_offload else device
         refiner = load_refiner(settings.sdxl_refiner_id, dtype=dtype, device=home, share=base)
+    for pipe in filter(None, (base, refiner)):
+        set_tiles(pipe.vae, tile_px)
+    laps.end("load_s")
     embeddings = read_embeddings(settings.sdxl_embeddings_path, embedding_widths(base))
+    base_fingerprint, *others = fingerprints.result()
+    laps.end("fingerprints_s")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    precision = str(dtype).removeprefix("torch.")
     if settings.slots is not None and settings.deterministic:
         _log.warning("call_size_overridden", slots=settings.slots, hint="unset, a table decides")
     info = ModelInfo(
         model_id=settings.sdxl_model_id,
-        model_fingerprint=fingerprint(settings.sdxl_model_id, dtype=dtype),
+        model_fingerprint=base_fingerprint,
         refiner_id=settings.sdxl_refiner_id,
-        refiner_fingerprint=fingerprint(settings.sdxl_refiner_id, dtype=dtype) if settings.sdxl_refiner_id else None,
+        refiner_fingerprint=others[0] if others else None,
         versions={name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers")},
         device=name,
         dtype=precision,
         deterministic=settings.deterministic,
         calls=CallSizes(name, precision, settings.slots),
         embeddings_fingerprint=embeddings.fingerprint,
+        vae_tile_px=tile_px,
     )
     metrics.MODEL.info({"model": info.model_id, "fingerprint": info.model_fingerprint, "dtype": info.dtype})
     if device.type == "cuda":
@@ -335,6 +356,8 @@ def load_model(settings: Settings) -> tuple[SdxlModel, ModelInfo, dict[str, Any]
         embeddings=embeddings,
     )
     try_out(model, model_id=settings.sdxl_model_id, refiner_id=settings.sdxl_refiner_id)
+    laps.end("trial_s")
+    _log.info("model_loaded", seconds=round(sum(laps.seconds.values()), 2), **laps.seconds)
     return model, info, facts
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # The largest call that settings and manifests may ask for.
 MAX_SAMPLES = 128
+# Rows of a UNet call at most, where neither DETERMINISTIC nor SLOTS says it: the cost model chooses below.
+UNPADDED_ROWS = 4
 _PX_PER_LATENT = 8
 _HALF = frozenset({"bfloat16", "float16"})
 

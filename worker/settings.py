@@ -212,6 +212,17 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="precision of the model; `auto`: bfloat16 or else float16 on a GPU, float32 on a CPU"
     )
+    digest_cache_path: Path | None = Field(
+        None,
+        description="file that remembers the digests of weights, so that a restart need not read them twice; "
+        "unset: a file below `~/.cache/sdxl-worker`. It may lie on a volume that workers share",
+    )
+    vae_tile_px: Literal["auto", "none", "512", "256"] = Field(
+        "auto",
+        description="side of the overlapping tiles in which pictures are decoded: they need less memory, and change "
+        "pixels a little; `auto`: only where the card's memory does not suffice otherwise (docs/memory.md); `none`: "
+        "pictures are decoded as a whole",
+    )
 
     # engine
     slots: int | None = Field(

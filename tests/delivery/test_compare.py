@@ -161,6 +161,7 @@ def test_the_same_circumstances_give_no_reason(stored: dict[str, Any], model: Mo
         ({"device": "NVIDIA H100"}, "device"),
         ({"dtype": "bfloat16"}, "dtype"),
         ({"embeddings_fingerprint": "x"}, "embeddings"),
+        ({"vae_tile_px": 512}, "tiles of the VAE"),
         ({"versions": {"torch": "2.16.0", "diffusers": "0.42.0"}}, "version torch"),
         ({"deterministic": False}, "deterministic"),
     ],

@@ -160,27 +160,32 @@ def test_memory_of_a_machine_and_of_a_container(tmp_path: Path) -> None:
 
 
 def card(gigabytes: float, free: float | None, monkeypatch: pytest.MonkeyPatch) -> Any:
-    properties = SimpleNamespace(name="RTX 4090", major=8, minor=9, total_memory=gigabytes * 1e9, uuid="u")
+    properties = SimpleNamespace(name="RTX 4090", major=8, minor=9, total_memory=int(gigabytes * 1e9), uuid="u")
     cuda = SimpleNamespace(device_count=lambda: 1, get_device_properties=lambda _index: properties)
     monkeypatch.setattr(gpu, "_free_bytes", lambda _uuid: None if free is None else free * 1e9)
     return SimpleNamespace(cuda=cuda)
 
 
 @pytest.mark.parametrize(
-    ("total", "free", "weights", "level"),
+    ("total", "free", "level", "part"),
     [
-        (24, 23, 11.5, Level.OK),
-        (24, 9, 11.5, Level.WARNING),
-        (11, 11, 11.5, Level.FAILED),
-        (24, None, 11.5, Level.OK),
-        (11, 11, None, Level.OK),
+        (24, 23, Level.OK, "decoded whole"),
+        (24, 9, Level.WARNING, "9.0 GB of it free"),
+        (24, None, Level.OK, "weights"),
+        (13, 13, Level.WARNING, "which is tight"),
+        (11, 11, Level.FAILED, "these settings need 12.7"),
+        (4, 4, Level.FAILED, "these settings need"),
     ],
 )
 def test_a_cards_memory_against_the_models(
-    total: float, free: float | None, weights: float | None, level: Level, monkeypatch: pytest.MonkeyPatch
+    total: float, free: float | None, level: Level, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu, "weights_bytes", lambda _settings: weights and int(weights * 1e9))
-    assert one(gpu._device(made(), card(total, free, monkeypatch), 0), "gpu memory").level is level
+    monkeypatch.setattr("worker.memory_plan.asked.read_weights", lambda _id, *, assumed, **_half: assumed)
+    found = one(gpu._device(made(), card(total, free, monkeypatch), 0), "gpu memory")
+    assert found.level is level
+    assert part in found.text
+    if level is Level.FAILED:
+        assert found.advice == ("set REFINER_OFFLOAD=true" if total == 11 else "use a larger card")
 
 
 def test_a_card_of_a_number_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -241,7 +241,7 @@ def test_a_float16_vae_that_ran_out_of_memory_half_way_to_float32_decodes_the_sa
 def test_free_and_peak_memory_are_metrics_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (3_000, 8_000))
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 5_000)
-    gauges.set_memory(torch.device("cuda", 0), Rung.VAE_SLICED)
+    gauges.set_memory(torch.device("cuda", 0), Rung.VAE_TILED)
     assert metrics.MEMORY.labels("free")._value.get() == 3_000
     assert metrics.MEMORY.labels("peak")._value.get() == 5_000
     assert metrics.MEMORY_RUNG._value.get() == 3

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from worker.errors import SettingsError
+from worker.errors import ModelLoadError, SettingsError
+from worker.models import cuda
 from worker.models.cuda import Machine, look_at_machine, unsupported_card, unusable_gpus
 from worker.models.load import resolve_device
 
+NEW = "580.65.06"
 # As the driver writes it: the proprietary module, and the open one.
 PROPRIETARY = (
     "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.14  Thu Feb 22 01:44:30 UTC 2024\nGCC version: 12\n"
@@ -32,8 +34,11 @@ def root(tmp_path: Path) -> Path:
 
 
 class TestMachine:
-    def test_devices_and_driver_are_found(self, root: Path) -> None:
+    def test_devices_and_driver_are_found(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(cuda, "_has_driver_library", lambda: True)
         assert look_at_machine(root, {}) == Machine(2, "550.54.14", hidden=False)
+        monkeypatch.setattr(cuda, "_has_driver_library", lambda: False)
+        assert not look_at_machine(root, {}).library
         (root / "proc/driver/nvidia/version").write_text(OPEN)
         assert look_at_machine(root, {}).driver == "580.65.06"
 
@@ -41,6 +46,21 @@ class TestMachine:
         for device in root.glob("dev/nvidia*"):
             device.unlink()
         assert look_at_machine(root, {}).gpus == 0
+
+    def test_a_device_file_that_this_user_may_not_open(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        # Whoever runs the tests may be root, for whom every file is open.
+        monkeypatch.setattr("os.access", lambda path, _mode: Path(path).name != "nvidia-uvm")
+        assert look_at_machine(root, {}).closed == "/dev/nvidia-uvm"
+
+    def test_what_the_environment_says(self, root: Path) -> None:
+        machine = look_at_machine(root, {"CUDA_VISIBLE_DEVICES": "MIG-7", "NVIDIA_VISIBLE_DEVICES": "all"})
+        assert (machine.named, machine.promised) == ("MIG-7", True)
+        assert (look_at_machine(root, {}).named, look_at_machine(root, {}).promised) == (None, False)
+
+    def test_parts_of_a_divided_gpu_are_counted(self, root: Path) -> None:
+        for part in ("gi1/ci0", "gi2/ci0", "gi2/access"):
+            (root / "proc/driver/nvidia/capabilities/gpu0/mig" / part).mkdir(parents=True)
+        assert look_at_machine(root, {}).mig == 2
 
     @pytest.mark.parametrize("text", ["", "NVRM version: unknown", "\udcff"])
     def test_a_driver_that_does_not_tell_its_version(self, root: Path, text: str) -> None:
@@ -76,13 +96,33 @@ class TestUnusable:
             (Machine(1, None, hidden=False), "13.0", "cannot use it: see whether nvidia-smi"),
             (Machine(1, "999.1", hidden=False), "99.0", "cannot use it"),
             (Machine(1, "580.65.06", hidden=False), None, "built without CUDA"),
+            (Machine(1, NEW, hidden=False, closed="/dev/nvidia0"), "13.0", "may not open /dev/nvidia0"),
+            (
+                Machine(1, NEW, hidden=False, library=False),
+                "13.0",
+                "libcuda.so.1 is not: in a container, start it with",
+            ),
+            (Machine(1, NEW, hidden=False, named="GPU-1"), "13.0", "can use none with CUDA_VISIBLE_DEVICES=GPU-1"),
+            (
+                Machine(1, NEW, hidden=False, named="0", mig=2),
+                "13.0",
+                r"parts \(MIG\), but .*=0: see whether nvidia-smi -L",
+            ),
+            (Machine(0, NEW, hidden=False, promised=True), "13.0", "this container was given none of its host's"),
         ],
     )
     def test_each_reason_has_its_line(self, machine: Machine, cuda: str | None, part: str) -> None:
         with pytest.raises(AssertionError, match=part):
             raise AssertionError(unusable_gpus(machine, cuda))
 
-    @pytest.mark.parametrize("machine", [Machine(0, "550.54.14", hidden=False), Machine(2, "550.54.14", hidden=True)])
+    @pytest.mark.parametrize(
+        "machine",
+        [
+            Machine(0, "550.54.14", hidden=False),
+            Machine(0, None, hidden=False, promised=True),
+            Machine(2, "550.54.14", hidden=True),
+        ],
+    )
     def test_no_gpu_is_no_trouble(self, machine: Machine) -> None:
         assert unusable_gpus(machine, "13.0") is None
 
@@ -102,6 +142,9 @@ class TestUnusable:
     def test_cards_that_torch_has_no_kernels_for(self, capability: tuple[int, int], runs: bool) -> None:
         assert (unsupported_card("card", capability, ARCHITECTURES) is None) is runs
 
+    def test_a_card_that_is_too_new_is_not_called_old(self) -> None:
+        assert "newer than this torch knows (12.0)" in str(unsupported_card("card", (13, 0), ARCHITECTURES))
+
     def test_the_driver_compiles_for_newer_cards_where_torch_lets_it(self) -> None:
         assert unsupported_card("card", (13, 0), [*ARCHITECTURES, "compute_120"]) is None
         assert unsupported_card("card", (9, 0), ["sm_90a"]) is None
@@ -118,6 +161,27 @@ class TestDevice:
         with pytest.raises(SettingsError, match=r"DEVICE: an NVIDIA GPU is there, but the driver 550\.54\.14"):
             resolve_device(spec)
         assert resolve_device("cpu") == torch.device("cpu")
+
+    @pytest.mark.parametrize(
+        "reason", ["CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`", "CUDA-capable device(s) is/are busy"]
+    )
+    def test_nor_on_one_that_cannot_be_opened(self, monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
+        def refuse(_device: object) -> None:
+            raise RuntimeError(reason)
+
+        monkeypatch.setattr(torch.cuda, "mem_get_info", refuse)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: "RTX 4090")
+        with pytest.raises(ModelLoadError) as told:
+            cuda.free_memory(torch.device("cuda"))
+        assert str(told.value).startswith(
+            f"DEVICE: RTX 4090 cannot be opened ({reason.splitlines()[0]}): see nvidia-smi"
+        )
+        assert "\n" not in str(told.value)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", refuse)
+        with pytest.raises(SettingsError, match="cannot be opened"):
+            resolve_device("auto")
 
     def test_nor_on_a_card_that_is_too_old(self, monkeypatch: pytest.MonkeyPatch) -> None:
         card = type("Card", (), {"name": "GTX 1080 Ti", "major": 6, "minor": 1})

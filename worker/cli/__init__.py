@@ -31,6 +31,7 @@ class Verbs(VerbGroup):
         "decode": ("worker.cli.decode:decode", "Convert the output of kcat -f '%R%s' to JSON lines."),
         "report": ("worker.cli.report:report", "Count pictures, failures, waits and costs in a time window."),
         "doctor": ("worker.cli.doctor:doctor", "Look at all that a worker needs, and say what is wrong."),
+        "memory": ("worker.cli.memory:memory", "Show what a card's memory is used for, and whether it suffices."),
         "topics": ("worker.cli.topics:app", "Create or describe the worker's Kafka topics."),
         "webhooks": ("worker.cli.webhooks:webhooks", "Send each result to a URL as a signed HTTP request."),
         "models": ("worker.cli.models:app", "Download the configured models, or train a LoRA."),

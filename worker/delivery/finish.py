@@ -113,6 +113,8 @@ class Finisher:
 
     def _checkpoint_key(self, job: Job) -> str:
         model = self.model.of(job)
+        # Latents are the same however they will be decoded.
+        del model["vae_tile_px"]
         if model["embeddings_fingerprint"] is None:
             # Younger than the first checkpoints, whose keys stay as they are.
             del model["embeddings_fingerprint"]

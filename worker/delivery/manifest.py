@@ -88,7 +88,8 @@ class ModelInfo:
 
     `versions` are those of the libraries (torch, diffusers …); `device` is the accelerator's name;
     `calls` gives the size of the UNet calls, which decides the kernels when `deterministic`; `embeddings_fingerprint`
-    is of all files of SDXL_EMBEDDINGS_PATH, since a prompt may name any of them.
+    is of all files of SDXL_EMBEDDINGS_PATH, since a prompt may name any of them; `vae_tile_px` is the side of the tiles
+    that pictures are decoded in, None for whole ones.
     """
 
     model_id: str
@@ -101,6 +102,7 @@ class ModelInfo:
     deterministic: bool
     calls: CallSizes
     embeddings_fingerprint: str | None = None
+    vae_tile_px: int | None = None
 
     def of(self, job: Job) -> dict[str, Any]:
         """What made the picture of one job, as it stands in manifests and in the keys of checkpoints."""

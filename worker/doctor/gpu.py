@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Iterator
 from typing import Any
 
 from worker.doctor.finding import Finding, failed, ok, skipped, warning
-from worker.doctor.model import weights_bytes
+from worker.errors import ModelLoadError
+from worker.memory_plan.asked import models_of, wishes_of
+from worker.memory_plan.cards import Card
+from worker.memory_plan.cures import cure
+from worker.memory_plan.plan import make_plan
+from worker.memory_plan.refusal import too_small
+from worker.memory_plan.show import decode_of
 from worker.settings import Settings
 
-# What a picture of 1024 × 1024 needs beside the weights (docs/runbook.md, CUDA out of memory).
-_WORKING_BYTES = 3e9
+# The oldest compute capability with bfloat16 of its own (Ampere).
+_BFLOAT16_FROM = 8
+_LARGER = "use a larger card"
 _SLOW = "a picture of full size takes minutes on a CPU; use a machine with a GPU for production"
 
 
@@ -61,20 +69,33 @@ def _device(settings: Settings, torch: Any, index: int) -> Iterator[Finding]:
         return
     properties = torch.cuda.get_device_properties(index)
     yield ok("gpu", f"{properties.name}, compute capability {properties.major}.{properties.minor}, cuda:{index}")
-    total, free = float(properties.total_memory), _free_bytes(str(properties.uuid))
-    weights = weights_bytes(settings)
-    text = f"{total / 1e9:.1f} GB" + ("" if free is None else f", {free / 1e9:.1f} GB of it free")
-    if weights is None:
-        yield ok("gpu memory", f"{text}; how much the models need is not known, since they are not all here")
-        return
-    needed = weights + _WORKING_BYTES
-    text += f"; weights {weights / 1e9:.1f} GB, about {_WORKING_BYTES / 1e9:.0f} GB more for a picture"
-    if total < needed:
-        yield failed("gpu memory", text, "use REFINER_OFFLOAD=true, SDXL_REFINER_ID=none or a larger card")
-    elif free is not None and free < needed:
-        yield warning("gpu memory", text, "something else uses this card, perhaps a worker that runs; see nvidia-smi")
-    else:
-        yield ok("gpu memory", text)
+    yield _memory(settings, properties)
+
+
+def _memory(settings: Settings, properties: Any) -> Finding:
+    """Compare what the settings need with the card's memory, and with what others have left of it."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    auto = "bfloat16" if properties.major >= _BFLOAT16_FROM else "float16"
+    dtype = auto if settings.dtype == "auto" else settings.dtype
+    card = Card.measured(properties.name, properties.total_memory, auto)
+    try:
+        models, wishes = models_of(settings, dtype), wishes_of(settings, dtype)
+    except (ModelLoadError, OSError):
+        return skipped("gpu memory", "a model cannot be read, so what it needs is not known")
+    plan, free = make_plan(models, wishes, card), _free_bytes(str(properties.uuid))
+    if not plan.fits:
+        settings_that_fit = cure(models, wishes, plan)
+        return failed("gpu memory", too_small(plan), f"set {settings_that_fit}" if settings_that_fit else _LARGER)
+    text = f"{card.total / 1e9:.1f} GB" + ("" if free is None else f", {free / 1e9:.1f} GB of it free")
+    text += f"; the worker needs about {plan.total / 1e9:.1f}, {plan.weights / 1e9:.1f} of it for weights"
+    text += f"; pictures are decoded {decode_of(plan)}"
+    if models.base.assumed:
+        text += "; reckoned with SDXL's own sizes, since the models are not here"
+    if free is not None and free < plan.needed:
+        return warning("gpu memory", text, "something else uses this card, perhaps a worker that runs; see nvidia-smi")
+    if plan.is_tight:
+        return warning("gpu memory", f"{text}, which is tight", "sdxl-worker memory shows what it is used for")
+    return ok("gpu memory", text)
 
 
 def _free_bytes(uuid: str) -> float | None:

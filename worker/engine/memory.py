@@ -17,6 +17,10 @@ import torch
 
 from worker.engine.cost import Group
 from worker.engine.pipeline import SdxlModel
+from worker.engine.vae_tiles import set_tiles, tiles_of
+
+# The smallest tiles that do not show; at the start, larger ones may have been chosen (`worker/memory_plan`).
+_SMALLEST_TILE_PX = 256
 
 
 class Rung(IntEnum):
@@ -25,7 +29,7 @@ class Rung(IntEnum):
     NORMAL = 0
     CACHE_FREED = 1
     BATCH_HALVED = 2
-    VAE_SLICED = 3
+    VAE_TILED = 3
     ATTENTION_SLICED = 4
 
 
@@ -37,6 +41,7 @@ class MemoryLadder:
         self._rows_max = rows_max
         self.rows_max = rows_max
         self.rung = Rung.NORMAL
+        self._tiles_px = {id(vae): tiles_of(vae) for vae in self._vaes()}
 
     def steps_differ(self, group: Group) -> bool:
         """Whether steps of the group run differently than at rung 0, so that results may differ bitwise."""
@@ -46,7 +51,7 @@ class MemoryLadder:
     @property
     def decodes_differ(self) -> bool:
         """Whether pictures are decoded differently than at rung 0, so that results may differ bitwise."""
-        return self.rung >= Rung.VAE_SLICED
+        return self.rung >= Rung.VAE_TILED and any(tile != _SMALLEST_TILE_PX for tile in self._tiles_px.values())
 
     def climb(self, *, rows: int, decoding: bool) -> bool:
         """Climb to the next rung that helps; return False if there is none.
@@ -61,9 +66,10 @@ class MemoryLadder:
         elif rows > 1 and not decoding:
             self.rows_max = rows // 2
             self.rung = max(self.rung, Rung.BATCH_HALVED)
-        elif self.rung < Rung.VAE_SLICED:
-            self._each_vae("enable_slicing", "enable_tiling")
-            self.rung = Rung.VAE_SLICED
+        elif self.rung < Rung.VAE_TILED:
+            for vae in self._vaes():
+                set_tiles(vae, _SMALLEST_TILE_PX)
+            self.rung = Rung.VAE_TILED
         elif self.rung < Rung.ATTENTION_SLICED and not decoding:
             self._each_unet("auto")
             self.rung = Rung.ATTENTION_SLICED
@@ -74,8 +80,9 @@ class MemoryLadder:
 
     def reset(self) -> None:
         """Go back to rung 0."""
-        if self.rung >= Rung.VAE_SLICED:
-            self._each_vae("disable_slicing", "disable_tiling")
+        if self.rung >= Rung.VAE_TILED:
+            for vae in self._vaes():
+                set_tiles(vae, self._tiles_px[id(vae)])
         if self.rung is Rung.ATTENTION_SLICED:
             self._each_unet(None)
         self.rung, self.rows_max = Rung.NORMAL, self._rows_max
@@ -83,10 +90,8 @@ class MemoryLadder:
     def _pipes(self) -> list[Any]:
         return [pipe for pipe in (self._model.base, self._model.refiner) if pipe is not None]
 
-    def _each_vae(self, *calls: str) -> None:
-        for pipe in self._pipes():
-            for call in calls:
-                getattr(pipe.vae, call)()
+    def _vaes(self) -> list[Any]:
+        return [pipe.vae for pipe in self._pipes()]
 
     def _each_unet(self, size: str | None) -> None:
         for pipe in self._pipes():

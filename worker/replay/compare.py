@@ -95,6 +95,7 @@ def reasons(
     found.append(_change("embeddings", then, now.embeddings_fingerprint, "embeddings_fingerprint"))
     found.append(_change("device", then, now.device, "device"))
     found.append(_change("dtype", then, now.dtype, "dtype"))
+    found.append(_change("tiles of the VAE", then, now.vae_tile_px, "vae_tile_px"))
     versions = then.get("versions") or {}
     for name in sorted({*versions, *now.versions}):
         found.append(_change(f"version {name}", versions, now.versions.get(name), name))
