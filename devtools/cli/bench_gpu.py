@@ -15,6 +15,7 @@ import typer
 from worker.cli.output import note_console, print_json, result_console
 from worker.client.errors import CommandError
 from worker.errors import SettingsError
+from worker.settings import Settings
 
 if TYPE_CHECKING:
     from devtools.bench.gpu.run import Plan
@@ -154,6 +155,8 @@ def _setting(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise CommandError(f"--set {text}: it must be NAME=VALUE")
+    if name.lower() not in Settings.model_fields:
+        raise CommandError(f"--set {text}: the worker has no setting of that name")
     return name.upper(), value
 
 
@@ -168,6 +171,10 @@ def _folders(toy: bool, model: Path) -> Iterator[tuple[Path, Path]]:
             model = Path(folder) / "toy"
             write_tiny(model)
         elif not is_whole(model):
+            if model.exists() and any(model.iterdir()):
+                raise CommandError(
+                    f"--model {model}: neither empty nor a base and a refiner; `models full` writes it anew"
+                )
             note_console().print(f"writing a full-size SDXL with random weights to {model}: 11 GB")
             write_full(model)
         yield model, Path(folder) / "loras"

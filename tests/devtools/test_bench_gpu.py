@@ -25,6 +25,7 @@ from devtools.bench.gpu.work import unet_tflop, vae_tflop
 from devtools.cli.bench import app
 from devtools.cli.bench_gpu import AGAINST as AGAINST_OPTION
 from devtools.cli.bench_gpu import KINDS as KINDS_OPTION
+from worker.client.errors import CommandError
 from worker.errors import SettingsError
 from worker.job import Lane
 from worker.models.single_file import SHIPPED
@@ -223,12 +224,31 @@ def test_without_a_gpu_it_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--side", "100"], ["--kinds", "3 LoRAs"], ["--against", "a4"], ["--set", "DTYPE"], ["--rounds", "0"]]
+    "arguments",
+    [
+        ["--side", "100"],
+        ["--kinds", "3 LoRAs"],
+        ["--against", "a4"],
+        ["--set", "DTYPE"],
+        ["--set", "DTYP=float16"],
+        ["--rounds", "0"],
+    ],
 )
 def test_a_wrong_option_is_refused_before_anything_is_written(arguments: list[str], tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
     assert CliRunner().invoke(app, ["gpu", "--toy", "--out", str(out), *arguments]).exit_code != 0
     assert not out.exists()
+
+
+def test_a_folder_that_holds_something_else_is_not_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("devtools.cli.bench_gpu._require_gpu", lambda: None)
+    mine = tmp_path / "base" / "model_index.json"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    result = CliRunner().invoke(app, ["gpu", "--model", str(tmp_path), "--out", str(tmp_path / "gpu.json")])
+    assert isinstance(result.exception, CommandError)
+    assert "neither empty nor a base and a refiner" in str(result.exception)
+    assert mine.read_text() == "mine"
 
 
 @pytest.mark.slow
