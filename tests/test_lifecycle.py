@@ -65,6 +65,9 @@ class Engine:
     def release(self, _keep: Callable[[Origin], bool], *, started: bool) -> None:
         """What is in the engine stays there."""
 
+    def expect(self, jobs: Sequence[Job]) -> None:
+        """There are no files to read ahead."""
+
     def report(self, queued: Sequence[Job]) -> None:
         self.queued = list(queued)
 

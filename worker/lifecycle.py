@@ -37,6 +37,9 @@ SETTLE_S = SEND_MAX_S + 5.0
 
 _PAUSE_S = 0.01
 
+# The engine may read the LoRA files of so many jobs ahead of their starts.
+_JOBS_EXPECTED = 2
+
 MakePublisher = Callable[[PublisherHooks], Publisher]
 
 
@@ -86,6 +89,7 @@ class Lifecycle:
         self._gate = Gate()
         self._starts = StartQueue(wait_bounds_s)
         self._in_hand = JobsInHand()
+        self._expected: tuple[Job, ...] = ()
         self.publisher = make_publisher(
             PublisherHooks(
                 on_started=self.on_started, on_committed=self.on_committed, on_not_owned=self._release_origin
@@ -98,6 +102,7 @@ class Lifecycle:
                 on_failed=self.on_failed,
                 on_released=self.on_released,
                 on_room=self.on_room,
+                apart=self._apart,
             )
         )
 
@@ -227,8 +232,12 @@ class Lifecycle:
     def _record_starts(self) -> None:
         with self._ledger.lock:
             jobs = self._starts.next(self._threads.now())
+            upcoming = self._starts.upcoming(_JOBS_EXPECTED)
         for job in jobs:
             self.publisher.enqueue(Start(job), self._threads.monotonic())
+        if upcoming and upcoming != self._expected:
+            self._expected = upcoming
+            self.engine.expect(upcoming)
 
     def _cancel_queued(self, job_id: str) -> None:
         with self._ledger.lock:
@@ -264,6 +273,15 @@ class Lifecycle:
             self.on_failed(Failure.of(job, ErrorCode.CANCELLED, reason))
 
     # From the engine.
+
+    def _apart(self, job: Job, task: Callable[[], None]) -> None:
+        """What takes the engine's thread too long is done in the pool; S3 has no part in it."""
+
+        def run() -> bool:
+            task()
+            return False
+
+        self._retry_queue.add(job.lane, run, logs.about(job))
 
     def on_progress(self, job: Job, step: int, _steps: int) -> None:
         """A job has come as far as `step`."""
