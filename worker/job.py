@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 from worker.errors import ErrorCode
-from worker.lora_method import LoraMethod
 from worker.presets import Preset
 from worker.prompt_syntax import PromptSyntax
 
@@ -87,6 +86,13 @@ class AppliedProfile:
     fingerprint: str
 
 
+class LoraMethod(StrEnum):
+    """How the LoRAs of one job are applied to the UNet (`lora_method.py`); the values stand in manifests."""
+
+    MERGED = "merged"
+    HOOKS = "hooks"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """A validated request with all defaults resolved. Times are seconds since the epoch.
@@ -96,8 +102,9 @@ class Job:
     those of the profile, of the preset and the default one. `recorded_at` is the time of the record, None where that is
     unknown. `headers` are passed through to the results. `checkpoint` is the state that another worker saved of this
     job (`engine/checkpoint.py`). `call_samples` is set where a stored picture is made again: the samples of the UNet
-    calls that it was drawn with, in place of the worker's own (`call_sizes.py`); so is `lora_method` (`lora_method.py`). `preset` replaces what the request
-    says about sampling, so read that from the properties below, never from `request`.
+    calls that it was drawn with, in place of the worker's own (`call_sizes.py`); so is `lora_method`
+    (`lora_method.py`). `preset` replaces what the request says about sampling, so read that from the properties below,
+    never from `request`.
     """
 
     request: GenerationRequest

@@ -9,21 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 from worker.call_sizes import CallSizes
-
-if TYPE_CHECKING:
-    from worker.job import Job
+from worker.job import Job, LoraMethod
 
 Loras = Sequence[tuple[str, float]]
-
-
-class LoraMethod(StrEnum):
-    """How the LoRAs of one job are applied to the UNet; the values stand in manifests."""
-
-    MERGED = "merged"
-    HOOKS = "hooks"
 
 
 class LoraMode(StrEnum):

@@ -199,8 +199,8 @@ class Settings(BaseSettings):
     )
     lora_mode: LoraMode = Field(
         LoraMode.MERGED,
-        description="how LoRAs are applied (docs/loras.md): `merged` into a second copy of the UNet's weights, at no cost "
-        "per step; `hooks` on its layers, so that pictures with different LoRAs share UNet calls; `mixed`: by hooks "
+        description="how LoRAs are applied (docs/loras.md): `merged` into a second copy of the UNet's weights, at no "
+        "cost per step; `hooks` on its layers, so that pictures with different LoRAs share calls; `mixed`: by hooks "
         "where a call holds several pictures, which are small ones, and merged elsewhere",
     )
     lora_second_copy: bool = Field(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +33,8 @@ def own(toy: Path) -> Any:
 
 
 @pytest.fixture
-def small_slices(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange, "_SLICE_ELEMENTS", 1)
-    yield
 
 
 def caches(base: Any, folder: Path, **options: Any) -> LoraCache:
@@ -63,7 +61,8 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 @BOTH
 def test_a_set_has_the_same_bits_whatever_was_merged_before(own: Any, folder: Path, second_copy: bool) -> None:
-    cache, pristine, found = caches(own, folder, second_copy=second_copy), weights(own), {}
+    cache, pristine = caches(own, folder, second_copy=second_copy), weights(own)
+    found: dict[str, dict[str, torch.Tensor]] = {}
     for name, loras in (("a", A), ("b", B), ("none", ()), ("b", B), ("a", A), ("b", B), ("none", ())):
         merge(cache, loras)
         assert same(found.setdefault(name, weights(own)), weights(own))
@@ -124,10 +123,9 @@ def test_what_has_no_effect_is_not_merged(own: Any, folder: Path, second_copy: b
     assert same(weights(own), found)
 
 
+@pytest.mark.usefixtures("small_slices")
 @BOTH
-def test_half_merged_weights_are_never_used(
-    own: Any, folder: Path, second_copy: bool, small_slices: None
-) -> None:
+def test_half_merged_weights_are_never_used(own: Any, folder: Path, second_copy: bool) -> None:
     cache, pristine = caches(own, folder, second_copy=second_copy), weights(own)
     ours = cache.exchange
     expected = {}
@@ -154,8 +152,9 @@ def test_half_merged_weights_are_never_used(
     assert same(weights(own), pristine)
 
 
+@pytest.mark.usefixtures("small_slices")
 def test_an_allocation_that_fails_leads_to_host_memory_and_back(
-    own: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, small_slices: None
+    own: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache, pristine = caches(own, folder), weights(own)
     merge(cache, A)
@@ -186,7 +185,7 @@ def test_an_allocation_that_fails_leads_to_host_memory_and_back(
 @BOTH
 def test_a_lora_may_bring_a_bias_to_a_layer_without_one(own: Any, folder: Path, second_copy: bool) -> None:
     name = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
-    layer = own.unet.get_submodule(name)
+    layer: Any = own.unet.get_submodule(name)
     assert layer.bias is None
     bias = torch.randn(layer.weight.shape[0])
     save_file({f"diffusion_model.{name}.diff_b": bias}, folder / "bias.safetensors")

@@ -21,8 +21,8 @@ from worker.events.types import (
     from_record,
     to_record,
 )
-from worker.job import AppliedProfile, effective_seed
-from worker.lora_method import LoraMethod, LoraMethods, LoraMode, stated_method
+from worker.job import AppliedProfile, LoraMethod, effective_seed
+from worker.lora_method import LoraMethods, LoraMode, stated_method
 from worker.presets import Preset
 from worker.prompt_syntax import PromptSyntax
 

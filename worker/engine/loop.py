@@ -258,9 +258,10 @@ class StepEngine:
         Returns:
             False where there is too little memory, so that the step has to be chosen anew.
         """
-        loras, fits = cast("LoraSet | None", self._scheduler.loras(origin)), False
+        loras, fits, before = cast("LoraSet | None", self._scheduler.loras(origin)), False, self._clock()
         try:
             with one_error():
+                self._model.bring(Stage.BASE)
                 self._exchange.advance(loras, self._for(_MERGE_SHARE))
             fits = True
         except torch.OutOfMemoryError:
@@ -268,6 +269,7 @@ class StepEngine:
         if not fits:
             # Not above, as in `_advance`.
             self._relieve([origin], rows=1, decoding=False)
+        metrics.PHASE.labels("merge").observe(self._clock() - before)
         return fits
 
     def _merge_ahead(self, batch: Sequence[Origin]) -> None:

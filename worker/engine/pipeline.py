@@ -30,13 +30,14 @@ from worker.engine.row import Conditioning, Row
 from worker.engine.samplers import guidance_rescale, make_sampler, make_scheduler, set_timesteps, window
 from worker.engine.schedule import Segment
 from worker.errors import ErrorCode, RequestRejected
-from worker.job import Job, effective_seed
-from worker.lora_method import LoraMethod, LoraMethods
+from worker.job import Job, LoraMethod, effective_seed
+from worker.lora_method import LoraMethods, LoraMode
 
 # The aesthetic scores for SDXL's refiner (arXiv:2307.01952 and diffusers' defaults).
 _AESTHETIC_SCORE, _NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5
 
 _PROMPTS_CACHED = 128
+
 
 @dataclass(slots=True)
 class SdxlModel:
@@ -81,6 +82,7 @@ class SdxlModel:
             self.lora_dir,
             self.lora_cache_size,
             max_bytes=self.lora_cache_bytes,
+            prepare=TEXT_ENCODERS if self.lora_methods.mode is LoraMode.MERGED else COMPONENTS,
             second_copy=self.lora_second_copy and self._offload is None,
             host_of=(lambda _: None) if self._offload is None else self._offload.host_of,
         )

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from worker.engine.lora.cache import Found, LoraCache
+from worker.engine.lora.cache import LoraCache
+from worker.engine.lora.reader import Found
 from worker.errors import RequestRejected
 from worker.job import Job, Origin
 
@@ -91,7 +92,7 @@ class Arrivals:
             for name in names:
                 path, stamp = self._reader.locate(name)
                 is_known = self._cache.known_stamp(name) == stamp
-                found.append(Found(name, stamp, None if is_known else self._reader.read(name, path)))
+                found.append(Found(name, stamp) if is_known else self._reader.read(name, path, stamp))
         except RequestRejected as error:
             return error
         return found

@@ -22,7 +22,7 @@ from worker.engine.lora.exchange import Exchange, HostOf, LoraSet
 from worker.engine.lora.file import LoraFile, LoraTarget, bytes_of
 from worker.engine.lora.location import Stamp
 from worker.engine.lora.names import COMPONENTS, TEXT_ENCODERS, UNET, ModuleNames
-from worker.engine.lora.reader import LoraReader
+from worker.engine.lora.reader import Found, LoraReader
 from worker.errors import ErrorCode, RequestRejected
 from worker.telemetry import metrics
 
@@ -43,28 +43,24 @@ class _Known:
     embeddings: Mapping[str, Embedding]
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What a reader has found of a LoRA; `file` is None where the cache had the same already."""
-
-    name: str
-    stamp: Stamp
-    file: LoraFile | None
-
-
 @dataclass(slots=True, eq=False)
 class _Cached:
     """A LoRA in the cache; `users` counts the jobs and rows that have acquired it.
 
-    `placed` holds the changes of the components that hooks apply, as they need them. What is merged is always computed
-    from the file's own tensors.
+    `placed` holds the changes of the components that hooks apply, as they need them, and `ready` those that are not on
+    the device yet. What is merged is always computed from the file's own tensors.
     """
 
     file: LoraFile
     stamp: Stamp
-    size: int
+    ready: dict[str, dict[str, Change]]
     users: int = 0
     placed: dict[str, dict[str, Change]] = field(default_factory=dict)
+    size: int = 0
+
+    def measure(self) -> None:
+        """Set `size`, in bytes."""
+        self.size = sum(map(bytes_of, (self.file.changes, self.ready, self.placed)))
 
 
 class LoraCache:
@@ -76,6 +72,7 @@ class LoraCache:
         capacity: number of LoRAs kept loaded, None for any; like `max_bytes`, it is exceeded only while jobs in the
             engine need more at the same time.
         max_bytes: what the tensors of the loaded LoRAs may take, in bytes.
+        prepare: the components whose changes are made ready for hooks as soon as a file is read.
         second_copy: merge into a second copy of the UNet's weights (`exchange.py`).
         host_of: see `Exchange`.
     """
@@ -87,6 +84,7 @@ class LoraCache:
         capacity: int | None = None,
         *,
         max_bytes: int = LORA_CACHE_BYTES,
+        prepare: Sequence[str] = TEXT_ENCODERS,
         second_copy: bool = True,
         host_of: HostOf = lambda _: None,
     ) -> None:
@@ -94,6 +92,7 @@ class LoraCache:
         self._folder = folder
         self._capacity = capacity
         self._max_bytes = max_bytes
+        self._prepare = prepare
         self.exchange = Exchange(self._changes_of, second_copy, host_of)
         self._cache: OrderedDict[str, _Cached] = OrderedDict()
         self._fitting: dict[str, _Known] = {}
@@ -113,7 +112,8 @@ class LoraCache:
 
     def reader(self) -> LoraReader:
         """Return what reads files for this cache; any thread may use it."""
-        return LoraReader(self._folder, self._target)
+        prepare = {component: getattr(self._pipeline, component).dtype for component in self._prepare}
+        return LoraReader(self._folder, self._target, prepare)
 
     def known_stamp(self, name: str) -> Stamp | None:
         """Return the stamp of the file that the cached LoRA was read from. Any thread may call this."""
@@ -123,7 +123,7 @@ class LoraCache:
     def offer(self, found: Found) -> None:
         """Take what a reader has read; a LoRA that is in use stays as it is."""
         if found.file is not None and self._used(found.name) is None:
-            self._keep(found.name, found.stamp, found.file)
+            self._keep(found, found.file)
 
     def pin_found(self, found: Sequence[Found]) -> bool:
         """Take what a reader has found for a job, and keep it until `release`; nothing is placed on the device.
@@ -300,15 +300,17 @@ class LoraCache:
     def _load(self, name: str, path: Path, stamp: Stamp) -> _Cached:
         self._cache.pop(name, None)
         self._fitting.pop(name, None)
-        file = self.reader().read(name, path)
-        return self._keep(name, stamp, file)
+        found = self.reader().read(name, path, stamp)
+        assert found.file is not None
+        return self._keep(found, found.file)
 
-    def _keep(self, name: str, stamp: Stamp, file: LoraFile) -> _Cached:
+    def _keep(self, found: Found, file: LoraFile) -> _Cached:
         metrics.LORA_LOADS.inc()
-        self._cache.pop(name, None)
-        self._fitting[name] = _Known(stamp, file.fingerprint, file.embeddings)
-        adapter = self._cache[name] = _Cached(file, stamp, bytes_of(file.changes))
-        self._shrink(keep=name)
+        self._cache.pop(found.name, None)
+        self._fitting[found.name] = _Known(found.stamp, file.fingerprint, file.embeddings)
+        adapter = self._cache[found.name] = _Cached(file, found.stamp, dict(found.ready))
+        adapter.measure()
+        self._shrink(keep=found.name)
         return adapter
 
     def _shrink(self, keep: str | None = None, *, everything: bool = False) -> None:
@@ -330,10 +332,12 @@ class LoraCache:
         for component in components:
             if component not in adapter.placed:
                 model = getattr(self._pipeline, component)
-                changes = adapter.file.changes[component].items()
-                placed_there = {name: placed(change, model.device, model.dtype) for name, change in changes}
-                adapter.placed[component] = placed_there
-                adapter.size += bytes_of(placed_there)
+                changes = adapter.ready.get(component, adapter.file.changes[component]).items()
+                adapter.placed[component] = {
+                    name: placed(change, model.device, model.dtype) for name, change in changes
+                }
+                adapter.ready.pop(component, None)
+                adapter.measure()
 
     def _changes_of(self, wanted: LoraSet) -> Iterator[tuple[Any, Change, float]]:
         """Yield the changes of a set's LoRAs, which must be in use, in the order of their names."""
