@@ -34,7 +34,7 @@ from worker.lora_method import LoraMethods, LoraMode
 from worker.models.load import load_base
 
 FILE_BYTES = 228_000_000
-SIDE_PX = 256
+SIDE_PX = 128
 STEPS_BEFORE, STEPS_BARE, STEPS_WITH = 3, 14, 8
 _WIDTHS = (320, 640, 1280)
 

@@ -144,7 +144,7 @@ class StepEngine:
             if batch:
                 self._advance(batch, now)
             if held_up is None:
-                self._merge_ahead(batch)
+                self._merge_ahead()
             self._receive()
             decoded = self._decode_one()
         if not batch and not decoded and held_up is None:
@@ -279,11 +279,9 @@ class StepEngine:
         metrics.PHASE.labels("merge").observe(self._stopwatch() - before)
         return fits
 
-    def _merge_ahead(self, batch: Sequence[Origin]) -> None:
+    def _merge_ahead(self) -> None:
         """Merge the set that is needed next, a little after each step that does without the second copy."""
-        if not self._exchange.has_second_copy:
-            return
-        if any(origin in self._scheduler and self._scheduler.loras(origin) is not None for origin in batch):
+        if not self._exchange.has_second_copy or self._exchange.in_use is not None:
             return
         wanted = cast("LoraSet | None", self._scheduler.next_set())
         # The row's turn will come, and with it whatever there is to do about a lack of memory.

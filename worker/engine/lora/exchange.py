@@ -110,6 +110,11 @@ class Exchange:
         return self._holds if self._whole else None
 
     @property
+    def in_use(self) -> LoraSet | None:
+        """The set that the model computes with."""
+        return self._used
+
+    @property
     def has_second_copy(self) -> bool:
         """Whether merged weights lie beside the model's own, so that a set can be merged while others are stepped."""
         return self._copies
