@@ -184,6 +184,7 @@ def test_a_merge_without_memory_costs_no_picture(
     play = stage(model).run(*jobs())
     assert_same(play, expected)
     assert calls[0] > 20
+    assert model.lora_cache.exchange.has_second_copy == second_copy, "once idle, there is room again"
 
 
 def test_a_set_that_never_fits_fails_its_job_alone(make_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

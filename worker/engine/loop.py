@@ -460,6 +460,8 @@ class StepEngine:
     def _rest(self) -> None:
         """Nothing to do: the moment to check the invariants and to come down the memory ladder."""
         self._scheduler.check_invariants()
+        with suppress(torch.OutOfMemoryError), one_error():
+            self._exchange.take_room()
         if self._exchange.ready(None):
             self._exchange.use(None)
         if self._ladder.rung:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from enum import IntEnum
 from typing import Any
 
@@ -79,8 +79,6 @@ class MemoryLadder:
         if self.rung is Rung.ATTENTION_SLICED:
             self._each_unet(None)
         self.rung, self.rows_max = Rung.NORMAL, self._rows_max
-        with suppress(torch.OutOfMemoryError):
-            self._model.lora_cache.exchange.take_room()
 
     def _pipes(self) -> list[Any]:
         return [pipe for pipe in (self._model.base, self._model.refiner) if pipe is not None]
