@@ -23,7 +23,7 @@ from worker.events.types import GenerationCompleted, GenerationFailed, Generatio
 from worker.intake.cancelled_jobs import CancelledJobs
 from worker.intake.ledger import Ledger
 from worker.intake.patience import Patience
-from worker.job import Failure, Job, Lane, Notice, Origin, Outcome
+from worker.job import EngineHooks, Failure, Job, Lane, Notice, Origin, Outcome
 from worker.lifecycle import Lifecycle
 from worker.poll_waits import PollWaits
 from worker.telemetry.job_log import JobLog
@@ -59,12 +59,21 @@ class Engine:
     submitted: list[Job] = field(default_factory=list)
     queued: list[Job] = field(default_factory=list)
     cancelled: list[tuple[str, str]] = field(default_factory=list)
+    expected: list[list[str]] = field(default_factory=list)
+    hooks: EngineHooks | None = None
+
+    def made(self, hooks: EngineHooks) -> Engine:
+        self.hooks = hooks
+        return self
 
     def submit(self, job: Job) -> None:
         self.submitted.append(job)
 
     def release(self, _keep: Callable[[Origin], bool], *, started: bool) -> None:
         """What is in the engine stays there."""
+
+    def expect(self, jobs: Sequence[Job]) -> None:
+        self.expected.append([job.job_id for job in jobs])
 
     def report(self, queued: Sequence[Job]) -> None:
         self.queued = list(queued)
@@ -91,7 +100,7 @@ class Site:
             JobLog(),
             cast("Any", self),
             PollWaits(cast("Any", self), Patience([TOPIC], self.monotonic, 300.0), lambda: None),
-            make_engine=lambda _: cast("Any", self.engine),
+            make_engine=lambda hooks: cast("Any", self.engine.made(hooks)),
             make_publisher=lambda _: cast("Any", self),
             cancellation_of=self.cancelled.reason,
             crash_loop_limit=3,
@@ -212,6 +221,21 @@ REFUSED: list[Callable[[Site], object]] = [
     lambda site: site.reject(ErrorCode.INVALID_REQUEST, girl_id="../up"),
     lambda site: site.request(starts=3, prompt="another"),
 ]
+
+
+def test_the_engine_is_told_who_comes_next_and_its_long_tasks_run_in_the_pool(site: Site) -> None:
+    site.lifecycle.on_room((0, 0, 0))
+    first, second = (site.request(job_id=name) for name in ("a", "b"))
+    site.lifecycle.on_room((0, 0, 0))
+    assert site.engine.expected == [["a"], ["a", "b"]], "each once, not at every tick"
+    assert not site.engine.submitted
+    done: list[str] = []
+    assert site.engine.hooks is not None
+    for job in (first, second):
+        site.engine.hooks.apart(job, lambda job=job: done.append(job.job_id))  # type: ignore[misc]
+    assert not done, "not on the engine's thread"
+    site.run()
+    assert done == ["a", "b"]
 
 
 @pytest.mark.parametrize("refuse", REFUSED)

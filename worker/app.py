@@ -331,6 +331,7 @@ def load_model(settings: Settings) -> tuple[SdxlModel, ModelInfo, dict[str, Any]
         dtype=precision,
         deterministic=settings.deterministic,
         calls=CallSizes(name, precision, settings.slots),
+        lora_mode=settings.lora_mode,
         embeddings_fingerprint=embeddings.fingerprint,
         vae_tile_px=tile_px,
     )
@@ -354,6 +355,9 @@ def load_model(settings: Settings) -> tuple[SdxlModel, ModelInfo, dict[str, Any]
         settings.lora_cache_size,
         settings.refiner_offload,
         embeddings=embeddings,
+        lora_cache_bytes=settings.lora_cache_mb << 20,
+        lora_second_copy=settings.lora_second_copy,
+        lora_methods=info.lora_methods,
     )
     try_out(model, model_id=settings.sdxl_model_id, refiner_id=settings.sdxl_refiner_id)
     laps.end("trial_s")

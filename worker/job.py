@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 from worker.errors import ErrorCode
@@ -86,6 +86,13 @@ class AppliedProfile:
     fingerprint: str
 
 
+class LoraMethod(StrEnum):
+    """How the LoRAs of one job are applied to the UNet (`lora_method.py`); the values stand in manifests."""
+
+    MERGED = "merged"
+    HOOKS = "hooks"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """A validated request with all defaults resolved. Times are seconds since the epoch.
@@ -95,8 +102,9 @@ class Job:
     those of the profile, of the preset and the default one. `recorded_at` is the time of the record, None where that is
     unknown. `headers` are passed through to the results. `checkpoint` is the state that another worker saved of this
     job (`engine/checkpoint.py`). `call_samples` is set where a stored picture is made again: the samples of the UNet
-    calls that it was drawn with, in place of the worker's own (`call_sizes.py`). `preset` replaces what the request
-    says about sampling, so read that from the properties below, never from `request`.
+    calls that it was drawn with, in place of the worker's own (`call_sizes.py`); so is `lora_method`
+    (`lora_method.py`). `preset` replaces what the request says about sampling, so read that from the properties below,
+    never from `request`.
     """
 
     request: GenerationRequest
@@ -117,6 +125,7 @@ class Job:
     preset: Preset | None = None
     prompt_syntax: PromptSyntax = PromptSyntax.LITERAL
     call_samples: int | None = None
+    lora_method: LoraMethod | None = None
     checkpoint: bytes | None = field(default=None, repr=False)
 
     @property
@@ -275,6 +284,11 @@ def _ignore(*_: object) -> None:
     """The default of hooks that nobody listens to."""
 
 
+def _at_once(_: Job, task: Callable[[], None]) -> None:
+    """The default where there is one thread only."""
+    task()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineHooks:
     """Callbacks of the engine; they are called on the engine's thread, so none of them may block.
@@ -285,6 +299,7 @@ class EngineHooks:
         on_failed: gets a job that ended without one.
         on_released: gets a job that left without an outcome, with a checkpoint where one could be made.
         on_room: gets the engine's room at every tick; a job has left it when its pixels are there, or as it fails.
+        apart: gets a job and a task of it that may take long, to be run on another thread; by default it runs at once.
     """
 
     on_progress: Callable[[Job, int, int], None] = _ignore
@@ -292,6 +307,7 @@ class EngineHooks:
     on_failed: Callable[[Failure], None]
     on_released: Callable[[Job], None] = _ignore
     on_room: Callable[[Room], None] = _ignore
+    apart: Callable[[Job, Callable[[], None]], None] = _at_once
 
 
 class Engine(Protocol):
@@ -299,6 +315,9 @@ class Engine(Protocol):
 
     def submit(self, job: Job) -> None:
         """Hand over a job whose start is durable."""
+
+    def expect(self, jobs: Sequence[Job]) -> None:
+        """Tell which jobs will be handed over next, in this order, so that their files can be read ahead."""
 
     def cancel(self, job_id: str, code: ErrorCode, message: str) -> None:
         """Fail a job before its next step; an unknown id is ignored."""

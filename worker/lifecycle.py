@@ -29,6 +29,9 @@ from worker.threads import Threads
 
 _log = structlog.get_logger()
 
+# The engine may read the LoRA files of so many jobs ahead of their starts.
+_JOBS_EXPECTED = 2
+
 MakePublisher = Callable[[PublisherHooks], Publisher]
 
 
@@ -75,6 +78,7 @@ class Lifecycle:
         self._gate = Gate()
         self._starts = StartQueue(wait_bounds_s)
         self._in_hand = JobsInHand()
+        self._expected: tuple[Job, ...] = ()
         self.publisher = make_publisher(
             PublisherHooks(
                 on_started=self.on_started, on_committed=self.on_committed, on_not_owned=self._release_origin
@@ -87,6 +91,7 @@ class Lifecycle:
                 on_failed=self.on_failed,
                 on_released=self.on_released,
                 on_room=self.on_room,
+                apart=self._apart,
             )
         )
 
@@ -216,8 +221,12 @@ class Lifecycle:
     def _record_starts(self) -> None:
         with self._ledger.lock:
             jobs = self._starts.next(self._threads.now())
+            upcoming = self._starts.upcoming(_JOBS_EXPECTED)
         for job in jobs:
             self.publisher.enqueue(Start(job), self._threads.monotonic())
+        if upcoming and upcoming != self._expected:
+            self._expected = upcoming
+            self.engine.expect(upcoming)
 
     def _cancel_queued(self, job_id: str) -> None:
         with self._ledger.lock:
@@ -253,6 +262,15 @@ class Lifecycle:
             self.on_failed(Failure.of(job, ErrorCode.CANCELLED, reason))
 
     # From the engine.
+
+    def _apart(self, job: Job, task: Callable[[], None]) -> None:
+        """What takes the engine's thread too long is done in the pool; S3 has no part in it."""
+
+        def run() -> bool:
+            task()
+            return False
+
+        self._retry_queue.add(job.lane, run, logs.about(job))
 
     def on_progress(self, job: Job, step: int, _steps: int) -> None:
         """A job has come as far as `step`."""

@@ -24,6 +24,7 @@ from worker import settings_checks as checks
 from worker.errors import SettingsError
 from worker.job import SAFE_NAME
 from worker.lora_folder import is_lora_file, lora_file
+from worker.lora_method import LoraMode
 from worker.presets import NO_PRESET, preset_named
 from worker.prompt_syntax import PromptSyntax
 
@@ -203,7 +204,26 @@ class Settings(BaseSettings):
         None,
         description="folder of textual-inversion files, which a prompt uses by naming them (docs/prompts.md)",
     )
-    lora_cache_size: int = Field(8, ge=1, le=1_000, description="number of LoRAs that are kept on the device")
+    lora_mode: LoraMode = Field(
+        LoraMode.MERGED,
+        description="how LoRAs are applied (docs/loras.md): `merged` into a second copy of the UNet's weights, at no "
+        "cost per step; `hooks` on its layers, so that pictures with different LoRAs share calls; `mixed`: by hooks "
+        "where a call holds several pictures, which are small ones, and merged elsewhere",
+    )
+    lora_second_copy: bool = Field(
+        True,
+        description="keep the second copy of the weights on the device, as large as the layers that LoRAs change; off, "
+        "the model's own are overwritten, and restored from host memory: for cards without room",
+    )
+    lora_cache_mb: int = Field(
+        2048, ge=1, le=1_048_576, description="MiB that loaded LoRAs may take; more only while jobs that run need them"
+    )
+    lora_cache_size: int | None = Field(
+        None,
+        ge=1,
+        le=1_000,
+        description="override: number of LoRAs that are kept loaded, beside the bound of LORA_CACHE_MB",
+    )
     device: str = Field(
         "auto",
         description="device: auto, cuda, cuda:N, mps or cpu",

@@ -126,6 +126,9 @@ class StandInEngine:
     def report(self, queued: Sequence[Job]) -> None:
         """There is no device to tell about."""
 
+    def expect(self, jobs: Sequence[Job]) -> None:
+        """There are no files to read ahead."""
+
     def _take(self, chosen: Callable[[Job], bool], *, started: bool) -> list[Job]:
         with self._changed:
             taken = [entry[2] for entry in self._queue if chosen(entry[2])]

@@ -25,7 +25,7 @@ from worker.engine.pipeline import SdxlModel
 from worker.errors import ProtocolError
 from worker.events.types import GenerationRequest, Lora, OutputFormat, Priority, timestamp
 from worker.intake.admit import AdmissionRules, Arrival, admit
-from worker.job import AppliedProfile, Job, Lane, Origin
+from worker.job import AppliedProfile, Job, Lane, LoraMethod, Origin
 from worker.presets import PRESETS
 from worker.prompt_syntax import PromptSyntax
 from worker.rule_files import read_rules
@@ -83,6 +83,7 @@ JOB_CHANGES: dict[str, Any] = {
     "preset": PRESETS["lightning-4"],
     "prompt_syntax": PromptSyntax.A1111,
     "call_samples": 8,
+    "lora_method": LoraMethod.HOOKS,
 }
 
 PROFILE = """

@@ -42,7 +42,8 @@ def test_the_pixels_of_200_jobs_do_not_depend_on_company(model: WatchedModel) ->
     _assert_covers_every_scheduler(jobs)
     result = in_company(model, jobs, rng)
     assert (result["differing_pixels"], result["differing_latents"], result["refused"]) == (0, 0, 0)
-    assert result["rows_per_step"] > 2, "the jobs had no company to speak of"
+    assert result["rows_per_step"] > 1.5, "the jobs had no company to speak of"
+    assert result["merges"] > 100, "few LoRAs were merged"
     assert result["preemptions"] > 50
 
 

@@ -119,7 +119,7 @@ def test_a_placed_lora_takes_no_more_memory_than_its_file(base: Any, folder: Pat
     for kind in ("loha", "lokr", "full", "dora-locon-out"):
         save_file(make(kind, base)[0], folder / f"{kind}.safetensors")
         lora_cache.acquire([(kind, 1.0)])
-        changes = lora_cache._cache[kind].file.changes.values()
+        changes = lora_cache._cache[kind].placed.values()
         held = sum(_bytes(change.kind) + _bytes(change.bias) for found in changes for change in found.values())
         assert 0 < held <= (folder / f"{kind}.safetensors").stat().st_size
 

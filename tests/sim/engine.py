@@ -81,6 +81,9 @@ class FakeEngine:
     def wait(self, timeout_s: float) -> None:
         """The kernel lets a loop sleep that had nothing to do."""
 
+    def expect(self, jobs: Sequence[Job]) -> None:
+        """There are no files to read ahead."""
+
     def report(self, queued: Sequence[Job]) -> None:
         """There are no gauges."""
 

@@ -21,7 +21,8 @@ from worker.events.types import (
     from_record,
     to_record,
 )
-from worker.job import AppliedProfile, effective_seed
+from worker.job import AppliedProfile, LoraMethod, effective_seed
+from worker.lora_method import LoraMethods, LoraMode, stated_method
 from worker.presets import Preset
 from worker.prompt_syntax import PromptSyntax
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from worker.job import Job, Picture
 
 MANIFEST_VERSION = 1
+
+# Of `ModelInfo`: what decides something for each job.
+_BY_JOB = frozenset({"calls", "lora_mode"})
 
 _Shape: TypeAlias = "type | UnionType | dict[str, _Shape]"
 _NUMBER = int | float
@@ -87,9 +91,10 @@ class ModelInfo:
     """What made the picture: the same values and the same request give the same pixels.
 
     `versions` are those of the libraries (torch, diffusers …); `device` is the accelerator's name;
-    `calls` gives the size of the UNet calls, which decides the kernels when `deterministic`; `embeddings_fingerprint`
-    is of all files of SDXL_EMBEDDINGS_PATH, since a prompt may name any of them; `vae_tile_px` is the side of the tiles
-    that pictures are decoded in, None for whole ones.
+    `calls` gives the size of the UNet calls, which decides the kernels when `deterministic`; `lora_mode` is the setting
+    by which LoRAs are merged or applied by hooks; `embeddings_fingerprint` is of all files of SDXL_EMBEDDINGS_PATH,
+    since a prompt may name any of them; `vae_tile_px` is the side of the tiles that pictures are decoded in, None for
+    whole ones.
     """
 
     model_id: str
@@ -101,13 +106,22 @@ class ModelInfo:
     dtype: str
     deterministic: bool
     calls: CallSizes
+    lora_mode: LoraMode = LoraMode.MERGED
     embeddings_fingerprint: str | None = None
     vae_tile_px: int | None = None
 
     def of(self, job: Job) -> dict[str, Any]:
         """What made the picture of one job, as it stands in manifests and in the keys of checkpoints."""
-        told = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "calls"}
-        return told | {"call_samples": self.calls.of(job) if self.deterministic else None}
+        told = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _BY_JOB}
+        told["call_samples"] = self.calls.of(job) if self.deterministic else None
+        method = self.lora_methods.of(job)
+        # Left out without LoRAs, so that the keys of older checkpoints of such jobs stay valid.
+        return told if method is None else told | {"lora_method": method.value}
+
+    @property
+    def lora_methods(self) -> LoraMethods:
+        """How the LoRAs of a job are applied."""
+        return LoraMethods(self.lora_mode, self.calls if self.deterministic else None)
 
 
 def build_manifest(
@@ -187,6 +201,7 @@ def load_manifest(data: bytes) -> dict[str, Any]:
         applied_preset(manifest["recipe"])
     for lora in manifest["recipe"]["loras"]:
         _check(lora, _LORA_SHAPE, "recipe.loras")
+    applied_method(manifest)
     _keys(manifest)
     OutputFormat(manifest["picture"]["output_format"])
     return cast("dict[str, Any]", manifest)
@@ -307,6 +322,15 @@ def applied_samples(manifest: Mapping[str, Any]) -> int | None:
         ValueError: no worker has such calls.
     """
     return stated_samples(manifest["model"], guided=manifest["recipe"]["guidance_scale"] > 1)
+
+
+def applied_method(manifest: Mapping[str, Any]) -> LoraMethod | None:
+    """How the LoRAs of a stored picture were applied; None where it has none.
+
+    Raises:
+        ValueError: no worker applies them so.
+    """
+    return stated_method(manifest["model"], [(lora["name"], lora["weight"]) for lora in manifest["recipe"]["loras"]])
 
 
 def _keys(manifest: Mapping[str, Any]) -> Keys:

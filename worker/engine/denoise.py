@@ -14,6 +14,7 @@ from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import
 from worker.engine.batched_sampler import BatchedSampler
 from worker.engine.lora.batch import LoraBatch
 from worker.engine.lora.cache import LoraCache
+from worker.engine.lora.exchange import LoraSet
 from worker.engine.row import Row
 
 
@@ -35,6 +36,7 @@ class _Batch:
     time_ids: torch.Tensor
     scale: torch.Tensor
     mix: LoraBatch | None
+    merged: LoraSet | None
 
 
 class Denoiser:
@@ -42,7 +44,7 @@ class Denoiser:
 
     Args:
         unet: a diffusers `UNet2DConditionModel` with `text_time` conditioning.
-        lora_cache: the LoRAs of this UNet; None if its rows never have any.
+        lora_cache: the LoRAs of this UNet, merged or as hooks; None if its rows never have any.
         rescale: `guidance_rescale` of diffusers' pipelines, from 0 to 1.
     """
 
@@ -53,7 +55,8 @@ class Denoiser:
         self._batch: _Batch | None = None
 
     def step(self, rows: Sequence[Row], samples: int | None) -> None:
-        """Advance every row by one step; all rows must be of the same group (`cost.Group`).
+        """Advance every row by one step; all rows must be of the same group (`cost.Group`), and have the
+        same LoRAs merged.
 
         Args:
             samples: the call is padded to these, so that the kernels, and therefore the bits, do not depend on the
@@ -70,6 +73,9 @@ class Denoiser:
 
     def _predict(self, batch: _Batch) -> torch.Tensor:
         """Return the guided noise prediction, (rows, C, h, w)."""
+        if self._lora_cache is not None:
+            # The engine has merged them already; whoever steps rows by himself has not.
+            self._lora_cache.exchange.bring(batch.merged)
         samples, timesteps = batch.sampler.unet_input(batch.latents)
         with self._applied(batch.mix):
             predicted: torch.Tensor = self._unet(
@@ -126,6 +132,7 @@ def _stack(rows: Sequence[Row], samples: int | None, lora_cache: LoraCache | Non
         stack([c.negative_time_ids for c in conditions], [c.time_ids for c in conditions]),
         torch.tensor(scales, dtype=torch.float32, device=device).view(-1, 1, 1, 1),
         None if lora_cache is None else lora_cache.mix(loras),
+        conditions[0].merged,
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -16,16 +17,24 @@ from worker.engine import gauges
 from worker.engine.checkpoint import Checkpoint, dump
 from worker.engine.cost import Stage
 from worker.engine.denoise import Denoiser
+from worker.engine.lora.arrivals import Arrivals
+from worker.engine.lora.exchange import Exchange, LoraSet
 from worker.engine.memory import MemoryLadder, one_error
 from worker.engine.pipeline import SdxlModel
 from worker.engine.row import Row
-from worker.engine.schedule import Segment, StepScheduler
+from worker.engine.schedule import QueuedRow, Segment, StepScheduler
 from worker.errors import ErrorCode, RequestRejected
 from worker.job import EngineHooks, Failure, Job, Lane, Origin, Picture, Room, Timing
 from worker.telemetry import logs, metrics
 
 # Progress is told at the start and after each of these parts of the steps.
 _PROGRESS_PARTS = 4
+
+# What a set is merged for between two steps, as parts of a step: while a row waits for it, and ahead.
+_MERGE_SHARE = 0.4
+_MERGE_AHEAD_SHARE = 0.2
+# Until one is measured.
+_FIRST_STEP_S = 0.05
 
 _log = structlog.get_logger()
 
@@ -37,12 +46,11 @@ _STEP_SECONDS = metrics.PHASE.labels("step")
 class _Live:
     """A job inside the engine; `row` appears with its first step here, after the `checkpoint` if there is one.
 
-    `embeddings` are those that its LoRAs brought when its steps were planned.
+    Its LoRAs are pinned as long as it is here, and the row's acquired as long as there is one.
     """
 
     job: Job
     steps: int
-    embeddings: Hashable
     checkpoint: Checkpoint | None = None
     row: Row | None = None
     told: int = -1
@@ -86,6 +94,14 @@ class StepEngine:
             )
             for stage in stages
         }
+        self._arrivals = Arrivals(
+            model.lora_cache,
+            apart=hooks.apart,
+            post=self._post,
+            accept=self._accept,
+            refuse=lambda job, error: hooks.on_failed(Failure.of(job, error.code, error.message)),
+        )
+        self._step_seconds = _FIRST_STEP_S
         self._live: dict[Origin, _Live] = {}
         self._to_decode: dict[Origin, _Live] = {}
         self._inbox: deque[Callable[[], None]] = deque()
@@ -94,7 +110,11 @@ class StepEngine:
 
     def submit(self, job: Job) -> None:
         """Hand over a job; it starts at the next step if its lane allows."""
-        self._post(lambda: self._accept(job))
+        self._post(lambda: self._arrivals.add(job) if job.loras else self._accept(job))
+
+    def expect(self, jobs: Sequence[Job]) -> None:
+        """Jobs that will be handed over next, in this order: what they need can be read ahead."""
+        self._post(lambda: self._arrivals.ahead(jobs))
 
     def cancel(self, job_id: str, code: ErrorCode, message: str) -> None:
         """End a job before its next step, wherever it is; an unknown id is ignored."""
@@ -115,13 +135,19 @@ class StepEngine:
         now = self._clock()
         self._expire(now)
         with torch.inference_mode():
-            batch = cast("tuple[Origin, ...]", self._scheduler.choose(self._stopwatch()))
+            self._scheduler.merged = self._exchange.holds
+            batch = cast("tuple[Origin, ...]", self._scheduler.choose(self._stopwatch(), self._is_ready))
+            held_up = cast("Origin | None", self._scheduler.held_up)
             self._hooks.on_room(self._room())
+            if held_up is not None and not self._merge(held_up):
+                batch = ()
             if batch:
                 self._advance(batch, now)
+            if held_up is None:
+                self._merge_ahead()
             self._receive()
             decoded = self._decode_one()
-        if not batch and not decoded:
+        if not batch and not decoded and held_up is None:
             self._rest()
             return False
         return True
@@ -135,15 +161,16 @@ class StepEngine:
             self._inbox.popleft()()
 
     def _accept(self, job: Job) -> None:
+        """Plan a job, whose LoRAs are pinned."""
         try:
             segments = self._sized(job, self._model.segments(job))
             checkpoint, left = self._go_on(job, segments)
             self._refuse_if_too_late(job, left)
         except RequestRejected as error:
+            self._model.lora_cache.release(job.loras)
             self._hooks.on_failed(Failure.of(job, error.code, error.message))
             return
-        embeddings = self._model.lora_cache.embeddings_key(job.loras)
-        self._live[job.origin] = _Live(job, sum(segment.steps for segment in segments), embeddings, checkpoint)
+        self._live[job.origin] = _Live(job, sum(segment.steps for segment in segments), checkpoint)
         # It has waited since it was received: its start was only recorded when its turn was near.
         waited = max(0.0, self._clock() - job.received_at)
         self._scheduler.submit(job.origin, job.lane, left, self._stopwatch() - waited)
@@ -186,6 +213,13 @@ class StepEngine:
         for origin, live in [*self._live.items(), *self._to_decode.items()]:
             if live.job.job_id == job_id:
                 self._end(origin, Failure.of(live.job, code, message))
+        for job in self._arrivals.jobs:
+            if job.job_id == job_id:
+                self._fail_arrival(job, code, message)
+
+    def _fail_arrival(self, job: Job, code: ErrorCode, message: str) -> None:
+        self._arrivals.remove(job.origin)
+        self._hooks.on_failed(Failure.of(job, code, message))
 
     def _release(self, keep: Callable[[Origin], bool], started: bool) -> None:
         for origin, live in [*self._live.items(), *self._to_decode.items()]:
@@ -197,6 +231,10 @@ class StepEngine:
                 self._waste(live)
             self._unpin_loras(live)
             self._hooks.on_released(job)
+        for job in self._arrivals.jobs:
+            if not keep(job.origin):
+                self._arrivals.remove(job.origin)
+                self._hooks.on_released(job)
 
     def _with_checkpoint(self, live: _Live) -> Job:
         if not self._checkpoints or live.row is None or live.row.steps_done == live.steps:
@@ -210,6 +248,50 @@ class StepEngine:
                     origin,
                     Failure.of(live.job, ErrorCode.EXPIRED, "expires_at passed before the picture was done"),
                 )
+        for job in self._arrivals.jobs:
+            if job.expires_at is not None and now > job.expires_at:
+                self._fail_arrival(job, ErrorCode.EXPIRED, "expires_at passed before the picture was begun")
+
+    @property
+    def _exchange(self) -> Exchange:
+        return self._model.lora_cache.exchange
+
+    def _is_ready(self, row: QueuedRow) -> bool:
+        return row.group.stage is Stage.REFINER or self._exchange.ready(row.loras)
+
+    def _merge(self, origin: Origin) -> bool:
+        """Merge on for a row that is held up by its set; rows of its lane are stepped in between.
+
+        Returns:
+            False where there is too little memory, so that the step has to be chosen anew.
+        """
+        loras, fits, before = cast("LoraSet | None", self._scheduler.loras(origin)), False, self._stopwatch()
+        try:
+            with one_error():
+                self._model.bring(Stage.BASE)
+                self._exchange.advance(loras, self._for(_MERGE_SHARE))
+            fits = True
+        except torch.OutOfMemoryError:
+            pass
+        if not fits:
+            # Not above, as in `_advance`.
+            self._relieve([origin], rows=1, decoding=False)
+        metrics.PHASE.labels("merge").observe(self._stopwatch() - before)
+        return fits
+
+    def _merge_ahead(self) -> None:
+        """Merge the set that is needed next, a little after each step that does without the second copy."""
+        if not self._exchange.has_second_copy or self._exchange.in_use is not None:
+            return
+        wanted = cast("LoraSet | None", self._scheduler.next_set())
+        # The row's turn will come, and with it whatever there is to do about a lack of memory.
+        with suppress(torch.OutOfMemoryError), one_error():
+            self._exchange.advance(wanted, self._for(_MERGE_AHEAD_SHARE))
+
+    def _for(self, share: float) -> Callable[[], bool]:
+        """Whether there is time left of a share of a step."""
+        until = self._stopwatch() + share * self._step_seconds
+        return lambda: self._stopwatch() < until
 
     def _advance(self, batch: Sequence[Origin], now: float) -> None:
         """One UNet step of `batch`; an allocation that fails leaves every row as it was."""
@@ -226,6 +308,7 @@ class StepEngine:
             # Not above: while it is handled, the error keeps alive the tensors of every frame that it went through.
             self._relieve(batch, rows=self._scheduler.rows_at_most(group), decoding=False)
             return
+        self._step_seconds = seconds
         self._scheduler.observe(batch, seconds)
         for row in rows:
             row.gpu_seconds += seconds / len(rows)
@@ -262,17 +345,13 @@ class StepEngine:
                 row = self._model.prepare(live.job, now)
             else:
                 row = self._model.resume(live.job, now, live.checkpoint)
-        if self._model.lora_cache.embeddings_key(live.job.loras) != live.embeddings:
-            # The prompt may have another number of chunks, by which rows are grouped.
-            self._model.lora_cache.release(live.job.loras)
-            raise RequestRejected(
-                ErrorCode.UNKNOWN_LORA, "a LoRA with embeddings was replaced while the job waited; send it again"
-            )
         return row
 
     def _step(self, rows: list[Row], samples: int | None) -> float:
         before = self._stopwatch()
         self._model.bring(rows[0].stage)
+        if rows[0].stage is Stage.BASE:
+            self._exchange.bring(rows[0].conditioning.merged)
         self._denoisers[rows[0].stage].step(rows, samples)
         if self._model.device.type == "cuda":
             # Without this the host runs ahead and an urgent request would queue behind steps already launched.
@@ -364,6 +443,7 @@ class StepEngine:
         self._unpin_loras(live)
 
     def _unpin_loras(self, live: _Live) -> None:
+        self._model.lora_cache.release(live.job.loras)
         if live.row is not None:
             self._model.lora_cache.release(live.job.loras)
 
@@ -380,6 +460,10 @@ class StepEngine:
     def _rest(self) -> None:
         """Nothing to do: the moment to check the invariants and to come down the memory ladder."""
         self._scheduler.check_invariants()
+        with suppress(torch.OutOfMemoryError), one_error():
+            self._exchange.take_room()
+        if self._exchange.ready(None):
+            self._exchange.use(None)
         if self._ladder.rung:
             self._ladder.reset()
             self._resize()
@@ -399,7 +483,7 @@ class StepEngine:
         self._preemptions_told = preemptions
         metrics.LORAS.set(self._model.lora_cache.loaded)
         gauges.set_memory(self._model.device, self._ladder.rung)
-        not_begun = [live.job for live in list(self._live.values()) if live.row is None]
+        not_begun = [live.job for live in list(self._live.values()) if live.row is None] + self._arrivals.jobs
         gauges.set_queue(self._scheduler.depth(), queued, not_begun, self._clock())
 
 

@@ -119,6 +119,7 @@ def one_error() -> Iterator[None]:
 def _free(model: SdxlModel) -> None:
     model.forget_prompts()
     model.lora_cache.free()
+    model.lora_cache.exchange.give_room()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -29,14 +29,19 @@ class Offload:
         for held in self._held.values():
             _leave(held)
 
-    def bring(self, stage: Stage) -> None:
-        """Move this stage to the device, and the other stage off it; does nothing if the stage is already there.
+    def host_of(self, parameter: torch.nn.Parameter) -> torch.Tensor | None:
+        """Return a parameter's weights in host memory; None where it is not one of a stage's."""
+        held = (pair for stage in self._held.values() for pair in stage)
+        return next((weights for tensor, weights in held if tensor is parameter), None)
+
+    def bring(self, stage: Stage) -> bool:
+        """Move this stage to the device, and the other stage off it; False if the stage is already there.
 
         Raises:
             torch.OutOfMemoryError: the stage does not fit. No stage is on the device then, and the call can be retried.
         """
         if stage is self._there:
-            return
+            return False
         if self._there is not None:
             _leave(self._held[self._there])
             self._there = None
@@ -46,6 +51,7 @@ class Offload:
             _leave(self._held[stage])
             raise
         self._there = stage
+        return True
 
 
 def _hold(module: torch.nn.Module) -> Held:

@@ -19,7 +19,9 @@ from worker.engine.checkpoint import Checkpoint
 from worker.engine.cost import Group, Stage
 from worker.engine.decode import decode
 from worker.engine.embeddings import Embeddings
-from worker.engine.lora.cache import LoraCache
+from worker.engine.lora.cache import LORA_CACHE_BYTES, LoraCache
+from worker.engine.lora.exchange import LoraSet
+from worker.engine.lora.names import COMPONENTS, TEXT_ENCODERS
 from worker.engine.offload import Offload
 from worker.engine.prompt import Encoded, chunks_needed, encode_text, joined, negative_text
 from worker.engine.prompt_cache import PromptCache
@@ -27,12 +29,11 @@ from worker.engine.row import Conditioning, Row
 from worker.engine.samplers import guidance_rescale, make_sampler, make_scheduler, set_timesteps, window
 from worker.engine.schedule import Segment
 from worker.errors import ErrorCode, RequestRejected
-from worker.job import Job, effective_seed
+from worker.job import Job, LoraMethod, effective_seed
+from worker.lora_method import LoraMethods, LoraMode
 
 # The aesthetic scores for SDXL's refiner (arXiv:2307.01952 and diffusers' defaults).
 _AESTHETIC_SCORE, _NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5
-
-LORAS_CACHED = 8
 
 
 @dataclass(slots=True)
@@ -43,7 +44,11 @@ class SdxlModel:
         base: a `StableDiffusionXLPipeline`.
         refiner: a `StableDiffusionXLImg2ImgPipeline`, or None.
         lora_dir: folder of the LoRAs, or None. LoRAs are applied to the base, never to the refiner.
-        lora_cache_size: number of LoRAs that are kept loaded.
+        lora_cache_size: number of LoRAs that are kept loaded; None for any.
+        lora_cache_bytes: what the tensors of loaded LoRAs may take, in bytes.
+        lora_second_copy: keep merged weights beside the model's own (`lora/exchange.py`), which `refiner_offload` rules
+            out.
+        lora_methods: how the LoRAs of a job are applied.
         refiner_offload: keep only one of the refiner and the base's UNet on the device at a time (`offload.py`).
         unusable: schedulers that a stage's model cannot be drawn with, each with the reason (`trial.py`).
         embeddings: textual inversions that prompts may name (`embeddings.py`).
@@ -52,10 +57,13 @@ class SdxlModel:
     base: Any
     refiner: Any = None
     lora_dir: Path | None = None
-    lora_cache_size: int = LORAS_CACHED
+    lora_cache_size: int | None = None
     refiner_offload: bool = False
     unusable: dict[tuple[Stage, str], str] = field(default_factory=dict)
     embeddings: Embeddings = field(default_factory=Embeddings)
+    lora_cache_bytes: int = LORA_CACHE_BYTES
+    lora_second_copy: bool = True
+    lora_methods: LoraMethods = field(default_factory=LoraMethods)
     lora_cache: LoraCache = field(init=False)
     device: torch.device = field(init=False)
     _offload: Offload | None = field(init=False, default=None)
@@ -64,9 +72,17 @@ class SdxlModel:
     def __post_init__(self) -> None:
         # The pipeline's own `device` walks through all modules, which is too slow for every step.
         self.device = self.base.unet.device
-        self.lora_cache = LoraCache(self.base, self.lora_dir, self.lora_cache_size)
         if self.refiner is not None and self.refiner_offload:
             self._offload = self._take_turns()
+        self.lora_cache = LoraCache(
+            self.base,
+            self.lora_dir,
+            self.lora_cache_size,
+            max_bytes=self.lora_cache_bytes,
+            prepare=TEXT_ENCODERS if self.lora_methods.mode is LoraMode.MERGED else COMPONENTS,
+            second_copy=self.lora_second_copy and self._offload is None,
+            host_of=(lambda _: None) if self._offload is None else self._offload.host_of,
+        )
 
     def _take_turns(self) -> Offload:
         # Modules that both stages use stay on the device. Loading the refiner into host memory may have moved them.
@@ -83,8 +99,8 @@ class SdxlModel:
         Raises:
             torch.OutOfMemoryError: they do not fit now; the call can be retried.
         """
-        if self._offload is not None:
-            self._offload.bring(stage)
+        if self._offload is not None and self._offload.bring(stage) and stage is Stage.BASE:
+            self.lora_cache.exchange.on_moved()
 
     def unet(self, stage: Stage) -> Any:
         """Return the UNet of a stage."""
@@ -137,7 +153,8 @@ class SdxlModel:
                     embeddings,
                 )
                 group = Group(stage, request.height // factor, request.width // factor, chunks, job.guided)
-                segments.append(Segment(group, last - first))
+                merged = self._merged_set(job) if stage is Stage.BASE else None
+                segments.append(Segment(group, last - first, merged))
         return segments
 
     def _scheduler(self, job: Job, stage: Stage) -> Any:
@@ -173,7 +190,8 @@ class SdxlModel:
             RequestRejected: `unknown_lora`, if a LoRA file was removed or no longer fits since `segments`.
         """
         self.bring(Stage.BASE)
-        self.lora_cache.acquire(job.loras)
+        merged = self.lora_methods.of(job) is LoraMethod.MERGED
+        self.lora_cache.acquire(job.loras, TEXT_ENCODERS if merged else COMPONENTS)
         try:
             return self._prepare(job, now)
         except BaseException:
@@ -254,6 +272,7 @@ class SdxlModel:
         guided = job.guided
         prompt, negative, pooled, negative_pooled = self._encode(job, stage, guided)
         time_ids, negative_time_ids = self._time_ids(job, stage, prompt.dtype)
+        merged = self._merged_set(job) if stage is Stage.BASE else None
         return Conditioning(
             job.guidance_scale,
             prompt,
@@ -262,8 +281,14 @@ class SdxlModel:
             negative if guided else None,
             negative_pooled if guided else None,
             negative_time_ids.to(self.device) if guided else None,
-            job.loras if stage is Stage.BASE else (),
+            job.loras if stage is Stage.BASE and self.lora_methods.of(job) is LoraMethod.HOOKS else (),
+            merged,
         )
+
+    def _merged_set(self, job: Job) -> LoraSet | None:
+        """What a job's acquired LoRAs are merged as; None where hooks apply them, or they do not change the UNet."""
+        merged = self.lora_methods.of(job) is LoraMethod.MERGED
+        return self.lora_cache.merged_set(job.loras) if merged else None
 
     def _embeddings(self, job: Job) -> Embeddings:
         """The embeddings that a job's prompts may name; its LoRAs must be checked."""

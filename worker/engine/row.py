@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from worker.engine.cost import Stage
+from worker.engine.lora.exchange import LoraSet
 from worker.engine.samplers import Sampler
 from worker.job import Job
 
@@ -16,7 +17,8 @@ class Conditioning:
     """The UNet's inputs besides the latents, for one row in one stage.
 
     `prompt` is (1, tokens, width), `pooled` (1, projection), `time_ids` (1, 5 or 6). Without guidance, which means a
-    `guidance_scale` of at most 1, the `negative_` fields are None. `loras` are (name, weight) pairs.
+    `guidance_scale` of at most 1, the `negative_` fields are None. `loras` are (name, weight) pairs that hooks apply;
+    `merged` is the set that is merged into the weights instead, None for the base's own.
     """
 
     guidance_scale: float
@@ -28,6 +30,7 @@ class Conditioning:
     negative_pooled: torch.Tensor | None = None
     negative_time_ids: torch.Tensor | None = None
     loras: tuple[tuple[str, float], ...] = ()
+    merged: LoraSet | None = None
 
     @property
     def guided(self) -> bool:

@@ -42,10 +42,15 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A run of `steps` UNet steps in one group; a refined picture has two of them."""
+    """A run of `steps` UNet steps in one group; a refined picture has two of them.
+
+    `loras` is the set that must be merged into the weights; None for the base's own. Rows with different sets never
+    share a step. A step takes the same time with any set.
+    """
 
     group: Group
     steps: int
+    loras: Hashable = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,14 @@ class QueuedRow:
     @property
     def group(self) -> Group:
         return self.segments[0].group
+
+    @property
+    def loras(self) -> Hashable:
+        return self.segments[0].loras
+
+    def fits(self, other: QueuedRow) -> bool:
+        """Whether the two can share a step."""
+        return self.group == other.group and self.loras == other.loras
 
     def wait(self, now: float) -> float:
         """Seconds spent out of the batch so far, parked time included."""
@@ -134,6 +147,11 @@ class StepScheduler:
     _credit: dict[Lane, float] = field(default_factory=lambda: dict.fromkeys(Lane, 0.0))
     _credit_after: dict[Lane, float] = field(default_factory=lambda: dict.fromkeys(Lane, 0.0))
     _batch: tuple[Key, ...] = ()
+    # The set that is merged: its rows go before those of other sets in their lane, while that keeps nobody too long.
+    merged: Hashable = None
+    # The row that would lead the step, but for its set, which has to be merged first.
+    held_up: Key | None = None
+    _now: float = 0.0
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -155,15 +173,37 @@ class StepScheduler:
         self._rows[key] = self._lanes[lane][key] = row
         self.counts.submitted += 1
 
-    def choose(self, now: float) -> tuple[Key, ...]:
-        """The rows of the next step, the one that leads it first; empty when there are none."""
+    def choose(self, now: float, ready: Callable[[QueuedRow], bool] = lambda _: True) -> tuple[Key, ...]:
+        """The rows of the next step, the one that leads it first; empty when there are none.
+
+        Where the set of those rows is not ready, `held_up` names the one that leads them, and the step goes to rows of
+        its lane whose set is; rows of lower lanes wait with it. That step pays nothing of what is owed.
+
+        Args:
+            ready: whether a row can be stepped with what is merged now.
+        """
+        self.held_up, self._now = None, now
         if not self._rows:
             return ()
         owed = {head.lane: self._credit[head.lane] + self.policy.share for head in self._overdue(now)}
         by_right = self._by_right()
         chosen = self._with_guarantee(by_right, owed)
-        leads = chosen[0] is by_right[0] or chosen[0].group != by_right[0].group
+        if not ready(chosen[0]):
+            return self._meanwhile(chosen[0], ready, now)
+        leads = chosen[0] is by_right[0] or not chosen[0].fits(by_right[0])
         self._credit_after = {lane: self._left(lane, owed.get(lane, 0.0), chosen, leads) for lane in Lane}
+        self._seat(chosen, now)
+        return self._batch
+
+    def next_set(self) -> Hashable:
+        """The set that is needed next, by strict order; None where no row needs one."""
+        return next((row.loras for row in self._in_order() if row.loras is not None), None)
+
+    def _meanwhile(self, leader: QueuedRow, ready: Callable[[QueuedRow], bool], now: float) -> tuple[Key, ...]:
+        self.held_up = leader.key
+        first = next((row for row in self._of_lane(leader.lane) if ready(row)), None)
+        chosen = [] if first is None else [row for row in self._led_by(first) if row.lane is leader.lane]
+        self._credit_after = dict(self._credit)
         self._seat(chosen, now)
         return self._batch
 
@@ -226,6 +266,10 @@ class StepScheduler:
         """What the row needs next. Raises KeyError for one that has left."""
         return self._rows[key].group
 
+    def loras(self, key: Key) -> Hashable:
+        """The set that the row needs next. Raises KeyError for one that has left."""
+        return self._rows[key].loras
+
     def newcomer_above(self, lane: Lane) -> bool:
         """Whether a row of a more urgent lane than `lane` can have its very first step next."""
         return any(row.lane < lane and row.state is State.WAITING for row in self._by_right())
@@ -239,7 +283,9 @@ class StepScheduler:
         """
         group = segments[0].group
         ahead = sorted(
-            row.segments[0].steps - row.steps_done for row in self._lanes[lane].values() if row.group == group
+            row.segments[0].steps - row.steps_done
+            for row in self._lanes[lane].values()
+            if row.group == group and row.loras == segments[0].loras
         )
         # The longest ones may still be in the batch when the newcomer joins it.
         before = sum(ahead[: max(0, len(ahead) - self.rows_at_most(group) + 1)])
@@ -278,11 +324,11 @@ class StepScheduler:
         rows = [row for row in self._rows.values() if row.lane <= lane]
         if not self._batch:
             return 1
-        group = self._rows[self._batch[0]].group
-        limit = self._limit(group)
+        first = self._rows[self._batch[0]]
+        limit = self._limit(first.group)
         ending = sum(self._ends_soon(row) for row in rows)
         staying = sum(row.state is State.ACTIVE for row in rows) - ending
-        others = sum(row.group != group for row in rows) if staying < limit else 0
+        others = sum(not row.fits(first) for row in rows) if staying < limit else 0
         return limit + ending + others
 
     def _ends_soon(self, row: QueuedRow) -> bool:
@@ -340,7 +386,7 @@ class StepScheduler:
         for row in self._in_order(first=leader.lane):
             if len(batch) >= limit:
                 break
-            if row.group == leader.group and self._affordable(row, batch):
+            if row.fits(leader) and self._affordable(row, batch):
                 batch.append(row)
         return batch
 
@@ -371,7 +417,7 @@ class StepScheduler:
     def _all_in(self, lane: Lane, batch: Sequence[QueuedRow]) -> bool:
         """Whether the lane has its head in the batch, and every other row that fits it."""
         rows = self._lanes[lane].values()
-        return next(iter(rows)) in batch and all(row in batch for row in rows if row.group == batch[0].group)
+        return next(iter(rows)) in batch and all(row in batch for row in rows if row.fits(batch[0]))
 
     def _received(self, lane: Lane, batch: Sequence[QueuedRow], first_leads: bool) -> float:
         """How much of the step the lane gets: all of one that its head leads, else its rows' part.
@@ -390,7 +436,7 @@ class StepScheduler:
         has to save up for a whole step, which it then leads.
         """
         heads = [next(iter(self._lanes[lane].values())) for lane in sorted(owed, key=lambda o: -owed[o])]
-        if heads and heads[0].group != batch[0].group and owed[heads[0].lane] + _ROUNDING >= 1:
+        if heads and not heads[0].fits(batch[0]) and owed[heads[0].lane] + _ROUNDING >= 1:
             return self._led_by(heads[0])
         limit = self._limit(batch[0].group)
         paid = self._paid(batch, heads, owed, limit)
@@ -408,7 +454,7 @@ class StepScheduler:
         paid: list[QueuedRow] = []
         size = len(batch)
         for head in heads:
-            peers = (row for row in self._lanes[head.lane].values() if row.group == batch[0].group == head.group)
+            peers = (row for row in self._lanes[head.lane].values() if row.fits(batch[0]) and row.fits(head))
             for count, row in enumerate(peers, start=1):
                 size_with = size + (row not in batch)
                 if len(paid) == limit or count > owed[head.lane] * min(limit, size_with) + _ROUNDING:
@@ -419,7 +465,21 @@ class StepScheduler:
 
     def _in_order(self, first: Lane = Lane.URGENT) -> Iterator[QueuedRow]:
         for lane in sorted(Lane, key=lambda lane: (lane is not first, lane)):
-            yield from self._lanes[lane].values()
+            yield from self._of_lane(lane)
+
+    def _of_lane(self, lane: Lane) -> Iterator[QueuedRow]:
+        """The rows of a lane, first come first; those of the merged set before the first that needs another one.
+
+        Not so once the lane's first row has waited beyond its bound: then first come is first served.
+        """
+        rows = list(self._lanes[lane].values())
+        if self.merged is None or not rows or rows[0].wait(self._now) > self.policy.bounds_s[lane]:
+            yield from rows
+            return
+        first = next((at for at, row in enumerate(rows) if row.loras not in (None, self.merged)), len(rows))
+        yield from rows[:first]
+        yield from (row for row in rows[first:] if row.loras == self.merged)
+        yield from (row for row in rows[first:] if row.loras != self.merged)
 
     def _seat(self, chosen: list[QueuedRow], now: float) -> None:
         seated = {row.key for row in chosen}

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 from worker.job import Job, Lane, Origin, Room
 
@@ -93,6 +94,11 @@ class StartQueue:
     def waiting(self) -> list[Job]:
         """The jobs whose starts are not recorded, the most urgent lane first, first come within a lane."""
         return [entry.job for lane in self._lanes.values() for entry in lane.values()]
+
+    def upcoming(self, count: int) -> tuple[Job, ...]:
+        """The first `count` of the waiting jobs, for what can be prepared ahead."""
+        entries = (entry.job for lane in self._lanes.values() for entry in lane.values())
+        return tuple(islice(entries, count))
 
     def expired(self, now: float) -> list[Job]:
         """The waiting jobs whose `expires_at` has passed."""

@@ -21,7 +21,8 @@ ERRORS = Counter("image_generation_errors", "Generation requests that failed", [
 WAIT = Histogram("sdxl_worker_wait_seconds", "From the request to its first step", ["priority"], buckets=_SECONDS)
 PHASE = Histogram(
     "sdxl_worker_phase_seconds",
-    "Time per phase: look_up (of a stored result), encode_text, step, decode, encode, upload, publish",
+    "Time per phase: look_up (of a stored result), encode_text, merge (of LoRAs), step, decode, encode, upload, "
+    "publish",
     ["phase"],
     buckets=_SHORT,
 )

@@ -104,6 +104,7 @@ def in_company(model: WatchedModel, jobs: Sequence[Job], rng: random.Random) -> 
         "steps": company.counts.steps,
         "rows_per_step": company.counts.row_steps / max(1, company.counts.steps),
         "preemptions": company.counts.preemptions,
+        "merges": model.lora_cache.exchange.merges,
     }
 
 

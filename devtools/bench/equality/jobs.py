@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from devtools.bench.jobs import job_of
 from worker.events.types import GenerationRequest
-from worker.job import SCHEDULERS, Job, Lane
+from worker.job import SCHEDULERS, Job, Lane, LoraMethod
 
 LORAS = ("ink", "clay", "glow")
 
@@ -37,6 +37,7 @@ _LORA_LAYERS = {
     "text_encoder_2": ("text_model.encoder.layers.1.mlp.fc1",),
 }
 _LORA_RANKS = (2, 4, 8)
+_LORA_WEIGHTS = (-1.0, 0.0, 0.6, 1.0)
 _LORA_SIZE = 0.1
 
 
@@ -76,7 +77,9 @@ def _random_job(index: int, rng: random.Random, loras: Sequence[str]) -> Job:
     if not loras or rng.random() < 1 / 2:
         return job
     chosen = rng.sample(loras, rng.randint(1, len(loras)))
-    return replace(job, loras=tuple((name, rng.choice((-1.0, 0.0, 0.6, 1.0))) for name in chosen))
+    weighed = tuple((name, rng.choice(_LORA_WEIGHTS)) for name in chosen)
+    # Both ways in one worker, as where older manifests are replayed.
+    return replace(job, loras=weighed, lora_method=rng.choice((None, LoraMethod.HOOKS)))
 
 
 def write_loras(folder: Path, base: Any) -> None:

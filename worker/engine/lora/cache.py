@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,18 @@ import torch
 from worker.engine.embeddings import Embedding, embedding_widths
 from worker.engine.lora.batch import LoraBatch, Weights, inner_scale, placed, weigh
 from worker.engine.lora.change import Change
-from worker.engine.lora.file import LoraFile, LoraTarget, read
-from worker.engine.lora.location import Stamp, locate
+from worker.engine.lora.exchange import Exchange, HostOf, LoraSet
+from worker.engine.lora.file import LoraFile, LoraTarget, bytes_of
+from worker.engine.lora.location import Stamp
 from worker.engine.lora.names import COMPONENTS, TEXT_ENCODERS, UNET, ModuleNames
-from worker.engine.lora.unfit import Unfit
+from worker.engine.lora.reader import Found, LoraReader
 from worker.errors import ErrorCode, RequestRejected
 from worker.telemetry import metrics
 
 Loras = Sequence[tuple[str, float]]
+
+# Some ten LoRAs of the largest usual size.
+LORA_CACHE_BYTES = 2 << 30
 
 _log = structlog.get_logger(__name__)
 
@@ -41,12 +45,22 @@ class _Known:
 
 @dataclass(slots=True, eq=False)
 class _Cached:
-    """A LoRA in the cache; `users` counts the rows that have acquired it."""
+    """A LoRA in the cache; `users` counts the jobs and rows that have acquired it.
+
+    `placed` holds the changes of the components that hooks apply, as they need them, and `ready` those that are not on
+    the device yet. What is merged is always computed from the file's own tensors.
+    """
 
     file: LoraFile
     stamp: Stamp
+    ready: dict[str, dict[str, Change]]
     users: int = 0
-    placed: bool = False
+    placed: dict[str, dict[str, Change]] = field(default_factory=dict)
+    size: int = 0
+
+    def measure(self) -> None:
+        """Set `size`, in bytes."""
+        self.size = sum(map(bytes_of, (self.file.changes, self.ready, self.placed)))
 
 
 class LoraCache:
@@ -55,13 +69,31 @@ class LoraCache:
     Args:
         pipeline: a `StableDiffusionXLPipeline`; hooks are installed on its modules while LoRAs are in use.
         folder: the folder of `NAME.safetensors` files; None means that every LoRA is rejected.
-        capacity: number of LoRAs kept loaded; it is exceeded only while started rows need more at the same time.
+        capacity: number of LoRAs kept loaded, None for any; like `max_bytes`, it is exceeded only while jobs in the
+            engine need more at the same time.
+        max_bytes: what the tensors of the loaded LoRAs may take, in bytes.
+        prepare: the components whose changes are made ready for hooks as soon as a file is read.
+        second_copy: merge into a second copy of the UNet's weights (`exchange.py`).
+        host_of: see `Exchange`.
     """
 
-    def __init__(self, pipeline: Any, folder: Path | None, capacity: int) -> None:
+    def __init__(
+        self,
+        pipeline: Any,
+        folder: Path | None,
+        capacity: int | None = None,
+        *,
+        max_bytes: int = LORA_CACHE_BYTES,
+        prepare: Sequence[str] = TEXT_ENCODERS,
+        second_copy: bool = True,
+        host_of: HostOf = lambda _: None,
+    ) -> None:
         self._pipeline = pipeline
         self._folder = folder
         self._capacity = capacity
+        self._max_bytes = max_bytes
+        self._prepare = prepare
+        self.exchange = Exchange(self._changes_of, second_copy, host_of)
         self._cache: OrderedDict[str, _Cached] = OrderedDict()
         self._fitting: dict[str, _Known] = {}
         self._target = LoraTarget(ModuleNames(pipeline), pipeline.unet.config, embedding_widths(pipeline))
@@ -72,6 +104,44 @@ class LoraCache:
     def loaded(self) -> int:
         """The number of LoRAs in the cache."""
         return len(self._cache)
+
+    @property
+    def bytes_held(self) -> int:
+        """What the tensors of the loaded LoRAs take, in bytes."""
+        return sum(adapter.size for adapter in self._cache.values())
+
+    def reader(self) -> LoraReader:
+        """Return what reads files for this cache; any thread may use it."""
+        prepare = {component: getattr(self._pipeline, component).dtype for component in self._prepare}
+        return LoraReader(self._folder, self._target, prepare)
+
+    def known_stamp(self, name: str) -> Stamp | None:
+        """Return the stamp of the file that the cached LoRA was read from. Any thread may call this."""
+        adapter = self._cache.get(name)
+        return None if adapter is None else adapter.stamp
+
+    def offer(self, found: Found) -> None:
+        """Take what a reader has read; a LoRA that is in use stays as it is."""
+        if found.file is not None and self._used(found.name) is None:
+            self._keep(found, found.file)
+
+    def pin_found(self, found: Sequence[Found]) -> bool:
+        """Take what a reader has found for a job, and keep it until `release`; nothing is placed on the device.
+
+        Returns:
+            False where a LoRA that was in the cache then is not any more; nothing is pinned then.
+        """
+        with ExitStack() as undo:
+            for each in found:
+                self.offer(each)
+                adapter = self._cache.get(each.name)
+                if adapter is None:
+                    return False
+                adapter.users += 1
+                undo.callback(self.release, [(each.name, 0.0)])
+                self._cache.move_to_end(each.name)
+            undo.pop_all()
+        return True
 
     def check(self, loras: Loras) -> None:
         """Check that the LoRAs exist and fit the model; a file that was not read yet is read into host memory.
@@ -86,8 +156,11 @@ class LoraCache:
                 if known is None or known.stamp != stamp:
                     self._load(name, path, stamp)
 
-    def acquire(self, loras: Loras) -> None:
-        """Load LoRAs to the device, and keep them there, unchanged even if their files change, until `release`.
+    def acquire(self, loras: Loras, components: Sequence[str] = COMPONENTS) -> None:
+        """Load LoRAs and keep them, unchanged even if their files change, until `release`.
+
+        Args:
+            components: those that hooks apply them to; their changes are placed on the device.
 
         Raises:
             RequestRejected: as raised by `check`.
@@ -98,7 +171,7 @@ class LoraCache:
                 adapter = self._get(name)
                 adapter.users += 1
                 undo.callback(self.release, [(name, 0.0)])
-                self._place(adapter)
+                self._place(adapter, components)
             undo.pop_all()
 
     def release(self, loras: Loras) -> None:
@@ -107,12 +180,21 @@ class LoraCache:
             adapter = self._cache[name]
             adapter.users -= 1
             assert adapter.users >= 0, f"LoRA {name} was released more often than acquired"
-        self._shrink(self._capacity)
+        self._shrink()
 
     def free(self) -> None:
         """Unload every LoRA that no row has acquired."""
         self._attach(None)
-        self._shrink(0)
+        self._shrink(everything=True)
+
+    def merged_set(self, loras: Loras) -> LoraSet | None:
+        """Return what is to be merged into the UNet for acquired LoRAs; None if none of them changes it."""
+        found = tuple(
+            (name, self._cache[name].file.fingerprint, weight)
+            for name, weight in sorted(dict(_effective(loras)).items())
+            if self._cache[name].file.changes[UNET]
+        )
+        return found or None
 
     def mix(self, per_sample: Sequence[Loras]) -> LoraBatch | None:
         """Build the mix that `batch` applies to a UNet call, or None if no sample has a LoRA.
@@ -213,46 +295,59 @@ class LoraCache:
         return adapter
 
     def _locate(self, name: str) -> tuple[Path, Stamp]:
-        try:
-            return locate(self._folder, name)
-        except Unfit as reason:
-            raise _rejected(name, reason) from None
+        return self.reader().locate(name)
 
     def _load(self, name: str, path: Path, stamp: Stamp) -> _Cached:
         self._cache.pop(name, None)
         self._fitting.pop(name, None)
-        try:
-            file = read(path, self._target)
-        except Unfit as reason:
-            raise _rejected(name, reason) from reason.__cause__
+        found = self.reader().read(name, path, stamp)
+        assert found.file is not None
+        return self._keep(found, found.file)
+
+    def _keep(self, found: Found, file: LoraFile) -> _Cached:
         metrics.LORA_LOADS.inc()
-        self._fitting[name] = _Known(stamp, file.fingerprint, file.embeddings)
-        adapter = self._cache[name] = _Cached(file, stamp)
-        self._shrink(self._capacity, keep=name)
+        self._cache.pop(found.name, None)
+        self._fitting[found.name] = _Known(found.stamp, file.fingerprint, file.embeddings)
+        adapter = self._cache[found.name] = _Cached(file, found.stamp, dict(found.ready))
+        adapter.measure()
+        self._shrink(keep=found.name)
         return adapter
 
-    def _shrink(self, size: int, keep: str | None = None) -> None:
-        """Unload unused LoRAs, least recently used first, until at most `size` are left."""
+    def _shrink(self, keep: str | None = None, *, everything: bool = False) -> None:
+        """Unload unused LoRAs, least recently used first, until the bounds hold; or all of them."""
         for name in [name for name, adapter in self._cache.items() if not adapter.users and name != keep]:
-            if len(self._cache) <= size:
+            if not everything and not self._is_over():
                 break
             del self._cache[name]
-        over = len(self._cache) > self._capacity
+        over = self._is_over()
         if over and not self._warned:
-            _log.warning("loras_over_capacity", loaded=len(self._cache), capacity=self._capacity)
+            _log.warning("loras_over_capacity", loaded=len(self._cache), bytes=self.bytes_held)
         self._warned = over
 
-    def _place(self, adapter: _Cached) -> None:
-        if adapter.placed:
-            return
-        changes = {}
-        for component in COMPONENTS:
-            model = getattr(self._pipeline, component)
-            changes[component] = {
-                name: placed(change, model.device, model.dtype)
-                for name, change in adapter.file.changes[component].items()
-            }
-        adapter.file, adapter.placed = replace(adapter.file, changes=changes), True
+    def _is_over(self) -> bool:
+        many = self._capacity is not None and len(self._cache) > self._capacity
+        return many or self.bytes_held > self._max_bytes
+
+    def _place(self, adapter: _Cached, components: Sequence[str]) -> None:
+        for component in components:
+            if component not in adapter.placed:
+                model = getattr(self._pipeline, component)
+                changes = adapter.ready.get(component, adapter.file.changes[component]).items()
+                adapter.placed[component] = {
+                    name: placed(change, model.device, model.dtype) for name, change in changes
+                }
+                adapter.ready.pop(component, None)
+                adapter.measure()
+
+    def _changes_of(self, wanted: LoraSet) -> Iterator[tuple[Any, Change, float]]:
+        """Yield the changes of a set's LoRAs, which must be in use, in the order of their names."""
+        modules = self._target.names.modules[UNET]
+        for name, fingerprint, weight in wanted:
+            adapter = self._used(name)
+            assert adapter is not None, f"LoRA {name} is merged but not acquired"
+            assert adapter.file.fingerprint == fingerprint, f"LoRA {name} is not the one that was planned"
+            for module, change in adapter.file.changes[UNET].items():
+                yield modules[module], change, weight
 
     def _mix(self, component: str, weights: Mapping[str, list[float]]) -> LoraBatch | None:
         modules, model = self._target.names.modules[component], getattr(self._pipeline, component)
@@ -261,7 +356,7 @@ class LoraCache:
             adapter = self._used(name)
             assert adapter is not None, f"LoRA {name} is used but not acquired"
             scaled: dict[float, Weights] = {}
-            for module, change in adapter.file.changes[component].items():
+            for module, change in adapter.placed[component].items():
                 scale = inner_scale(change)
                 if scale not in scaled:
                     scaled[scale] = weigh(weights[name], scale, model.device, model.dtype)
@@ -276,7 +371,3 @@ class LoraCache:
 
 def _effective(loras: Loras) -> list[tuple[str, float]]:
     return [(name, weight) for name, weight in loras if weight]
-
-
-def _rejected(name: str, reason: Unfit) -> RequestRejected:
-    return RequestRejected(ErrorCode.UNKNOWN_LORA, f"LoRA {name}: {reason}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,20 @@ def read(path: Path, target: LoraTarget) -> LoraFile:
         family = family_of(tensors)
         raise Unfit(f"{error}{'' if family is None else f'; it looks like a LoRA for {family}'}") from error
     return LoraFile(hashlib.sha256(data).hexdigest()[:FINGERPRINT_HEX_DIGITS], changes, embeddings)
+
+
+def bytes_of(value: object) -> int:
+    """Return what the tensors take that are held by changes, kinds, and collections of these, in bytes."""
+    match value:
+        case torch.Tensor():
+            return value.nbytes
+        case dict():
+            return sum(map(bytes_of, value.values()))
+        case tuple():
+            return sum(map(bytes_of, value))
+    if is_dataclass(value):
+        return sum(bytes_of(getattr(value, each.name)) for each in fields(value))
+    return 0
 
 
 def _computable(tensor: torch.Tensor) -> torch.Tensor:

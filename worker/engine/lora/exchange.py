@@ -1,0 +1,300 @@
+"""The UNet's weights with one set of LoRAs merged in, exchanged between sets.
+
+Merged weights are always computed from the model's own, `W + Σ w · Δ(W)` in float32 and in the order of the LoRAs'
+names, and rounded once. Nothing is ever subtracted, so that a set has the same bits whatever was merged before.
+
+With a second copy (`second_copy`), the model's own weights are never written: merged ones have tensors of their own,
+and the layers that a set changes are pointed at these. Rows without LoRAs can be stepped while a set is being merged,
+and going back costs nothing. A layer's second tensor is made when a LoRA changes the layer first, and then kept.
+Which of the two a layer computes with follows from the set alone: kernels may depend on where a tensor lies.
+
+Without, the model's own weights of the layers that LoRAs have changed are kept in host memory, pinned for CUDA, and the
+layers' tensors are overwritten and restored. That is for cards without room; an allocation that fails while merging
+with a second copy leads there too. The bits are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+import torch
+
+from worker.engine.lora.change import Change
+
+# (name, fingerprint, weight) of LoRAs that change the UNet, by name.
+LoraSet = tuple[tuple[str, str, float], ...]
+Parts = list[tuple[Change, float]]
+# The changes of a set: (module, change, weight), by the LoRAs' names.
+ChangesOf = Callable[[LoraSet], Iterable[tuple[Any, Change, float]]]
+HostOf = Callable[[torch.nn.Parameter], torch.Tensor | None]
+
+# Weights between two looks at the time: a few layers of SDXL.
+_SLICE_ELEMENTS = 16 << 20
+_WEIGHT, _BIAS = "weight", "bias"
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Slot:
+    """One tensor that LoRAs change: a module's weight or bias.
+
+    `own` is the model's, on the device or in host memory; None for a bias that the module does not have. `merged` is
+    the second tensor, where there is one.
+    """
+
+    module: Any
+    name: str
+    own: torch.Tensor | None
+    merged: torch.Tensor | None = None
+
+    @property
+    def here(self) -> torch.Tensor:
+        """The tensor that the module computes with."""
+        tensor: torch.Tensor = getattr(self.module, self.name).data
+        return tensor
+
+    def point(self, tensor: torch.Tensor | None) -> None:
+        """Let the module compute with `tensor`."""
+        if self.own is not None:
+            getattr(self.module, self.name).data = tensor
+        else:
+            bias = None if tensor is None else torch.nn.Parameter(tensor, requires_grad=False)
+            self.module.register_parameter(self.name, bias)
+
+
+@dataclass(slots=True)
+class _Work:
+    """What is left to do for `target`."""
+
+    target: LoraSet | None
+    changed: list[_Slot]
+    slots: list[tuple[_Slot, Parts]]
+
+
+@dataclass(slots=True)
+class Exchange:
+    """The weights of one model, used by one thread only. No set is the base's weights, written None.
+
+    Args:
+        changes_of: gives the changes of a set whose LoRAs are in use.
+        second_copy: keep merged weights beside the model's own; else overwrite and restore these.
+        host_of: returns a copy of a parameter's own weights in host memory, where one is kept anyway.
+    """
+
+    changes_of: ChangesOf
+    second_copy: bool = True
+    host_of: HostOf = lambda _: None
+    merges: int = 0
+    _copies: bool = field(init=False)
+    _slots: dict[tuple[Any, str], _Slot] = field(default_factory=dict)
+    # The set that is merged, whether all of its tensors are written, and those that it changes.
+    _holds: LoraSet | None = None
+    _whole: bool = True
+    _changed: list[_Slot] = field(default_factory=list)
+    # Those that are pointed at their second tensor, and those whose only tensor is overwritten.
+    _pointed: list[_Slot] = field(default_factory=list)
+    _overwritten: set[_Slot] = field(default_factory=set)
+    _used: LoraSet | None = None
+    _work: _Work | None = None
+
+    def __post_init__(self) -> None:
+        self._copies = self.second_copy
+
+    @property
+    def holds(self) -> LoraSet | None:
+        """The set that is merged; None if there is none, or one is half merged."""
+        return self._holds if self._whole else None
+
+    @property
+    def in_use(self) -> LoraSet | None:
+        """The set that the model computes with."""
+        return self._used
+
+    @property
+    def has_second_copy(self) -> bool:
+        """Whether merged weights lie beside the model's own, so that a set can be merged while others are stepped."""
+        return self._copies
+
+    @property
+    def bytes_held(self) -> int:
+        """What the second tensors take on the device, in bytes."""
+        return sum(slot.merged.nbytes for slot in self._slots.values() if slot.merged is not None)
+
+    def ready(self, wanted: Hashable) -> bool:
+        """Whether `use` can be called for a set."""
+        if wanted is None and self._copies:
+            return True
+        return self._whole and self._holds == wanted
+
+    def use(self, wanted: LoraSet | None) -> None:
+        """Let the model compute with a set that is ready; costs nothing where it does already."""
+        assert self.ready(wanted), f"{wanted} is not merged"
+        if self._used != wanted:
+            self._point([] if wanted is None else self._changed)
+            self._used = wanted
+
+    def bring(self, wanted: LoraSet | None) -> None:
+        """Merge a set whole, and use it.
+
+        Raises:
+            torch.OutOfMemoryError: there is too little memory even without a second copy; the call can be repeated.
+        """
+        while not self.advance(wanted, lambda: True):
+            pass
+        self.use(wanted)
+
+    def advance(self, wanted: LoraSet | None, go_on: Callable[[], bool]) -> bool:
+        """Merge on for a set, at least a few layers and for as long as `go_on`; return whether it is ready.
+
+        Whatever else was merged or half merged is given up.
+
+        Raises:
+            torch.OutOfMemoryError: as raised by `bring`.
+        """
+        if self.ready(wanted):
+            return True
+        try:
+            return self._advance(wanted, go_on)
+        except torch.OutOfMemoryError:
+            if not self._copies:
+                raise
+        # Not above: while it is handled, the error keeps alive the tensors of every frame that it went through.
+        _log.warning("lora_second_copy_given_up", hint="the model's weights are restored from host memory from now on")
+        self.give_room()
+        return False
+
+    def give_room(self) -> None:
+        """Free the second copy; the model's own weights of layers that LoRAs change go to host memory beside."""
+        if not self._copies:
+            return
+        self._forget()
+        self._copies = False
+        for slot in self._slots.values():
+            slot.merged = None
+            if slot.own is not None:
+                slot.own = self._to_host(slot)
+
+    def take_room(self) -> None:
+        """Undo `give_room`, for when the device is idle."""
+        if self._copies == self.second_copy:
+            return
+        self.bring(None)
+        for slot in self._slots.values():
+            if slot.own is not None:
+                slot.own = slot.here
+        self._copies = True
+
+    def on_moved(self) -> None:
+        """The model's own weights have been put onto the device anew (`offload.py`), so that nothing is merged."""
+        assert not self._copies, "weights that are moved have no second copy"
+        self._overwritten.clear()
+        self._forget()
+
+    def _advance(self, wanted: LoraSet | None, go_on: Callable[[], bool]) -> bool:
+        if self._work is None or self._work.target != wanted:
+            self._begin(wanted)
+        work, done = self._work, 0
+        assert work is not None
+        while work.slots:
+            slot, parts = work.slots[-1]
+            done += self._write(slot, parts)
+            work.slots.pop()
+            if work.slots and done >= _SLICE_ELEMENTS:
+                done = 0
+                _wait_for(slot.module.weight)
+                if not go_on():
+                    return False
+        self._holds, self._changed, self._whole, self._work = wanted, work.changed, True, None
+        if wanted is not None:
+            self.merges += 1
+        return True
+
+    def _begin(self, wanted: LoraSet | None) -> None:
+        """Plan to write the tensors that `wanted` changes, and to restore those that are overwritten."""
+        parts: dict[_Slot, Parts] = {}
+        for module, change, weight in () if wanted is None else self.changes_of(wanted):
+            for name, has in ((_WEIGHT, change.kind is not None), (_BIAS, change.bias is not None)):
+                if has:
+                    parts.setdefault(self._slot(module, name), []).append((change, weight))
+        # What is in use may be about to be written.
+        self._forget()
+        self._whole = False
+        restored: list[tuple[_Slot, Parts]] = [(slot, []) for slot in self._overwritten if slot not in parts]
+        self._work = _Work(wanted, list(parts), restored + list(parts.items()))
+
+    def _slot(self, module: Any, name: str) -> _Slot:
+        slot = self._slots.get((module, name))
+        if slot is None:
+            parameter = getattr(module, name)
+            slot = _Slot(module, name, None if parameter is None else parameter.data)
+            if parameter is not None and not self._copies:
+                slot.own = self._to_host(slot)
+            self._slots[module, name] = slot
+        return slot
+
+    def _to_host(self, slot: _Slot) -> torch.Tensor:
+        """Return the model's own tensor, which the module computes with now, in host memory."""
+        kept = self.host_of(getattr(slot.module, slot.name))
+        if kept is not None:
+            return kept
+        with torch.inference_mode(False):
+            host = torch.empty_like(slot.here, device="cpu", pin_memory=slot.here.is_cuda)
+            return host.copy_(slot.here)
+
+    def _write(self, slot: _Slot, parts: Parts) -> int:
+        """Write the merged tensor of a slot, or without parts the model's own; return its size in elements."""
+        # Tensors that are created in inference mode could not be changed outside of it later.
+        with torch.inference_mode(False), torch.no_grad():
+            if slot.own is None:
+                weight = slot.module.weight
+                none = torch.zeros(weight.shape[0], device=weight.device)
+                slot.merged = _merged(none, slot, parts).to(weight.dtype)
+                return none.numel()
+            if self._copies:
+                if slot.merged is None:
+                    slot.merged = torch.empty_like(slot.own)
+                out = slot.merged
+            else:
+                out = slot.here
+                self._overwritten.add(slot)
+            out.copy_(_merged(slot.own.to(out.device), slot, parts) if parts else slot.own)
+            if not parts:
+                self._overwritten.discard(slot)
+            return out.numel()
+
+    def _point(self, changed: list[_Slot]) -> None:
+        """Point these at their second tensors, and all others at the model's own."""
+        with torch.inference_mode(False):
+            for slot in self._pointed:
+                slot.point(slot.own)
+            self._pointed = [slot for slot in changed if slot.own is None or self._copies]
+            for slot in self._pointed:
+                slot.point(slot.merged)
+
+    def _forget(self) -> None:
+        self._point([])
+        self._used, self._holds, self._whole, self._work = None, None, True, None
+
+
+def _merged(own: torch.Tensor, slot: _Slot, parts: Parts) -> torch.Tensor:
+    """Return `own` with the differences added, in float32."""
+    total = own.to(torch.float32, copy=True)
+    for change, weight in parts:
+        if slot.name == _BIAS:
+            assert change.bias is not None
+            delta = change.bias.to(own.device, torch.float32)
+        else:
+            assert change.kind is not None
+            delta = change.kind.to(own.device).delta(own)
+        total.add_(delta, alpha=weight)
+    return total
+
+
+def _wait_for(tensor: torch.Tensor) -> None:
+    """The host runs ahead of a CUDA device, and would launch more than there is time for."""
+    if tensor.is_cuda:
+        torch.cuda.current_stream(tensor.device).synchronize()
