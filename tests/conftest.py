@@ -18,13 +18,13 @@ from devtools.local.kafka_jars import JavaMissingError, check_java
 from devtools.local.seaweedfs import SeaweedFS
 from tests.boto_models import parse_once
 from tests.kinds import ServerGuard, needs_a_server, sort_heavy_files_first
-from tests.shared_servers import BUCKET, Desk, SharedServers, ask
+from tests.shared_servers import BUCKET, Desk, SharedServers, ask, start_kafka, start_s3
 from worker.topics import Topics
 
 NOT_RUN = "real Kafka was not run"
 
 _GUARD = ServerGuard()
-_SERVERS = SharedServers()
+_SERVERS = SharedServers({"kafka": start_kafka, "s3": start_s3})
 _DESK = pytest.StashKey[Desk]()
 
 # How long an example takes says nothing on a machine that is shared.

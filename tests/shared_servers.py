@@ -8,12 +8,12 @@ socket. Without xdist the one process asks itself.
 from __future__ import annotations
 
 import secrets
-import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from devtools.local.kafka import KafkaCluster
 from devtools.local.seaweedfs import SeaweedFS
@@ -24,18 +24,18 @@ BUCKET = "pictures"
 class SharedServers:
     """Starts each server once, when it is first asked for; `port` may be called from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, starts: Mapping[str, Callable[[ExitStack], int]]) -> None:
+        """`starts`: by name, what starts a server, leaves its end to the stack, and returns its port."""
+        self._starts = starts
         self._lock = threading.Lock()
         self._stack = ExitStack()
         self._ports: dict[str, int] = {}
-        self._makers: dict[str, Callable[[Path], int]] = {"kafka": self._kafka, "s3": self._s3}
 
     def port(self, name: str) -> int:
-        """The port of the server, `kafka` or `s3`, once it answers."""
+        """The port of the server, once it answers."""
         with self._lock:
             if name not in self._ports:
-                folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix=f"test-{name}-")))
-                self._ports[name] = self._makers[name](folder)
+                self._ports[name] = self._starts[name](self._stack)
             return self._ports[name]
 
     def stop(self) -> None:
@@ -43,12 +43,20 @@ class SharedServers:
         with self._lock:
             self._stack.close()
 
-    def _kafka(self, folder: Path) -> int:
-        cluster = self._stack.enter_context(KafkaCluster(1, folder))
-        return int(cluster.bootstrap_servers.rpartition(":")[2])
 
-    def _s3(self, folder: Path) -> int:
-        return self._stack.enter_context(SeaweedFS(folder, BUCKET)).port
+def start_kafka(stack: ExitStack) -> int:
+    """Start a broker."""
+    cluster = stack.enter_context(KafkaCluster(1, _folder(stack)))
+    return int(cluster.bootstrap_servers.rpartition(":")[2])
+
+
+def start_s3(stack: ExitStack) -> int:
+    """Start a store with the bucket."""
+    return stack.enter_context(SeaweedFS(_folder(stack), BUCKET)).port
+
+
+def _folder(stack: ExitStack) -> Path:
+    return Path(stack.enter_context(TemporaryDirectory(prefix="tests-", ignore_cleanup_errors=True)))
 
 
 class Desk:
