@@ -36,13 +36,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> WatchedModel:
 
 
 @pytest.mark.timeout(1200)  # a minute of work, on a machine that may be busy
-def test_the_pixels_of_100_jobs_do_not_depend_on_company(model: WatchedModel) -> None:
+def test_the_pixels_of_120_jobs_do_not_depend_on_company(model: WatchedModel) -> None:
     rng = random.Random(0)
-    jobs = random_jobs(100, rng, loras=LORAS)  # `make equality` draws 200
+    jobs = random_jobs(120, rng, loras=LORAS)  # `make equality` draws 200
     _assert_covers_every_scheduler(jobs)
     result = in_company(model, jobs, rng)
     assert (result["differing_pixels"], result["differing_latents"], result["refused"]) == (0, 0, 0)
-    assert result["rows_per_step"] > 2, "the jobs had no company to speak of"
+    assert result["rows_per_step"] > 1.8, "the jobs had no company to speak of"
     assert result["preemptions"] > 25
 
 
