@@ -1,12 +1,13 @@
-"""Real servers for the tests, one Kafka broker and one S3 store for the whole session; and the markers of tests."""
+"""Real servers for the tests, one Kafka broker and one S3 store for a whole run; and the markers of tests."""
 
 from __future__ import annotations
 
 import os
 import threading
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -15,13 +16,16 @@ import structlog
 from devtools.local.kafka import KafkaCluster
 from devtools.local.kafka_jars import JavaMissingError, check_java
 from devtools.local.seaweedfs import SeaweedFS
+from tests.boto_models import parse_once
 from tests.kinds import ServerGuard, needs_a_server, sort_heavy_files_first
+from tests.shared_servers import BUCKET, Desk, SharedServers, ask, start_kafka, start_s3
 from worker.topics import Topics
 
-BUCKET = "pictures"
 NOT_RUN = "real Kafka was not run"
 
 _GUARD = ServerGuard()
+_SERVERS = SharedServers({"kafka": start_kafka, "s3": start_s3})
+_DESK = pytest.StashKey[Desk]()
 
 # How long an example takes says nothing on a machine that is shared.
 hypothesis.settings.register_profile("shared-machine", deadline=None)
@@ -32,9 +36,21 @@ def pytest_configure(config: pytest.Config) -> None:
     """Watch for servers that start in tests which are not marked so, and let no logger keep a test's configuration."""
     patch = pytest.MonkeyPatch()
     _GUARD.install(patch)
+    parse_once(patch)
     configure = structlog.configure
     patch.setattr(structlog, "configure", lambda **how: configure(**{**how, "cache_logger_on_first_use": False}))
     config.add_cleanup(patch.undo)
+    config.add_cleanup(_SERVERS.stop)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a new process of xdist where to ask for servers."""
+    stash = node.config.stash
+    if _DESK not in stash:
+        stash[_DESK] = Desk(_SERVERS)
+        node.config.add_cleanup(stash[_DESK].close)
+    node.workerinput["servers"] = stash[_DESK].address
 
 
 @pytest.hookimpl(tryfirst=True)  # the expression after `-m` must find the markers
@@ -84,18 +100,25 @@ def java() -> None:
 
 
 @pytest.fixture(scope="session")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
-    """One real Kafka broker for the session: leave it running, and use topics and groups of your own."""
+def kafka(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> KafkaCluster:
+    """One real Kafka broker for the run: all processes use it, so leave it running, with topics and groups of your own.
+
+    The object only knows its address: it was not started here, and can't be stopped.
+    """
     require_java()
-    with KafkaCluster(1, tmp_path_factory.mktemp("kafka")) as cluster:
-        yield cluster
+    return KafkaCluster(1, tmp_path_factory.mktemp("kafka"), ports=[_port(request.config, "kafka")])
 
 
 @pytest.fixture(scope="session")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
-    """One S3 store with one bucket for the session: leave it running, and use keys of your own."""
-    with SeaweedFS(tmp_path_factory.mktemp("s3"), BUCKET) as store:
-        yield store
+def s3(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SeaweedFS:
+    """One S3 store with one bucket for the run: all processes use it, so leave it running, with keys of your own."""
+    return SeaweedFS(tmp_path_factory.mktemp("s3"), BUCKET, port=_port(request.config, "s3"))
+
+
+def _port(config: pytest.Config, name: str) -> int:
+    """The port of the run's server: asked of the process that hands out the tests, where there is one."""
+    workerinput = getattr(config, "workerinput", None)
+    return _SERVERS.port(name) if workerinput is None else ask(workerinput["servers"], name)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,9 @@ import base64
 import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Self
 
@@ -14,15 +16,16 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from devtools.local.kafka_jars import check_java, kafka_jars, run_to_end
+from devtools.local.kafka_java import class_archive, java, reading, writing
 from devtools.local.process import LOOPBACK, ChildProcess, ProcessError, free_ports
 
 START_TIMEOUT_S = 60.0
 STOP_GRACE_S = 10.0
+# Writing the archive of classes is part of a broker's end.
+ARCHIVE_GRACE_S = 120.0
+_ENDED_BY_SIGTERM = 128 + 15  # as a JVM tells it
 FORMAT_TIMEOUT_S = 60.0
 METADATA_TIMEOUT_S = 2.0
-
-# Starting a broker is mostly class loading, which the C2 compiler and a parallel collector only slow down.
-JVM_OPTIONS = ("-Xms128m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
 LOG4J_PROPERTIES = """\
 rootLogger.level = info
@@ -66,6 +69,7 @@ class KafkaCluster:
         self._settings = dict(settings or {})
         self._listeners = dict(listeners or {})
         self._processes: dict[int, ChildProcess] = {}
+        self._jvm_options: list[str] = []
 
     @property
     def bootstrap_servers(self) -> str:
@@ -81,6 +85,10 @@ class KafkaCluster:
         """Start every broker, and return when all of them answer."""
         check_java()
         jars = kafka_jars()
+        self._start(jars, reading(class_archive(jars, partial(_archive_classes, jars))))
+
+    def _start(self, jars: Path, jvm_options: list[str]) -> None:
+        self._jvm_options = jvm_options
         self._prepare(jars)
         for broker in self.broker_ids:
             self._processes[broker] = self._process(broker, jars)
@@ -160,8 +168,11 @@ class KafkaCluster:
         return self.directory / f"broker-{broker}"
 
     def _process(self, broker: int, jars: Path) -> ChildProcess:
-        command = _java(jars, "kafka.Kafka", str(self._home(broker) / "server.properties"), log4j=self._log4j)
+        command = self._java(jars, "kafka.Kafka", str(self._home(broker) / "server.properties"))
         return ChildProcess(f"Kafka broker {broker}", command, self.log_path(broker))
+
+    def _java(self, jars: Path, *arguments: str) -> list[str]:
+        return java(jars, *arguments, log4j=self._log4j, options=self._jvm_options)
 
     @property
     def _log4j(self) -> Path:
@@ -184,7 +195,7 @@ class KafkaCluster:
     def _format(self, broker: int, cluster_id: str, jars: Path) -> None:
         config = str(self._home(broker) / "server.properties")
         tool = ("kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", config)
-        command = _java(jars, *tool, log4j=self._log4j)
+        command = self._java(jars, *tool)
         run_to_end(command, FORMAT_TIMEOUT_S, f"the storage of Kafka broker {broker} could not be formatted")
 
     def _properties(self, broker: int) -> dict[str, str]:
@@ -227,8 +238,15 @@ class KafkaCluster:
         self._running(broker).wait_until(ready, START_TIMEOUT_S)
 
 
-def _java(jars: Path, *arguments: str, log4j: Path) -> list[str]:
-    return ["java", *JVM_OPTIONS, f"-Dlog4j2.configurationFile={log4j}", "-cp", f"{jars}/*", *arguments]
+def _archive_classes(jars: Path, archive: Path) -> None:
+    """Write the archive of the classes that a broker loads until it answers."""
+    with TemporaryDirectory() as folder:
+        cluster = KafkaCluster(1, folder)
+        cluster._start(jars, writing(archive))
+        for process in cluster._processes.values():
+            process.stop(ARCHIVE_GRACE_S)
+            if process.exit_code != _ENDED_BY_SIGTERM:  # killed while it wrote
+                archive.unlink(missing_ok=True)
 
 
 def _replication(replicas: int) -> dict[str, str]:

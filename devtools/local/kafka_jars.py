@@ -34,11 +34,16 @@ def check_java() -> None:
     for program, package in (("java", "a JDK or JRE, version 17 or newer"), ("mvn", "Maven")):
         if shutil.which(program) is None:
             raise JavaMissingError(f"`{program}` was not found: Apache Kafka needs {package}")
-    told = subprocess.run(["java", "-version"], capture_output=True, text=True, check=False).stderr
+    told = java_version()
     version = re.search(r'version "(\d+)', told)
     if version is None or int(version[1]) < MIN_JAVA:
         found = told.splitlines()[0] if told else "no version"
         raise JavaMissingError(f"Apache Kafka needs Java {MIN_JAVA} or newer, but `java -version` prints: {found}")
+
+
+def java_version() -> str:
+    """What `java -version` prints."""
+    return subprocess.run(["java", "-version"], capture_output=True, text=True, check=False).stderr
 
 
 def kafka_jars() -> Path:

@@ -36,14 +36,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> WatchedModel:
 
 
 @pytest.mark.timeout(1200)  # a minute of work, on a machine that may be busy
-def test_the_pixels_of_200_jobs_do_not_depend_on_company(model: WatchedModel) -> None:
+def test_the_pixels_of_120_jobs_do_not_depend_on_company(model: WatchedModel) -> None:
     rng = random.Random(0)
-    jobs = random_jobs(200, rng, loras=LORAS)
+    jobs = random_jobs(120, rng, loras=LORAS)  # `make equality` draws 200
     _assert_covers_every_scheduler(jobs)
     result = in_company(model, jobs, rng)
     assert (result["differing_pixels"], result["differing_latents"], result["refused"]) == (0, 0, 0)
     assert result["rows_per_step"] > 1.5, "the jobs had no company to speak of"
-    assert result["merges"] > 100, "few LoRAs were merged"
+    assert result["merges"] > 60, "few LoRAs were merged"
     assert result["preemptions"] > 50
 
 
@@ -74,6 +74,9 @@ def test_half_precision_equals_diffusers(tmp_path: Path, dtype: torch.dtype) -> 
 def test_models_that_predict_velocity_equal_diffusers(tmp_path: Path, dtype: torch.dtype) -> None:
     jobs = random_jobs(fewest_jobs(), random.Random(6))
     _assert_covers_every_scheduler(jobs)
+    if dtype is torch.float16:  # slow on a CPU: every scheduler once, at 1, 2 or 3 steps
+        jobs = jobs[:: len(FEW_STEPS)]
+        assert {job.request.scheduler for job in jobs} == set(SCHEDULERS)
     model = load_toy(tmp_path, dtype)
     for pipeline in (model.base, model.refiner):
         pipeline.scheduler = type(pipeline.scheduler).from_config(
@@ -81,7 +84,7 @@ def test_models_that_predict_velocity_equal_diffusers(tmp_path: Path, dtype: tor
         )
     assert against_diffusers(model, jobs)["diffusers_max_abs_diff"] == 0.0
     rng = random.Random(7)
-    assert in_company(model, random_jobs(24, rng), rng)["differing_latents"] == 0
+    assert in_company(model, random_jobs(len(SCHEDULERS), rng), rng)["differing_latents"] == 0
 
 
 @pytest.mark.parametrize("scheduler", OWN_NOISE)

@@ -21,7 +21,7 @@ from worker.models.load import load_base, load_refiner
 from worker.settings import Settings
 
 # numpy 2 on diffusers' KDPM2 schedulers.
-pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")]
 
 WITHOUT_ZERO_SNR = {
     "HeunDiscreteScheduler",

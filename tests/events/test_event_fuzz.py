@@ -31,6 +31,8 @@ from worker.events.single_object import MARKER, SingleObjectCodec
 from worker.events.types import BY_NAME, EVENT_TYPES, E, Event, GenerationCancellation, GenerationRequest, to_record
 from worker.events.writers import Writer
 
+pytestmark = pytest.mark.slow
+
 NEWER = newer_request_schema()
 PREFIXES = [
     b"",

@@ -29,9 +29,15 @@ def calls(name: str) -> list[str]:
     return world.faults.calls
 
 
+# What stops the whole process before a call does what it does after the process's call before that: one of each name.
+AS_AFTER_THE_LAST = (Fault.CRASH_BEFORE, Fault.STALL_BEFORE)
+
+
 def chosen(name: str, fault: Fault) -> list[tuple[int, str]]:
     """The calls of a scenario that can have this fault, by number."""
     numbered = [(number, call) for number, call in enumerate(calls(name), start=1) if fault in faults_of(call)]
+    if fault in AS_AFTER_THE_LAST:
+        return sorted((number, call) for call, number in {call: number for number, call in reversed(numbered)}.items())
     polls = [entry for entry in numbered if entry[1] == "poll"]
     return [entry for entry in numbered if entry[1] != "poll"] + polls[:: len(polls) // POLLS + 1]
 

@@ -20,7 +20,7 @@ CHUNKS = 20
 def seeds(chunk: int) -> Iterator[int]:
     if "SIM_SEED" in os.environ:
         return iter([int(os.environ["SIM_SEED"])][chunk:])
-    count = int(os.environ.get("SIM_SEEDS", "1000"))
+    count = int(os.environ.get("SIM_SEEDS", "400"))
     return iter(range(chunk, count, CHUNKS))
 
 

@@ -20,6 +20,8 @@ from worker.poll_waits import LAST_COMMIT_S, SETTLE_S
 from worker.settings import Settings
 from worker.telemetry.health import STALE_AFTER_S
 
+pytestmark = pytest.mark.slow
+
 SLOW = (Fault.SLOW_BEFORE, Fault.SLOW_AFTER)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from devtools.local.kafka import KafkaCluster
 from devtools.local.kafka_jars import JavaMissingError, check_java, kafka_jars
+from devtools.local.kafka_java import class_archive
 from devtools.local.process import ProcessError
 
 
@@ -26,6 +28,24 @@ def fragile(
     """One broker for these tests alone, which may kill it but leave it running."""
     with KafkaCluster(1, tmp_path_factory.mktemp("fragile")) as cluster:
         yield cluster
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a process's files are read from Linux's /proc")
+def test_a_broker_maps_its_classes_from_the_archive(fragile: KafkaCluster) -> None:
+    [archive] = {
+        line.split()[-1]
+        for line in Path(f"/proc/{fragile.pid(1)}/maps").read_text().splitlines()
+        if ".jsa" in line and str(kafka_jars()) in line
+    }
+    assert Path(archive).stat().st_size > 1_000_000
+
+
+@pytest.mark.usefixtures("java")
+def test_an_archive_that_cannot_be_written_is_tried_once(tmp_path: Path) -> None:
+    tried: list[Path] = []
+    archives = {class_archive(tmp_path / "kafka-libs", tried.append) for _ in range(2)}
+    assert [archive.stat().st_size for archive in archives] == [0]
+    assert len(tried) == 1
 
 
 def create_topic(cluster: KafkaCluster, replicas: int = 1) -> str:

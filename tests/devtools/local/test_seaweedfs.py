@@ -105,14 +105,13 @@ def test_data_survives_stop_and_kill_on_the_same_port(tmp_path: Path, key: str) 
     assert not list(Path("/tmp").glob(f"seaweedfs-*-{store.port}.sock"))
 
 
-def test_a_suspended_store_answers_again_after_resume(s3: SeaweedFS, key: str) -> None:
-    impatient = s3.client(read_timeout_s=0.5)
-    s3.suspend()
-    try:
+def test_a_suspended_store_answers_again_after_resume(tmp_path: Path, key: str) -> None:
+    with SeaweedFS(tmp_path, "pictures") as store:
+        impatient = store.client(read_timeout_s=0.5)
+        store.suspend()
         with pytest.raises(BotoCoreError, match="Read timeout"):
-            impatient.put_object(Bucket=s3.bucket, Key=key, Body=b"x")
-        assert s3.running
-    finally:
-        s3.resume()
-    s3.client().put_object(Bucket=s3.bucket, Key=key, Body=b"x")
-    assert read(s3, key) == b"x"
+            impatient.put_object(Bucket=store.bucket, Key=key, Body=b"x")
+        assert store.running
+        store.resume()
+        store.client().put_object(Bucket=store.bucket, Key=key, Body=b"x")
+        assert read(store, key) == b"x"
