@@ -35,7 +35,7 @@ def wishes_of(settings: Settings, dtype: str) -> Wishes:
         slots=settings.slots,
         rows=None if settings.deterministic else settings.slots or UNPADDED_ROWS,
         loras=bool(sizes),
-        lora_bytes=sum(sizes[: settings.lora_cache_size]),
+        lora_bytes=min(sum(sizes[: settings.lora_cache_size]), settings.lora_cache_mb << 20),
         largest_lora=max(sizes, default=0),
     )
 
