@@ -201,7 +201,7 @@ def test_what_failed_or_was_left_out_counts_for_no_aim_and_is_shown() -> None:
 def test_a_side_that_fails_is_told_in_the_report_and_the_rest_goes_on() -> None:
     bench, entry = object.__new__(Bench), {"against": {}}  # type: ignore[var-annotated]
     written: list[Any] = []
-    bench._draw = lambda _case: 1.0  # type: ignore[method-assign,assignment]
+    bench._draw = lambda _case: 1.0  # type: ignore[method-assign,assignment,misc]
     bench._write, bench.report = written.append, {"cases": [entry]}
     bench._plan = type("Plan", (), {"rounds": 1})()
 

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 from devtools.bench.gpu.cases import Case, job_for
 from worker import app
@@ -55,40 +55,32 @@ class EngineSide:
 
     def __init__(self, settings: Settings) -> None:
         began = time.perf_counter()
-        model, info, _ = app.load_model(settings)
-        self.model: SdxlModel = model
-        self.info: ModelInfo = info
-        self._settings = settings
-        self._engine = self._start(settings, info)
-        self.load_seconds = time.perf_counter() - began
-
-    def _start(self, settings: Settings, info: ModelInfo) -> Any:
+        loaded = app.load_engine(settings)
         self._ended: deque[Picture | Failure] = deque()
         self.last: Picture | None = None
         hooks = EngineHooks(on_pixels=self._ended.append, on_failed=self._ended.append)
-        return app.engine_maker(settings, self.model, info)(hooks)
-
-    def unpadded(self) -> EngineSide:
-        """Return a side with an engine of its own around the same model, whose calls are not padded."""
-        other = object.__new__(EngineSide)
-        other.model, other.load_seconds = self.model, 0.0
-        other.info = replace(self.info, deterministic=False)
-        other._settings = self._settings.model_copy(update={"deterministic": False})
-        other._engine = other._start(other._settings, other.info)
-        return other
+        self._engine: Any = loaded.make_engine(hooks)
+        self.load_seconds = time.perf_counter() - began
+        self.info: ModelInfo = loaded.info
+        # Only to count operations: nothing here is drawn past the engine.
+        self.model: SdxlModel = cast("Any", self._engine)._model
 
     def job(self, case: Case, prompt: str, lane: Lane = Lane.NORMAL) -> Job:
         """Return a job with a number of its own that arrives now."""
         return job_for(case, prompt, next(_indices), lane=lane, at=time.time())
 
-    def draw(self, case: Case, prompt: str, ticks: Ticks | None = None) -> float:
+    def draw(self, case: Case, prompt: str, ticks: Ticks | None = None, *, padded: bool = True) -> float:
         """Draw one picture alone; return the seconds from its arrival to its pixels on the host.
+
+        Args:
+            padded: False: the picture's calls have room for it alone, as if that were the size of a call.
 
         Raises:
             NotDrawn: the job failed.
         """
         began = time.perf_counter()
-        self._engine.submit(self.job(case, prompt))
+        job = self.job(case, prompt)
+        self._engine.submit(job if padded else replace(job, call_samples=2 if job.guided else 1))
         self._run(1, ticks)
         return time.perf_counter() - began
 

@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
@@ -82,7 +83,6 @@ class Bench:
             write_lora(model / "base", loras, name=name, seed=number)
         note("loading the model as the worker does")
         self._side = EngineSide(_settings(model, loras, device, plan.settings))
-        self._unpadded = self._side.unpadded()
         self._work = Work(self._side.model)
         self._device = self._side.model.device
         self._source = Source(
@@ -164,7 +164,7 @@ class Bench:
         for case, entry in found:
             if UNPADDED in self._plan.against:
                 self._note(f"{case.name}: in turns with {UNPADDED} calls")
-                self._compare(entry, UNPADDED, case, lambda c=case: self._unpadded.draw(c, next(self._prompts)))  # type: ignore[misc]
+                self._compare(entry, UNPADDED, case, partial(self._draw, case, padded=False))
             if WITHOUT_LORA in self._plan.against and case.kind.loras:
                 self._note(f"{case.name}: in turns with the same {WITHOUT_LORA}")
                 plain = Case(case.side_px, case.steps, PLAIN)
@@ -218,8 +218,8 @@ class Bench:
             entry["against"][name] = _told(pairs)
         self._write(self.report)
 
-    def _draw(self, case: Case) -> float:
-        return self._side.draw(case, next(self._prompts))
+    def _draw(self, case: Case, *, padded: bool = True) -> float:
+        return self._side.draw(case, next(self._prompts), padded=padded)
 
     def _conditions(self) -> Report:
         card = card_of(self._side.info.device)
