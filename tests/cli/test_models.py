@@ -9,7 +9,8 @@ import pytest
 
 import worker.models.pull
 from worker.cli.models import pull
-from worker.settings import SettingsError, load_settings
+from worker.errors import SettingsError
+from worker.settings import load_settings
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import yaml
-
 from devtools.local.process import LOOPBACK, ChildProcess, free_ports
 from tests.deploy.tools import documents, load
 from tests.kube.control_plane import KEDA_USER, ControlPlane
@@ -20,6 +18,7 @@ from tests.kube.programs import Programs
 NAMESPACE = "keda"
 START_TIMEOUT_S = 90.0
 EXTERNAL_METRICS = "/apis/external.metrics.k8s.io/v1beta1"
+_TRIGGER_VALUE = re.compile(r'keda_scaler_metrics_value\{[^}]*metric="(s\d+-kafka-[^"]*)"[^}]*\} (\S+)$')
 
 
 class Keda:
@@ -97,10 +96,9 @@ class Keda:
         """What the operator last read from its Kafka triggers, by trigger's metric name."""
         values = {}
         for line in (self._metrics() or "").splitlines():
-            if line.startswith("keda_scaler_metrics_value{") and 'scaler="kafka"' in line:
-                name = re.search(r'[{,]metric="([^"]*)"', line)
-                assert name is not None
-                values[name[1]] = float(line.rpartition(" ")[2])
+            found = _TRIGGER_VALUE.match(line)
+            if found is not None:
+                values[found[1]] = float(found[2])
         return values
 
     def external_metric(self, namespace: str, scaled_object: str, metric: str) -> float:
@@ -173,7 +171,3 @@ class Keda:
 def quantity(text: str) -> float:
     """A Kubernetes quantity without a unit, or in thousandths."""
     return float(text[:-1]) / 1000 if text.endswith("m") else float(text)
-
-
-def as_yaml(thing: Any) -> str:
-    return yaml.safe_dump(thing, sort_keys=False)
