@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from devtools.autoscaling import LARGE
 from devtools.local.seaweedfs import SeaweedFS
 from tests.kube.control_plane import ControlPlane
 from tests.kube.kafka import SecureKafka, Upstream
-from tests.kube.keda import Keda
+from tests.kube.keda import Keda, quantity
 from tests.kube.kubelet import Kubelet
 from tests.kube.shell import Shell
-from tests.kube.steps import NAMESPACE, SCALED_OBJECT, Steps
+from tests.kube.steps import HPA, NAMESPACE, SCALED_OBJECT, Steps
 from tests.kube.strimzi import Strimzi
 from tests.kube.transcript import Transcript
 from tests.kube.watch import Watch
@@ -99,8 +100,11 @@ class Scaling:
         self._transcript.check("down one by one", seen[top:] == list(range(MOST, -1, -1)), str(seen))
 
     def _hpa_asks(self) -> None:
-        """KEDA's adapter, which the HPA asks, gives the sum of what the operator read."""
+        """KEDA's adapter, which the HPA asks, gives the sum of the operator's lags; the target is the shipped one."""
         keda = self._watch.keda
+        [metric] = self._watch.api.get(HPA)["spec"]["metrics"]
+        target = quantity(metric["external"]["target"]["averageValue"])
+        self._transcript.check("the HPA's target is the policy's", target == LARGE.target, f"{target:g} a worker")
 
         def is_the_sum() -> bool:
             lag = sum(keda.read_lag().values())
