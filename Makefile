@@ -1,6 +1,6 @@
 # Everything runs in .venv, which is made from the hash-locked requirements when it is missing or out of date.
 .DEFAULT_GOAL := help
-.PHONY: help demo up quick test chaos check services bench bench-gpu equality truth lora rehearsal examples contract-check image-test lock clean
+.PHONY: help demo up quick test chaos check services bench bench-gpu equality truth lora rehearsal examples contract-check image-test kube-test lock clean
 
 VENV := .venv
 READY := $(VENV)/.ready
@@ -75,6 +75,9 @@ contract-check: $(READY) ## write docs/contract.md and docs/asyncapi.yaml anew; 
 
 image-test: ## the shipped Dockerfile built by buildah, and a toy picture in it; root, minutes, 40 GB for a while
 	deploy/image-test/run.sh
+
+kube-test: $(READY) ## docs/deploy.md's Kubernetes steps on a real API server with a real KEDA; Go, minutes; the first time half an hour
+	$(RUN)python -m tests.kube
 
 lock: $(READY) ## lock the dependencies anew, with hashes and without addresses
 	$(RUN)uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -60,3 +61,12 @@ def documents(text: str) -> list[dict[str, Any]]:
 def load(path: Path) -> Any:
     """A YAML file of one document."""
     return yaml.load(path.read_text(), _LOADER)
+
+
+def deploy_commands(heading: str) -> list[str]:
+    """The commands of docs/deploy.md below this heading and before the next one of any level."""
+    text = (ROOT / "docs/deploy.md").read_text()
+    section = re.split(rf"^#+ {re.escape(heading)}$", text, maxsplit=1, flags=re.MULTILINE)[1]
+    section = re.split(r"^#+ ", section, maxsplit=1, flags=re.MULTILINE)[0]
+    blocks = re.findall(r"^```console\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    return [line.removeprefix("$ ") for block in blocks for line in block.splitlines()]

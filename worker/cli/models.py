@@ -10,7 +10,8 @@ import typer
 
 from worker.cli.lazy import VerbGroup
 from worker.cli.output import print_json
-from worker.settings import load_settings
+from worker.errors import SettingsError
+from worker.settings import Settings, load_settings
 
 
 class ModelVerbs(VerbGroup):
@@ -35,6 +36,18 @@ def top() -> None:
     """Download the configured models, or train a LoRA."""
 
 
+def _make_lora_folder(settings: Settings) -> None:
+    """Raises SettingsError: it can't be made."""
+    folder = settings.lora_dir
+    if folder is None or folder.exists():
+        return
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise SettingsError(f"SDXL_LORA_PATH: the folder {folder} cannot be made: {error.strerror}") from None
+    print(f"{folder}: made, and empty (SDXL_LORA_PATH)", file=sys.stderr)
+
+
 def pull(
     full: Annotated[
         bool, typer.Option("--full", help="Download full precision regardless of DTYPE and DEVICE.")
@@ -43,9 +56,11 @@ def pull(
 ) -> None:
     """Download the models of SDXL_MODEL_ID and SDXL_REFINER_ID ahead of the first start, and verify every file.
 
-    An interrupted download goes on where it ended.
+    An interrupted download goes on where it ended. The folder of SDXL_LORA_PATH is made where it is missing, so that a
+    worker starts on a new volume too.
     """
     settings = load_settings()
+    _make_lora_folder(settings)
     from worker.models.pull import loads_half
     from worker.models.pull import pull as pull_models
 

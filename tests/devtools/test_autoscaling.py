@@ -1,0 +1,109 @@
+"""One scaling policy: the ScaledObject's numbers, the simulation's, and the table of docs/capacity.md."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from devtools.autoscaling import DEMANDS, HEADER, LARGE, SMALL, TARGETS, Autoscaler, Fleet, Policy, row
+from devtools.capacity import quantile_waits
+from tests.deploy.test_k8s import only, rendered
+from tests.deploy.tools import ROOT, load
+
+DOCUMENTED = (ROOT / "docs/capacity.md").read_text()
+
+
+def policy_of(spec: dict[str, object]) -> Policy:
+    """The policy that a ScaledObject describes."""
+    assert isinstance(spec["advanced"], dict)
+    behavior = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    up, down = behavior["scaleUp"], behavior["scaleDown"]
+    [up_policy], [down_policy] = up["policies"], down["policies"]
+    assert up_policy["type"] == "Percent"
+    fields: dict[str, object] = {
+        "min_workers": spec["minReplicaCount"],
+        "max_workers": spec["maxReplicaCount"],
+        "target": float(spec["advanced"]["scalingModifiers"]["target"]),
+        "poll_s": spec["pollingInterval"],
+        "up_window_s": up["stabilizationWindowSeconds"],
+        "up_percent": up_policy["value"],
+        "up_period_s": up_policy["periodSeconds"],
+        "down_window_s": down["stabilizationWindowSeconds"],
+        "down_period_s": down_policy["periodSeconds"],
+        "down_workers": down_policy["value"] if down_policy["type"] == "Pods" else 1,
+        "down_percent": down_policy["value"] if down_policy["type"] == "Percent" else 0,
+    }
+    return Policy(**fields)  # type: ignore[arg-type]
+
+
+class TestOnePolicy:
+    def test_the_base_is_the_small_policy(self) -> None:
+        assert policy_of(load(ROOT / "k8s/base/scaled-object.yaml")["spec"]) == SMALL
+
+    def test_many_gpus_are_the_large_policy(self) -> None:
+        assert policy_of(only(rendered("overlays/many-gpus"), "ScaledObject")["spec"]) == LARGE
+
+    def test_the_docs_name_its_target_and_have_a_row_for_each_demand(self) -> None:
+        assert SMALL.target == LARGE.target
+        assert f"**{SMALL.target:g}\nrequests of lag**" in DOCUMENTED
+        table = DOCUMENTED.partition(HEADER)[2].partition("\n\n")[0].splitlines()[1:]
+        assert [line.split(" | ")[:2] for line in table] == [
+            [f"| {pictures:,}", f"{target:g}"] for pictures, _ in DEMANDS for target in TARGETS
+        ]
+        kept = {line.split(" | ")[1] for line in table if " | yes | " in line}
+        missed = {line.split(" | ")[1] for line in table if " | **no** | " in line}
+        assert max(kept - missed, key=float) == f"{SMALL.target:g}", "it is the largest that keeps them everywhere"
+
+    @pytest.mark.parametrize(
+        ("pictures", "policy", "target"),
+        [*((30_000, SMALL, target) for target in TARGETS), (100_000, LARGE, LARGE.target)],
+    )
+    def test_the_table_is_what_the_simulation_prints(self, pictures: int, policy: Policy, target: float) -> None:
+        assert row(pictures, policy, target) in DOCUMENTED
+
+
+class TestAutoscaler:
+    def test_it_asks_for_the_lag_by_the_target(self) -> None:
+        scaler = Autoscaler(replace(SMALL, target=2.0, up_window_s=0, up_percent=1000))
+        assert scaler.decide(0, 9, 1) == 5
+
+    def test_a_difference_within_the_tolerance_is_none(self) -> None:
+        scaler = Autoscaler(replace(LARGE, target=1.0))
+        assert scaler.decide(0, 21, 20) == 20
+
+    def test_a_short_peak_does_not_count(self) -> None:
+        scaler = Autoscaler(SMALL)
+        seen = [scaler.decide(at, lag, 1) for at, lag in ((0, 1), (15, 9), (30, 1))]
+        assert seen == [1, 1, 1]
+
+    def test_up_it_doubles_in_a_minute_and_down_it_takes_one_in_five_minutes(self) -> None:
+        scaler = Autoscaler(replace(SMALL, max_workers=100))
+        workers, by_time = 1, {}
+        for at in range(0, 3600, 15):
+            workers = by_time[at] = scaler.decide(at, 500 if at < 300 else 0, workers)
+        assert [by_time[at] for at in (0, 45, 60, 120, 180)] == [2, 2, 4, 8, 16]
+        most = by_time[285]
+        assert by_time[885] == most, "for ten minutes the last wish of the peak holds"
+        assert [by_time[at] for at in (900, 1185, 1200, 1500)] == [most - 1, most - 1, most - 2, most - 3]
+
+    def test_it_stays_within_its_limits(self) -> None:
+        scaler = Autoscaler(replace(SMALL, up_window_s=0, up_percent=10_000))
+        assert scaler.decide(0, 10_000, 1) == SMALL.max_workers
+        assert Autoscaler(LARGE).decide(0, 0, 4) == 4
+
+
+class TestFleet:
+    def test_with_a_fixed_number_of_workers_waits_are_those_of_the_capacity_model(self) -> None:
+        workers, load = 6, 0.6
+        fixed = replace(SMALL, min_workers=workers, max_workers=workers)
+        seen = Fleet(fixed, delivery_s=0.0).run(workers * load / 3.0 * 86_400, peak_factor=1.0)
+        assert seen.load == pytest.approx(load, rel=0.03)
+        assert seen.mean_workers == pytest.approx(workers)
+        # The model's tail is short of a seldom busy server's by at most the job that is being served.
+        for wait, model in zip(seen.waits_s, quantile_waits(load / 3.0, 3.0), strict=True):
+            assert wait == pytest.approx(model, rel=0.2, abs=0.45 * 3.0)
+
+    def test_the_same_seed_gives_the_same_day(self) -> None:
+        first, second, other = (Fleet(SMALL, seed=seed).run(2_000) for seed in (3, 3, 4))
+        assert first == second != other
