@@ -31,8 +31,8 @@ Parts = list[tuple[Change, float]]
 ChangesOf = Callable[[LoraSet], Iterable[tuple[Any, Change, float]]]
 HostOf = Callable[[torch.nn.Parameter], torch.Tensor | None]
 
-# Weights between two looks at the time: a few layers of SDXL.
-_SLICE_ELEMENTS = 16 << 20
+# Weights between two looks at the time: a layer of SDXL, or a few small ones.
+_SLICE_ELEMENTS = 4 << 20
 _WEIGHT, _BIAS = "weight", "bias"
 
 _log = structlog.get_logger(__name__)
