@@ -59,11 +59,14 @@ class CallSizes:
         """Return the samples of every call that `job` takes part in."""
         if job.call_samples is not None:
             return job.call_samples
+        return self.of_picture(job.request.height, job.request.width, guided=job.guided)
+
+    def of_picture(self, height: int, width: int, *, guided: bool) -> int:
+        """Return the samples of every call for pictures of this size in pixels."""
         if self.slots is not None:
             return 2 * self.slots
-        request = job.request
-        rows = self._rows(-(-request.height // _PX_PER_LATENT) * -(-request.width // _PX_PER_LATENT))
-        return 2 * rows if job.guided else rows
+        rows = self._rows(-(-height // _PX_PER_LATENT) * -(-width // _PX_PER_LATENT))
+        return 2 * rows if guided else rows
 
     def _rows(self, positions: int) -> int:
         return next((rows for most, rows in self._entries() if positions <= most), 1)

@@ -83,6 +83,7 @@ JOB_CHANGES: dict[str, Any] = {
     "preset": PRESETS["lightning-4"],
     "prompt_syntax": PromptSyntax.A1111,
     "call_samples": 8,
+    "compiled": False,
 }
 
 PROFILE = """

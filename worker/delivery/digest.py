@@ -59,6 +59,7 @@ JOB_FIELDS: Mapping[str, Decides] = {
     "preset": Decides.PIXELS,
     "prompt_syntax": Decides.PIXELS,
     "call_samples": Decides.PIXELS,
+    "compiled": Decides.PIXELS,
     "profile": Decides.NOTHING,  # what it says is in the prompts and LoRAs by now
     "lane": Decides.NOTHING,
     "origin": Decides.NOTHING,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from types import UnionType
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -81,6 +81,8 @@ _SHAPE: dict[str, _Shape] = {
     },
 }
 
+_APART = frozenset({"calls", "buckets", "numerics"})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
@@ -88,7 +90,8 @@ class ModelInfo:
 
     `versions` are those of the libraries (torch, diffusers …); `device` is the accelerator's name;
     `calls` gives the size of the UNet calls, which decides the kernels when `deterministic`; `embeddings_fingerprint`
-    is of all files of SDXL_EMBEDDINGS_PATH, since a prompt may name any of them.
+    is of all files of SDXL_EMBEDDINGS_PATH, since a prompt may name any of them. `buckets` are the names of the calls
+    that this worker runs compiled, and `numerics` what else decides bits, where it is not the default.
     """
 
     model_id: str
@@ -101,10 +104,14 @@ class ModelInfo:
     deterministic: bool
     calls: CallSizes
     embeddings_fingerprint: str | None = None
+    buckets: tuple[str, ...] = ()
+    numerics: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, job: Job) -> dict[str, Any]:
         """What made the picture of one job, as it stands in manifests and in the keys of checkpoints."""
-        told = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "calls"}
+        told = {name: getattr(self, name) for name in (field.name for field in fields(self)) if name not in _APART}
+        # Left out where they are the default, so that the keys of older checkpoints stay valid.
+        told |= {name: getattr(self, name) for name in ("buckets", "numerics") if getattr(self, name)}
         return told | {"call_samples": self.calls.of(job) if self.deterministic else None}
 
 
@@ -130,7 +137,7 @@ def build_manifest(
         "request": {name: _json(value) for name, value in to_record(request).items()},
         "recipe": _recipe(job, encoded, lora_fingerprints),
         "model": {name: _json(value) for name, value in model.of(job).items()}
-        | {"deterministic": model.deterministic and picture.reproducible},
+        | {"deterministic": model.deterministic and picture.reproducible, "compiled": picture.compiled},
         "keys": asdict(keys),
         "picture": {
             "output_format": request.output_format.value,
@@ -178,6 +185,7 @@ def load_manifest(data: bytes) -> dict[str, Any]:
         _check(manifest["recipe"]["profile"], _PROFILE_SHAPE, "recipe.profile")
     applied_syntax(manifest["recipe"])
     applied_samples(manifest)
+    applied_compilation(manifest)
     if manifest["recipe"].get("preset") is not None:
         _check(manifest["recipe"]["preset"], _PRESET_SHAPE, "recipe.preset")
         for timestep in manifest["recipe"]["preset"]["timesteps"]:
@@ -305,6 +313,21 @@ def applied_samples(manifest: Mapping[str, Any]) -> int | None:
         ValueError: no worker has such calls.
     """
     return stated_samples(manifest["model"], guided=manifest["recipe"]["guidance_scale"] > 1)
+
+
+def applied_compilation(manifest: Mapping[str, Any]) -> bool | None:
+    """Whether a stored picture's steps were compiled ones; None where its calls varied, which is not made again.
+
+    Raises:
+        ValueError: the manifest says neither yes nor no.
+    """
+    model = manifest["model"]
+    if model.get("deterministic") is not True:
+        return None
+    compiled = model.get("compiled", False)  # older manifests are of workers that had no compiled steps
+    if not isinstance(compiled, bool):
+        raise ValueError(f"the manifest's model.compiled is neither true nor false: {compiled!r}")
+    return compiled
 
 
 def _keys(manifest: Mapping[str, Any]) -> Keys:

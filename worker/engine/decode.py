@@ -40,9 +40,11 @@ def decode(vae: Any, latents: torch.Tensor) -> npt.NDArray[np.uint8]:
 def _precision(vae: Any, dtype: torch.dtype) -> Iterator[torch.dtype]:
     """Yield the dtype to decode in: float32 for a VAE that overflows in float16 (`force_upcast`), otherwise its own.
 
+    Such a VAE that was loaded in bfloat16 (`models/numerics.py`) is left so: bfloat16 does not overflow.
+
     The latents' dtype decides, because a VAE that ran out of memory while it was converted has two dtypes.
     """
-    if dtype != torch.float16 or not vae.config.force_upcast:
+    if dtype != torch.float16 or not vae.config.force_upcast or vae.dtype == torch.bfloat16:
         yield vae.dtype
         return
     # The VAE's own `to` would log a warning each time.

@@ -14,7 +14,8 @@ import torch
 from worker.call_sizes import CallSizes
 from worker.engine import gauges
 from worker.engine.checkpoint import Checkpoint, dump
-from worker.engine.cost import Stage
+from worker.engine.compiled.fast_path import FastPath
+from worker.engine.cost import Group, Stage
 from worker.engine.denoise import Denoiser
 from worker.engine.memory import MemoryLadder, one_error
 from worker.engine.pipeline import SdxlModel
@@ -37,12 +38,13 @@ _STEP_SECONDS = metrics.PHASE.labels("step")
 class _Live:
     """A job inside the engine; `row` appears with its first step here, after the `checkpoint` if there is one.
 
-    `embeddings` are those that its LoRAs brought when its steps were planned.
+    `embeddings` are those that its LoRAs brought when its steps were planned; `compiled`: they run on the fast path.
     """
 
     job: Job
     steps: int
     embeddings: Hashable
+    compiled: bool = False
     checkpoint: Checkpoint | None = None
     row: Row | None = None
     told: int = -1
@@ -53,6 +55,7 @@ class StepEngine:
 
     Args:
         calls: the size that every UNet call is padded to, by job; None: calls are not padded.
+        fast: the compiled steps; None: there are none. It needs `calls`.
         checkpoints: release started jobs with a checkpoint where one can be made.
     """
 
@@ -64,6 +67,7 @@ class StepEngine:
         clock: Callable[[], float],
         *,
         calls: CallSizes | None,
+        fast: FastPath | None = None,
         checkpoints: bool = False,
     ) -> None:
         self._model = model
@@ -71,6 +75,7 @@ class StepEngine:
         self._hooks = hooks
         self._clock = clock
         self._calls = calls
+        self._fast = FastPath() if fast is None else fast
         self._checkpoints = checkpoints
         self._ladder = MemoryLadder(model, scheduler.policy.rows_max)
         stages = [Stage.BASE] if model.refiner is None else list(Stage)
@@ -132,25 +137,32 @@ class StepEngine:
 
     def _accept(self, job: Job) -> None:
         try:
-            segments = self._sized(job, self._model.segments(job))
-            checkpoint, left = self._go_on(job, segments)
+            segments, compiled = self._sized(job, self._model.segments(job))
+            checkpoint, left = self._go_on(job, segments, compiled)
             self._refuse_if_too_late(job, left)
         except RequestRejected as error:
             self._hooks.on_failed(Failure.of(job, error.code, error.message))
             return
         embeddings = self._model.lora_cache.embeddings_key(job.loras)
-        self._live[job.origin] = _Live(job, sum(segment.steps for segment in segments), embeddings, checkpoint)
+        self._live[job.origin] = _Live(
+            job, sum(segment.steps for segment in segments), embeddings, compiled, checkpoint
+        )
         # It has waited since it was received: its start was only recorded when its turn was near.
         self._scheduler.submit(job.origin, job.lane, left, min(job.received_at, self._clock()))
 
-    def _sized(self, job: Job, segments: Sequence[Segment]) -> Sequence[Segment]:
-        """`segments` with the size of the calls that `job` is drawn with."""
+    def _sized(self, job: Job, segments: Sequence[Segment]) -> tuple[Sequence[Segment], bool]:
+        """`segments` with the size of the calls that `job` is drawn with, and whether those are compiled ones."""
         if self._calls is None:
-            return segments
+            return segments, False
         samples = self._calls.of(job)
-        return [replace(segment, group=replace(segment.group, samples=samples)) for segment in segments]
+        groups = [replace(segment.group, samples=samples) for segment in segments]
+        compiled = self._fast.draws(job, groups)
+        sized = zip(segments, groups, strict=True)
+        return [replace(one, group=replace(group, compiled=compiled)) for one, group in sized], compiled
 
-    def _go_on(self, job: Job, segments: Sequence[Segment]) -> tuple[Checkpoint | None, Sequence[Segment]]:
+    def _go_on(
+        self, job: Job, segments: Sequence[Segment], compiled: bool
+    ) -> tuple[Checkpoint | None, Sequence[Segment]]:
         """The checkpoint that `job` brought, and what is left to do after it; one that is of no use is told."""
         if job.checkpoint is None:
             return None, segments
@@ -158,6 +170,8 @@ class StepEngine:
             checkpoint = Checkpoint(job.checkpoint)
             left = checkpoint.segments_left(segments)
             self._model.check(checkpoint, job)
+            if checkpoint.facts.compiled != compiled:
+                raise ValueError("begun with compiled steps here and eager ones there, or the reverse")
         except ValueError as error:
             _log.warning("checkpoint_unusable", **logs.about(job), error=str(error))
             return None, segments
@@ -194,7 +208,10 @@ class StepEngine:
     def _with_checkpoint(self, live: _Live) -> Job:
         if not self._checkpoints or live.row is None or live.row.steps_done == live.steps:
             return live.job
-        return replace(live.job, checkpoint=dump(live.row, self._model.lora_cache.fingerprints(live.job.loras)))
+        return replace(live.job, checkpoint=self._dump(live.row, live))
+
+    def _dump(self, row: Row, live: _Live) -> bytes | None:
+        return dump(row, self._model.lora_cache.fingerprints(live.job.loras), compiled=live.compiled)
 
     def _expire(self, now: float) -> None:
         for origin, live in [*self._live.items(), *self._to_decode.items()]:
@@ -210,7 +227,7 @@ class StepEngine:
         try:
             with one_error():
                 rows = [self._row(origin, now) for origin in batch]
-                seconds = self._step(rows, group.padded(self._ladder.rows_max))
+                seconds = self._step(rows, group)
         except _Ended:
             return
         except torch.OutOfMemoryError:
@@ -263,14 +280,25 @@ class StepEngine:
             )
         return row
 
-    def _step(self, rows: list[Row], samples: int | None) -> float:
+    def _step(self, rows: list[Row], group: Group) -> float:
         before = self._clock()
-        self._model.bring(rows[0].stage)
-        self._denoisers[rows[0].stage].step(rows, samples)
+        self._model.bring(group.stage)
+        if not self._step_compiled(rows, group):
+            self._denoisers[group.stage].step(rows, group.padded(self._ladder.rows_max))
         if self._model.device.type == "cuda":
             # Without this the host runs ahead and an urgent request would queue behind steps already launched.
             torch.cuda.synchronize(self._model.device)
         return self._clock() - before
+
+    def _step_compiled(self, rows: list[Row], group: Group) -> bool:
+        """Whether the step has run on the fast path; on the other one it gives other bits than it should."""
+        if not group.compiled:
+            return False
+        if not self._ladder.steps_differ(group) and self._fast.step(group, rows):
+            return True
+        for row in rows:
+            row.reproducible = False
+        return False
 
     def _decode_one(self) -> bool:
         if not self._to_decode:
@@ -309,6 +337,7 @@ class StepEngine:
             timing,
             self._model.lora_cache.fingerprints(live.job.loras),
             reproducible=live.row.reproducible and not self._ladder.decodes_differ,
+            compiled=live.compiled,
         )
         self._end(origin, picture)
         return True
@@ -319,8 +348,7 @@ class StepEngine:
         Args:
             rows: those that the step may have had that failed.
         """
-        for denoiser in self._denoisers.values():
-            denoiser.forget()
+        self._forget_batches()
         if not self._ladder.climb(rows=rows, decoding=decoding):
             [origin] = batch
             live = self._live.get(origin) or self._to_decode[origin]
@@ -334,6 +362,10 @@ class StepEngine:
         """Give the scheduler the batch size of the ladder's rung."""
         metrics.MEMORY_RUNG.set(self._ladder.rung)
         self._scheduler.resize(self._ladder.rows_max)
+        self._forget_batches()
+
+    def _forget_batches(self) -> None:
+        self._fast.forget()
         for denoiser in self._denoisers.values():
             denoiser.forget()
 
