@@ -22,6 +22,11 @@ FROM ${BASE_IMAGE}
 RUN groupadd --gid 10001 worker \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin worker \
     && install --directory --owner 10001 --group 10001 /models
+# For the fast path: Triton compiles the C that launches its kernels. Without a compiler the worker draws eagerly.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
 COPY --from=libraries /opt/venv /opt/venv
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
     /opt/venv/bin/python -m pip install --no-cache-dir --no-compile --no-deps --no-index /wheels/*.whl

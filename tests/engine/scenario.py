@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from devtools.bench.jobs import call_sizes
+from worker.engine.accelerator import Accelerator
 from worker.engine.compiled.fast_path import FastPath
 from worker.engine.loop import StepEngine
 from worker.engine.pipeline import SdxlModel
@@ -110,6 +111,7 @@ def stage(
     deterministic: bool = True,
     slots: int = SLOTS,
     fast: FastPath | None = None,
+    accelerator: Accelerator | None = None,
     checkpoints: bool = False,
 ) -> Stage:
     holder: list[Stage] = []
@@ -122,6 +124,8 @@ def stage(
     scheduler = StepScheduler(Policy(rows_max=slots))
     clock = lambda: holder[0].now  # noqa: E731
     calls = call_sizes(slots) if deterministic else None
-    engine = StepEngine(model, scheduler, hooks, clock, calls=calls, fast=fast, checkpoints=checkpoints)
+    engine = StepEngine(
+        model, scheduler, hooks, clock, calls=calls, fast=fast, accelerator=accelerator, checkpoints=checkpoints
+    )
     holder.append(Stage(engine, scheduler))
     return holder[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from worker.models.cuda import kernel_versions, pin_kernels
 from worker.models.load import load_base
 from worker.models.numerics import Numerics, choices_for, choose_numerics
 
+KINDS = ("cudnn", "flash", "mem_efficient", "math")
 GEFORCE, DATACENTRE = "NVIDIA GeForce RTX 4090", "NVIDIA H100 80GB HBM3"
 
 
@@ -70,19 +72,16 @@ def test_a_vae_made_for_float16_stays_in_float16(toy: Path) -> None:
 
 def test_no_kernel_is_chosen_by_a_timing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
-    before = [
-        getattr(torch.backends.cuda, f"{name}_sdp_enabled")() for name in ("cudnn", "flash", "mem_efficient", "math")
-    ]
+    cuda: Any = torch.backends.cuda
+    before = [getattr(cuda, f"{name}_sdp_enabled")() for name in KINDS]
     try:
         pin_kernels()
         assert torch.backends.cudnn.benchmark is False
-        assert not torch.backends.cuda.cudnn_sdp_enabled()
-        assert torch.backends.cuda.flash_sdp_enabled()
+        assert not cuda.cudnn_sdp_enabled()
+        assert cuda.flash_sdp_enabled()
     finally:
-        torch.backends.cuda.enable_cudnn_sdp(before[0])
-        torch.backends.cuda.enable_flash_sdp(before[1])
-        torch.backends.cuda.enable_mem_efficient_sdp(before[2])
-        torch.backends.cuda.enable_math_sdp(before[3])
+        for name, enabled in zip(KINDS, before, strict=True):
+            getattr(cuda, f"enable_{name}_sdp")(enabled)
 
 
 def test_versions_of_what_computes_are_known_where_they_are_installed() -> None:

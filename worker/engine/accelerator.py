@@ -31,6 +31,10 @@ class Pending(Generic[T]):
         """Whether the device has finished it; never waits."""
         return True
 
+    def seconds(self, waited: float) -> float:
+        """Return how long the device took, once it is done; `waited` is what the host saw."""
+        return waited
+
     def join(self) -> None:
         """Let the steps that are launched from now on come after it; the host does not wait."""
 
@@ -75,17 +79,22 @@ class Accelerator:
 
 @dataclass(slots=True)
 class _CudaPending(Pending[T]):
-    event: Any
+    begin: Any
+    end: Any
     steps: Any
 
     def is_done(self) -> bool:
-        return bool(self.event.query())
+        return bool(self.end.query())
+
+    def seconds(self, waited: float) -> float:
+        del waited
+        return float(self.begin.elapsed_time(self.end)) / 1000
 
     def join(self) -> None:
-        self.steps.wait_event(self.event)
+        self.steps.wait_event(self.end)
 
     def wait(self) -> None:
-        self.event.synchronize()
+        self.end.synchronize()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +125,14 @@ class CudaAccelerator(Accelerator):
         That order also makes it safe to free what one stream has allocated and the other one has read: whatever takes
         its place is written after it.
         """
-        steps = torch.cuda.current_stream(self._device)
+        steps = _cuda.current_stream(self._device)
         self._side.wait_stream(steps)
-        with torch.cuda.stream(self._side):
+        with _cuda.stream(self._side):
+            begin, end = _cuda.Event(enable_timing=True), _cuda.Event(enable_timing=True)
+            begin.record(self._side)
             value = work()
-            event = _cuda.Event()
-            event.record(self._side)
-        return _CudaPending(value, event, steps)
+            end.record(self._side)
+        return _CudaPending(value, begin, end, steps)
 
     def step(self, launch: Callable[[], None], key: Hashable, clock: Callable[[], float]) -> float:
         """Launch a step behind a running one of the same key and wait for that one; otherwise wait for this one."""
@@ -130,7 +140,7 @@ class CudaAccelerator(Accelerator):
         before = self._running
         if before is not None and before.key != key:
             before.end.synchronize()
-        stream = torch.cuda.current_stream(self._device)
+        stream = _cuda.current_stream(self._device)
         own = _Running(key, _cuda.Event(enable_timing=True), _cuda.Event(enable_timing=True))
         follows = before is not None and before.key == key and not before.end.query()
         own.begin.record(stream)
@@ -150,15 +160,15 @@ class CudaAccelerator(Accelerator):
     def graph(self, call: Callable[[], Tensors]) -> Callable[[], Tensors]:
         """Capture `call` into a CUDA graph; all graphs share their memory, since they run one after another."""
         stream = _cuda.Stream(self._device)
-        stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(stream):
+        stream.wait_stream(_cuda.current_stream(self._device))
+        with _cuda.stream(stream):
             for _ in range(_CALLS_BEFORE_CAPTURE):
                 call()
-        torch.cuda.current_stream(self._device).wait_stream(stream)
+        _cuda.current_stream(self._device).wait_stream(stream)
         if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+            self._pool = _cuda.graph_pool_handle()
+        graph = _cuda.CUDAGraph()
+        with _cuda.graph(graph, pool=self._pool):
             outputs = call()
 
         def replay() -> Tensors:
@@ -170,7 +180,7 @@ class CudaAccelerator(Accelerator):
 
     def settle(self) -> None:
         """Wait until the device is idle."""
-        torch.cuda.synchronize(self._device)
+        _cuda.synchronize(self._device)
         self._running = None
 
 

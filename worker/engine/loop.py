@@ -13,9 +13,11 @@ import torch
 
 from worker.call_sizes import CallSizes
 from worker.engine import gauges
+from worker.engine.accelerator import Accelerator, Pending, accelerator_of
 from worker.engine.checkpoint import Checkpoint, dump
 from worker.engine.compiled.fast_path import FastPath
 from worker.engine.cost import Group, Stage
+from worker.engine.decode import Finish
 from worker.engine.denoise import Denoiser
 from worker.engine.memory import MemoryLadder, one_error
 from worker.engine.pipeline import SdxlModel
@@ -50,12 +52,23 @@ class _Live:
     told: int = -1
 
 
+@dataclass(frozen=True, slots=True)
+class _Decoding:
+    """A picture that the device decodes; `begun` is the time on the engine's clock."""
+
+    origin: Origin
+    live: _Live
+    begun: float
+    pending: Pending[Finish]
+
+
 class StepEngine:
     """Owns the device and implements `job.Engine`, one UNet step at a time.
 
     Args:
         calls: the size that every UNet call is padded to, by job; None: calls are not padded.
         fast: the compiled steps; None: there are none. It needs `calls`.
+        accelerator: of the model's device; None: the usual one.
         checkpoints: release started jobs with a checkpoint where one can be made.
     """
 
@@ -68,6 +81,7 @@ class StepEngine:
         *,
         calls: CallSizes | None,
         fast: FastPath | None = None,
+        accelerator: Accelerator | None = None,
         checkpoints: bool = False,
     ) -> None:
         self._model = model
@@ -76,6 +90,7 @@ class StepEngine:
         self._clock = clock
         self._calls = calls
         self._fast = FastPath() if fast is None else fast
+        self._accelerator = accelerator_of(model.device) if accelerator is None else accelerator
         self._checkpoints = checkpoints
         self._ladder = MemoryLadder(model, scheduler.policy.rows_max)
         stages = [Stage.BASE] if model.refiner is None else list(Stage)
@@ -89,6 +104,7 @@ class StepEngine:
         }
         self._live: dict[Origin, _Live] = {}
         self._to_decode: dict[Origin, _Live] = {}
+        self._decoding: _Decoding | None = None
         self._inbox: deque[Callable[[], None]] = deque()
         self._wake = threading.Event()
         self._preemptions_told = 0
@@ -121,7 +137,7 @@ class StepEngine:
             if batch:
                 self._advance(batch, now)
             self._receive()
-            decoded = self._decode_one()
+            decoded = self._decode_one(idle=not batch)
         if not batch and not decoded:
             self._rest()
             return False
@@ -281,14 +297,12 @@ class StepEngine:
         return row
 
     def _step(self, rows: list[Row], group: Group) -> float:
-        before = self._clock()
-        self._model.bring(group.stage)
-        if not self._step_compiled(rows, group):
-            self._denoisers[group.stage].step(rows, group.padded(self._ladder.rows_max))
-        if self._model.device.type == "cuda":
-            # Without this the host runs ahead and an urgent request would queue behind steps already launched.
-            torch.cuda.synchronize(self._model.device)
-        return self._clock() - before
+        def launch() -> None:
+            self._model.bring(group.stage)
+            if not self._step_compiled(rows, group):
+                self._denoisers[group.stage].step(rows, group.padded(self._ladder.rows_max))
+
+        return self._accelerator.step(launch, (group, len(rows)), self._clock)
 
     def _step_compiled(self, rows: list[Row], group: Group) -> bool:
         """Whether the step has run on the fast path; on the other one it gives other bits than it should."""
@@ -300,35 +314,65 @@ class StepEngine:
             row.reproducible = False
         return False
 
-    def _decode_one(self) -> bool:
+    def _decode_one(self, *, idle: bool) -> bool:
+        """Begin a decode or deliver one that is done; with `idle`, wait for it. False when there is none."""
+        if self._decoding is not None:
+            return self._deliver(self._decoding, idle=idle)
         if not self._to_decode:
             return False
         origin, live = min(self._to_decode.items(), key=lambda item: item[1].job.lane)
         if self._scheduler.newcomer_above(live.job.lane):
             return False
         assert live.row is not None
-        before, pixels = self._clock(), None
+        begun, pending = self._clock(), None
         try:
             with one_error(), logs.within(logs.about(live.job)):
-                pixels = self._model.decode(live.row)
+                pending = self._begin_decode(live.row)
         except RequestRejected as error:
             self._end(origin, Failure.of(live.job, error.code, error.message))
             return True
         except torch.OutOfMemoryError:
             pass
-        if pixels is None:
+        if pending is None:
             self._relieve([origin], rows=1, decoding=True)
             return True
+        return self._deliver(_Decoding(origin, live, begun, pending), idle=idle)
+
+    def _begin_decode(self, row: Row) -> Pending[Finish]:
+        if self._accelerator.overlaps:
+            to_host = self._accelerator.to_host
+            return self._accelerator.beside(lambda: self._model.begin_decode(row, to_host))
+        pixels = self._model.decode(row)
+        return Pending(lambda: pixels)
+
+    def _deliver(self, decoding: _Decoding, *, idle: bool) -> bool:
+        """Deliver a picture once the device has finished it; meanwhile, the steps go on."""
+        if not decoding.pending.is_done():
+            if not idle:
+                self._decoding = decoding
+                return True
+            decoding.pending.wait()
+        self._decoding = None
+        origin, live = decoding.origin, decoding.live
+        if self._to_decode.get(origin) is not live:
+            return True  # cancelled, expired or released meanwhile
+        assert live.row is not None
+        try:
+            pixels = decoding.pending.value()
+        except RequestRejected as error:
+            self._end(origin, Failure.of(live.job, error.code, error.message))
+            return True
         now = self._clock()
-        self._scheduler.cost.observe_decode(live.row.latents.shape[-2], live.row.latents.shape[-1], now - before)
-        metrics.PHASE.labels("decode").observe(now - before)
+        seconds = decoding.pending.seconds(now - decoding.begun)
+        self._scheduler.cost.observe_decode(live.row.latents.shape[-2], live.row.latents.shape[-1], seconds)
+        metrics.PHASE.labels("decode").observe(seconds)
         timing = Timing(
             queue=max(0.0, live.row.started_at - live.job.requested_at),
             generation=now - live.row.started_at,
-            gpu=live.row.gpu_seconds + now - before,
+            gpu=live.row.gpu_seconds + seconds,
             started_at=live.row.started_at,
             encode_text=live.row.text_seconds,
-            decode=now - before,
+            decode=seconds,
         )
         metrics.GPU_SECONDS.labels("useful").inc(timing.gpu)
         picture = Picture(

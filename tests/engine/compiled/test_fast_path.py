@@ -161,14 +161,14 @@ def test_a_bucket_that_fails_while_it_serves_is_given_up_and_its_rows_are_drawn_
 def test_any_failing_allocation_leaves_the_rows_as_they_were(
     model: WatchedModel, fast: FastPath, monkeypatch: pytest.MonkeyPatch, late: bool
 ) -> None:
-    jobs = [guided("one", steps=3), guided("two", steps=3, seed=2, scheduler="EulerDiscreteScheduler")]
+    jobs = [guided("one", steps=2), guided("two", steps=2, seed=2, scheduler="EulerDiscreteScheduler")]
     expected = drawn(model, fast, *jobs)
     allocator = FakeAllocator(model, monkeypatch, SCHEDULERS)
     allocator.restart(())
     drawn(model, fast, *jobs)
     calls = allocator.calls
     assert calls > 20
-    for call in range(calls):
+    for call in range(late, calls, 2):
         allocator.restart({call}, late=late)
         pictures = drawn(model, fast, *jobs)
         assert len(allocator.failed) == 1

@@ -47,7 +47,8 @@ class Compiler:
         if self.backend == "inductor":
             how["options"] = dict(OPTIONS)
         # The buckets' regions share their code: each counts its own graphs.
-        compiled: Region = torch.compile(region, **how, isolate_recompiles=True)
+        how["isolate_recompiles"] = True
+        compiled: Region = torch.compile(region, **how)
         return compiled
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import structlog
 import torch
@@ -168,7 +169,7 @@ def _checked(
     model.bring(stage)
     unet, config, rescale = model.unet(stage), model.scheduler_config(stage), model.guidance_rescale(stage)
     conditioning, channels = model.condition(job, stage), int(unet.config.in_channels)
-    rows = lambda: make_rows(group, job, conditioning, config, channels)  # noqa: E731
+    rows = partial(make_rows, group, job, conditioning, config, channels)
     first = rows()[0].conditioning
     inputs = make_inputs(group, channels=channels, prompt=first.prompt, pooled=first.pooled, time_ids=first.time_ids)
     region = make_region(unet, group, rescale=rescale, velocity=config.prediction_type == "v_prediction")
