@@ -21,6 +21,8 @@ from worker.delivery.messages import MessageWriter
 from worker.delivery.publish import Publisher
 from worker.delivery.retry_queue import RetryQueue
 from worker.delivery.upload import PictureStore
+from worker.dispatch.reporter import Reporter
+from worker.dispatch.work import STANDARD_SIDE
 from worker.engine.safety import make_screen
 from worker.errors import StartupError, StoreUnavailable
 from worker.events.codec import make_codec
@@ -35,8 +37,10 @@ from worker.intake.lane_members import LaneMembers
 from worker.intake.ledger import Ledger
 from worker.intake.log_bounds import LogBounds
 from worker.intake.patience import Patience
+from worker.intake.request_reader import RequestReader
 from worker.job import Lane, MakeEngine
 from worker.lifecycle import Lifecycle
+from worker.poll_waits import PollWaits
 from worker.presets import preset_named
 from worker.rule_files import read_rules
 from worker.runtime import Crashed, Worker
@@ -47,6 +51,7 @@ from worker.telemetry.health import Health, serve
 from worker.telemetry.job_log import JobLog
 from worker.threads import EXIT_CRASHED, SystemThreads, Threads
 from worker.topics import Topics
+from worker.work_in_hand import WorkInHand
 
 if TYPE_CHECKING:
     from worker.engine.compiled.fast_path import FastPath
@@ -88,7 +93,7 @@ def build(
     spans: Spans | None = None,
 ) -> Worker:
     """Wire a worker. The simulation calls this too, with connections and threads of its own."""
-    topics = Topics(settings.kafka_topic_prefix)
+    topics = Topics(settings.kafka_topic_prefix, settings.input)
     ledger = Ledger()
     codec = make_codec(settings, waits=False)
     patience = Patience(topics.requests, threads.monotonic, kafka_config.max_poll_interval_s(settings))
@@ -98,7 +103,8 @@ def build(
     proxy = ConsumerProxy(members, connections.offsets_reader(), threads, patience, lambda: health.beat("poll"))
     retry_queue = RetryQueue(threads.monotonic)
     cancelled = CancelledJobs()
-    job_log = JobLog(spans)
+    work = WorkInHand()
+    job_log = JobLog(spans, work)
     lifecycle = Lifecycle(
         ledger,
         retry_queue,
@@ -106,13 +112,12 @@ def build(
         MessageWriter(topics, settings.worker_id, settings.kafka_group_id),
         job_log,
         threads,
-        patience,
+        PollWaits(threads, patience, proxy.serve),
         make_engine=loaded.make_engine,
         make_publisher=lambda hooks: Publisher(
             connections.transport(proxy), ledger, codec, hooks, flush_interval_s=settings.flush_interval_ms / 1000
         ),
         cancellation_of=cancelled.reason,
-        serve_poll_thread=proxy.serve,
         crash_loop_limit=settings.crash_loop_limit,
         revoke_timeout_s=settings.revoke_timeout_s,
         wait_bounds_s=(settings.urgent_wait_s, settings.high_wait_s, settings.normal_wait_s),
@@ -130,9 +135,8 @@ def build(
         proxy,
         ledger,
         ends,
-        codec,
+        RequestReader(ledger, codec, rules, lifecycle, dict(zip(topics.requests, Lane, strict=True)), threads.now),
         lifecycle,
-        rules,
         settings,
         topics.requests,
         threads.now,
@@ -143,7 +147,23 @@ def build(
     cancellations = CancellationReader(
         connections.cancellations_reader(), topics.cancellations, codec, cancelled, lifecycle.cancel, threads
     )
-    return Worker(settings, threads, ledger, intake, retry_queue, lifecycle, health, members, cancellations, lag, watch)
+    worker = Worker(
+        settings, threads, ledger, intake, retry_queue, lifecycle, health, members, cancellations, lag, watch
+    )
+    if settings.input == "work":
+        worker.reporter = Reporter(
+            connections.report_producer(),
+            topics.workers,
+            codec,
+            ledger,
+            work,
+            threads,
+            worker_id=settings.worker_id,
+            rows=loaded.info.calls.rows(STANDARD_SIDE, STANDARD_SIDE),
+            models=(loaded.info.model_id, loaded.info.model_fingerprint),
+            accepts=lambda: not worker.not_ready(),
+        )
+    return worker
 
 
 def engine_maker(settings: Settings, model: SdxlModel, info: ModelInfo, fast: FastPath | None = None) -> MakeEngine:
@@ -166,6 +186,7 @@ def engine_maker(settings: Settings, model: SdxlModel, info: ModelInfo, fast: Fa
         calls=info.calls if info.deterministic else None,
         fast=fast,
         checkpoints=settings.checkpoint_jobs,
+        stopwatch=time.monotonic,
     )
 
 

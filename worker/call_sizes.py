@@ -65,8 +65,14 @@ class CallSizes:
         """Return the samples of every call for pictures of this size in pixels."""
         if self.slots is not None:
             return 2 * self.slots
-        rows = self._rows(-(-height // _PX_PER_LATENT) * -(-width // _PX_PER_LATENT))
+        rows = self.rows(width, height)
         return 2 * rows if guided else rows
+
+    def rows(self, width: int, height: int) -> int:
+        """Return the guided pictures of a size in pixels that are drawn at a time."""
+        if self.slots is not None:
+            return self.slots
+        return self._rows(-(-height // _PX_PER_LATENT) * -(-width // _PX_PER_LATENT))
 
     def _rows(self, positions: int) -> int:
         return next((rows for most, rows in self._entries() if positions <= most), 1)

@@ -54,7 +54,7 @@ class _Live:
 
 @dataclass(frozen=True, slots=True)
 class _Decoding:
-    """A picture that the device decodes; `begun` is the time on the engine's clock."""
+    """A picture that the device decodes; `begun` is the time on the engine's stopwatch."""
 
     origin: Origin
     live: _Live
@@ -66,6 +66,8 @@ class StepEngine:
     """Owns the device and implements `job.Engine`, one UNet step at a time.
 
     Args:
+        clock: the time of day, by which deadlines count.
+        stopwatch: seconds that nobody sets, for durations; `clock` where it is None.
         calls: the size that every UNet call is padded to, by job; None: calls are not padded.
         fast: the compiled steps; None: there are none. It needs `calls`.
         accelerator: of the model's device; None: the usual one.
@@ -83,11 +85,13 @@ class StepEngine:
         fast: FastPath | None = None,
         accelerator: Accelerator | None = None,
         checkpoints: bool = False,
+        stopwatch: Callable[[], float] | None = None,
     ) -> None:
         self._model = model
         self._scheduler = scheduler
         self._hooks = hooks
         self._clock = clock
+        self._stopwatch = clock if stopwatch is None else stopwatch
         self._calls = calls
         self._fast = FastPath() if fast is None else fast
         self._accelerator = accelerator_of(model.device) if accelerator is None else accelerator
@@ -132,7 +136,7 @@ class StepEngine:
         now = self._clock()
         self._expire(now)
         with torch.inference_mode():
-            batch = cast("tuple[Origin, ...]", self._scheduler.choose(now))
+            batch = cast("tuple[Origin, ...]", self._scheduler.choose(self._stopwatch()))
             self._hooks.on_room(self._room())
             if batch:
                 self._advance(batch, now)
@@ -164,7 +168,8 @@ class StepEngine:
             job, sum(segment.steps for segment in segments), embeddings, compiled, checkpoint
         )
         # It has waited since it was received: its start was only recorded when its turn was near.
-        self._scheduler.submit(job.origin, job.lane, left, min(job.received_at, self._clock()))
+        waited = max(0.0, self._clock() - job.received_at)
+        self._scheduler.submit(job.origin, job.lane, left, self._stopwatch() - waited)
 
     def _sized(self, job: Job, segments: Sequence[Segment]) -> tuple[Sequence[Segment], bool]:
         """`segments` with the size of the calls that `job` is drawn with, and whether those are compiled ones."""
@@ -198,8 +203,10 @@ class StepEngine:
     def _refuse_if_too_late(self, job: Job, segments: Sequence[Segment]) -> None:
         if job.expires_at is None:
             return
-        needed = self._scheduler.shortest(job.lane, segments)
-        if self._clock() + needed > job.expires_at:
+        needed, left = self._scheduler.shortest(job.lane, segments), job.expires_at - self._clock()
+        if needed > left:
+            if left > 0:
+                self._scheduler.doubt(segments)
             raise RequestRejected(
                 ErrorCode.EXPIRED,
                 f"expires_at cannot be met: the picture needs at least {needed:.1f} s from now",
@@ -263,7 +270,7 @@ class StepEngine:
 
     def _row(self, origin: Origin, now: float) -> Row:
         live = self._live[origin]
-        before = self._clock()
+        before = self._stopwatch()
         try:
             if live.row is not None and not live.row.sampler.over:
                 return live.row
@@ -275,7 +282,7 @@ class StepEngine:
         except RequestRejected as error:
             self._end(origin, Failure.of(live.job, error.code, error.message))
             raise _Ended from error
-        seconds = self._clock() - before
+        seconds = self._stopwatch() - before
         live.row.gpu_seconds += seconds
         # Of the first stage; the refiner's own encoding falls among the steps.
         live.row.text_seconds = live.row.text_seconds or seconds
@@ -302,7 +309,7 @@ class StepEngine:
             if not self._step_compiled(rows, group):
                 self._denoisers[group.stage].step(rows, group.padded(self._ladder.rows_max))
 
-        return self._accelerator.step(launch, (group, len(rows)), self._clock)
+        return self._accelerator.step(launch, (group, len(rows)), self._stopwatch)
 
     def _step_compiled(self, rows: list[Row], group: Group) -> bool:
         """Whether the step has run on the fast path; on the other one it gives other bits than it should."""
@@ -324,7 +331,7 @@ class StepEngine:
         if self._scheduler.newcomer_above(live.job.lane):
             return False
         assert live.row is not None
-        begun, pending = self._clock(), None
+        begun, pending = self._stopwatch(), None
         try:
             with one_error(), logs.within(logs.about(live.job)):
                 pending = self._begin_decode(live.row)
@@ -362,13 +369,12 @@ class StepEngine:
         except RequestRejected as error:
             self._end(origin, Failure.of(live.job, error.code, error.message))
             return True
-        now = self._clock()
-        seconds = decoding.pending.seconds(now - decoding.begun)
+        seconds = decoding.pending.seconds(self._stopwatch() - decoding.begun)
         self._scheduler.cost.observe_decode(live.row.latents.shape[-2], live.row.latents.shape[-1], seconds)
         metrics.PHASE.labels("decode").observe(seconds)
         timing = Timing(
             queue=max(0.0, live.row.started_at - live.job.requested_at),
-            generation=now - live.row.started_at,
+            generation=max(0.0, self._clock() - live.row.started_at),
             gpu=live.row.gpu_seconds + seconds,
             started_at=live.row.started_at,
             encode_text=live.row.text_seconds,
