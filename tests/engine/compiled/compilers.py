@@ -36,7 +36,7 @@ def spoiled(change: Callable[[Outputs], Outputs]) -> NotCompiled:
     return NotCompiled(spoil=lambda region: lambda *inputs: change(region(*inputs)))
 
 
-def failing(error: Exception, after: int = 0) -> NotCompiled:
+def failing(error: BaseException, after: int = 0) -> NotCompiled:
     """A compiler whose regions raise `error` from the call after so many on."""
     calls = iter(range(1_000_000))
 

@@ -67,6 +67,24 @@ def test_nothing_is_compiled_after_the_warm_up(model: WatchedModel, fast: FastPa
     assert fast.names, "a call that would have been compiled gives its bucket up"
 
 
+def test_the_projections_are_fused_in_the_compiled_step_only(model: WatchedModel, fast: FastPath) -> None:
+    attention = next(block.attn1 for block in model.base.unet.modules() if hasattr(block, "attn1"))
+    job, before = guided("one"), graphs()
+    eager = drawn(model, fast, replace(job, compiled=False))["one"].pixels
+    # Broken apart on purpose, so that it shows which weights are used.
+    kept = attention.fused_projections
+    attention.fused_projections = kept * 2
+    try:
+        assert np.array_equal(drawn(model, fast, replace(job, compiled=False))["one"].pixels, eager)
+        broken = drawn(model, fast, job)["one"]
+    finally:
+        attention.fused_projections = kept
+    assert broken.compiled
+    assert not np.array_equal(broken.pixels, eager)
+    assert np.abs(drawn(model, fast, job)["one"].pixels.astype(int) - eager).max() <= 1
+    assert graphs() == before
+
+
 def test_weights_that_are_exchanged_in_place_are_used_and_compile_nothing(model: WatchedModel, fast: FastPath) -> None:
     job, before = guided("one"), graphs()
     pristine = drawn(model, fast, job)["one"].pixels

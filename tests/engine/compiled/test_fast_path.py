@@ -16,6 +16,7 @@ from tests.engine.scenario import make_job, stage
 from worker.engine.compiled.fast_path import FastPath
 from worker.engine.cost import Stage
 from worker.job import SCHEDULERS, Job, Picture
+from worker.signals import StoppedEarly
 from worker.telemetry import metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
@@ -139,6 +140,11 @@ def test_a_bucket_that_fails_its_check_is_left_out_with_a_line(
     [picture] = drawn(model, fast, guided("one")).values()
     assert not picture.compiled
     assert np.array_equal(picture.pixels, drawn(model, None, guided("one"))["one"].pixels)
+
+
+def test_a_signal_during_the_warm_up_ends_it(model: WatchedModel) -> None:
+    with pytest.raises(StoppedEarly):
+        fast_path(model, failing(StoppedEarly(15), after=1))
 
 
 def test_a_bucket_that_fails_while_it_serves_is_given_up_and_its_rows_are_drawn_eagerly(model: WatchedModel) -> None:
