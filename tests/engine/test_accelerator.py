@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ import torch
 from devtools.bench.equality.draw import WatchedModel, load_toy
 from tests.engine.scenario import make_job, stage
 from worker.engine import accelerator as module
+from worker.engine import loop
 from worker.engine.accelerator import Accelerator, CudaAccelerator, Pending, T, accelerator_of
+from worker.engine.decode import is_converted
 from worker.errors import ErrorCode
 
 
@@ -201,6 +204,33 @@ def test_a_job_that_ends_while_it_is_decoded_has_one_outcome(model: WatchedModel
     scene.run()
     assert (scene.outcomes["decoded"], scene.outcomes["other"]) == (1, 1)
     assert scene.codes() == {"decoded": ErrorCode.CANCELLED}
+
+
+def test_a_vae_that_is_converted_for_a_picture_is_not_decoded_beside_the_steps(
+    model: WatchedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside = LateAccelerator()
+    stage(model, accelerator=beside).run(make_job("one", steps=1))
+    assert beside.begun == 1
+    monkeypatch.setattr(loop, "is_converted", lambda *_: True)
+    assert stage(model, accelerator=beside).run(make_job("two", steps=1)).pictures.keys() == {"two"}
+    assert beside.begun == 1
+
+
+@pytest.mark.parametrize(
+    ("held", "latents", "upcast", "converted"),
+    [
+        (torch.float16, torch.float16, True, True),
+        (torch.float16, torch.float16, False, False),
+        (torch.bfloat16, torch.float16, True, False),
+        (torch.float32, torch.float32, True, False),
+    ],
+)
+def test_a_vae_is_converted_where_it_overflows(
+    held: torch.dtype, latents: torch.dtype, upcast: bool, converted: bool
+) -> None:
+    vae = SimpleNamespace(dtype=held, config=SimpleNamespace(force_upcast=upcast))
+    assert is_converted(vae, latents) is converted
 
 
 def test_a_bad_picture_fails_its_job_when_the_device_has_finished(model: WatchedModel) -> None:

@@ -159,6 +159,10 @@ class CudaAccelerator(Accelerator):
 
     def graph(self, call: Callable[[], Tensors]) -> Callable[[], Tensors]:
         """Capture `call` into a CUDA graph; all graphs share their memory, since they run one after another."""
+        with _cuda.device(self._device):
+            return self._captured(call)
+
+    def _captured(self, call: Callable[[], Tensors]) -> Callable[[], Tensors]:
         stream = _cuda.Stream(self._device)
         stream.wait_stream(_cuda.current_stream(self._device))
         with _cuda.stream(stream):

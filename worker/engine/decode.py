@@ -58,6 +58,11 @@ def begin_decode(vae: Any, latents: torch.Tensor, to_host: Callable[[torch.Tenso
     return finish
 
 
+def is_converted(vae: Any, dtype: torch.dtype) -> bool:
+    """Whether a VAE is brought to float32 and back for every picture whose latents have this dtype."""
+    return dtype == torch.float16 and bool(vae.config.force_upcast) and vae.dtype != torch.bfloat16
+
+
 @contextmanager
 def _precision(vae: Any, dtype: torch.dtype) -> Iterator[torch.dtype]:
     """Yield the dtype to decode in: float32 for a VAE that overflows in float16 (`force_upcast`), otherwise its own.
@@ -66,7 +71,7 @@ def _precision(vae: Any, dtype: torch.dtype) -> Iterator[torch.dtype]:
 
     The latents' dtype decides, because a VAE that ran out of memory while it was converted has two dtypes.
     """
-    if dtype != torch.float16 or not vae.config.force_upcast or vae.dtype == torch.bfloat16:
+    if not is_converted(vae, dtype):
         yield vae.dtype
         return
     # The VAE's own `to` would log a warning each time.

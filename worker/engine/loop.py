@@ -17,7 +17,7 @@ from worker.engine.accelerator import Accelerator, Pending, accelerator_of
 from worker.engine.checkpoint import Checkpoint, dump
 from worker.engine.compiled.fast_path import FastPath
 from worker.engine.cost import Group, Stage
-from worker.engine.decode import Finish
+from worker.engine.decode import Finish, is_converted
 from worker.engine.denoise import Denoiser
 from worker.engine.memory import MemoryLadder, one_error
 from worker.engine.pipeline import SdxlModel
@@ -346,7 +346,8 @@ class StepEngine:
         return self._deliver(_Decoding(origin, live, begun, pending), idle=idle)
 
     def _begin_decode(self, row: Row) -> Pending[Finish]:
-        if self._accelerator.overlaps:
+        # Weights that are converted for a picture must not be freed while another stream reads them.
+        if self._accelerator.overlaps and not is_converted(self._model.vae(row.stage), row.latents.dtype):
             to_host = self._accelerator.to_host
             return self._accelerator.beside(lambda: self._model.begin_decode(row, to_host))
         pixels = self._model.decode(row)

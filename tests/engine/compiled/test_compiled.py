@@ -6,6 +6,7 @@ The backend traces the same graphs as inductor and writes no kernels, which woul
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -83,6 +84,16 @@ def test_the_projections_are_fused_in_the_compiled_step_only(model: WatchedModel
     assert not np.array_equal(broken.pixels, eager)
     assert np.abs(drawn(model, fast, job)["one"].pixels.astype(int) - eager).max() <= 1
     assert graphs() == before
+
+
+def test_the_engine_has_a_thread_of_its_own(model: WatchedModel, fast: FastPath) -> None:
+    expected, found = drawn(model, fast, guided("one"))["one"], []
+    thread = threading.Thread(target=lambda: found.append(drawn(model, fast, guided("one"))["one"]))
+    thread.start()
+    thread.join()
+    assert found[0].compiled
+    assert found[0].reproducible
+    assert np.array_equal(found[0].pixels, expected.pixels)
 
 
 def test_weights_that_are_exchanged_in_place_are_used_and_compile_nothing(model: WatchedModel, fast: FastPath) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -116,6 +118,14 @@ def test_a_cache_that_cannot_be_written_is_told_and_replaced(tmp_path: Path) -> 
         ("compile_cache_not_kept", str(tmp_path / "file" / "kernels"))
     ]
     used.rmdir()
+
+
+def test_a_cache_that_nothing_can_be_loaded_from_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noexec = SimpleNamespace(f_flag=os.ST_NOEXEC)
+    monkeypatch.setattr(os, "statvfs", lambda _: noexec)
+    with capture_logs() as lines:
+        use_cache(tmp_path / "kernels", {}).rmdir()
+    assert lines[0]["reason"] == "it is mounted noexec, and kernels are loaded from it"
 
 
 def test_the_canary_is_the_same_picture_every_time(model: WatchedModel) -> None:

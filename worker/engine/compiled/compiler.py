@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import shutil
@@ -97,8 +98,10 @@ def use_cache(folder: Path | None, environment: dict[str, str] | os._Environ[str
         chosen.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=chosen):
             pass
+        if os.statvfs(chosen).f_flag & os.ST_NOEXEC:
+            raise PermissionError(errno.EACCES, "it is mounted noexec, and kernels are loaded from it")
     except OSError as error:
-        chosen = Path(tempfile.mkdtemp(prefix="sdxl-worker-compiled-"))
-        _log.warning("compile_cache_not_kept", folder=str(named), reason=error.strerror, hint=f"in {chosen} instead")
+        refused, chosen = chosen, Path(tempfile.mkdtemp(prefix="sdxl-worker-compiled-"))
+        _log.warning("compile_cache_not_kept", folder=str(refused), reason=error.strerror, hint=f"in {chosen} instead")
     environment[CACHE_VARIABLE] = str(chosen)
     return chosen
