@@ -42,6 +42,26 @@ class Cuda:
         return CudaStream(self, self.stream_now)
 
     @contextmanager
+    def device(self, _device: object) -> Iterator[None]:
+        yield
+
+    def graph_pool_handle(self) -> str:
+        self.told.append("new pool")
+        return "pool"
+
+    def CUDAGraph(self) -> Cuda:
+        return self
+
+    @contextmanager
+    def graph(self, _graph: object, pool: str) -> Iterator[None]:
+        self.told.append(f"capture in {pool}")
+        yield
+        self.told.append("captured")
+
+    def replay(self) -> None:
+        self.told.append("replay")
+
+    @contextmanager
     def stream(self, stream: CudaStream) -> Iterator[None]:
         before, self.stream_now = self.stream_now, stream.name
         yield
@@ -142,6 +162,25 @@ def test_what_runs_beside_the_steps_comes_after_those_before_it_and_keeps_no_lat
     pending.wait()
     assert cuda.told[-1] == "host waits for event 2"
     assert (pending.is_done(), pending.seconds(99.0)) == (True, 2.0)
+
+
+def test_a_graph_is_captured_warm_and_what_it_returns_is_not_overwritten(cuda: Cuda) -> None:
+    accelerator, static = CudaAccelerator(torch.device("cpu")), torch.zeros(2)
+
+    def call() -> tuple[torch.Tensor, ...]:
+        cuda.told.append(f"call on {cuda.stream_now}")
+        return (static,)
+
+    first = accelerator.graph(call)
+    warm = ["side waits for steps", *["call on side"] * 3, "steps waits for side"]
+    captured = ["capture in pool", "call on steps", "captured"]
+    assert cuda.told == [*warm, "new pool", *captured]
+    accelerator.graph(call)
+    assert cuda.told[len(warm) + 1 + len(captured) :] == [*warm, *captured], "graphs share their memory"
+    cuda.told.clear()
+    [before] = first()
+    static.fill_(1.0)
+    assert (cuda.told, before.tolist()) == (["replay"], [0.0, 0.0])
 
 
 def test_only_cuda_overlaps() -> None:
