@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -91,14 +94,16 @@ def test_a_compiled_step_agrees_with_the_eager_one_and_reads_weights_in_their_pl
 
 
 _START = """
-import sys
+import sys, time
 from pathlib import Path
 from devtools.bench.equality.draw import load_toy
 from worker.call_sizes import CallSizes
 from worker.engine.compiled.fast_path import Plan
 from worker.engine.compiled.start import Wish, start_fast_path
 from worker.signals import Signals, StoppedEarly
+from worker.telemetry.health import Health, serve
 
+print(serve(Health(time.monotonic), "127.0.0.1", 0)[1])
 model, signals = load_toy(Path(sys.argv[1])), Signals()
 signals.starting = True
 try:
@@ -108,13 +113,18 @@ except StoppedEarly as stop:
 """
 
 
-def test_a_signal_ends_a_start_that_compiles(tmp_path: Path) -> None:
+def test_a_start_that_compiles_answers_probes_and_ends_at_a_signal(tmp_path: Path) -> None:
     environment = os.environ | {CACHE_VARIABLE: str(tmp_path / "kernels"), "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-c", _START, str(tmp_path / "toy")]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
+        address = f"http://127.0.0.1:{int(process.stdout.readline())}"
         lines = iter(process.stdout.readline, "")
         assert any("bucket_compiling" in line for line in lines)
+        with urllib.request.urlopen(f"{address}/health", timeout=60) as answer:
+            assert json.load(answer)["status"] == "starting"
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            urllib.request.urlopen(f"{address}/ready", timeout=60)
         process.send_signal(signal.SIGTERM)
         told = process.stdout.read()
         assert process.wait() == 40
