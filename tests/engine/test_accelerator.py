@@ -154,7 +154,12 @@ def test_a_step_that_raises_leaves_the_last_one_in_place(cuda: Cuda) -> None:
 
 def test_what_runs_beside_the_steps_comes_after_those_before_it_and_keeps_no_later_one_waiting(cuda: Cuda) -> None:
     accelerator = CudaAccelerator(torch.device("cpu"))
-    pending = accelerator.beside(lambda: cuda.told.append(f"work on {cuda.stream_now}") or 7)
+
+    def work() -> int:
+        cuda.told.append(f"work on {cuda.stream_now}")
+        return 7
+
+    pending = accelerator.beside(work)
     assert cuda.told == ["side waits for steps", "event 1 on side", "work on side", "event 2 on side"]
     assert (pending.value, pending.is_done(), cuda.stream_now) == (7, False, "steps")
     pending.join()

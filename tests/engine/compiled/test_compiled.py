@@ -87,7 +87,8 @@ def test_the_projections_are_fused_in_the_compiled_step_only(model: WatchedModel
 
 
 def test_the_engine_has_a_thread_of_its_own(model: WatchedModel, fast: FastPath) -> None:
-    expected, found = drawn(model, fast, guided("one"))["one"], []
+    expected = drawn(model, fast, guided("one"))["one"]
+    found: list[Picture] = []
     thread = threading.Thread(target=lambda: found.append(drawn(model, fast, guided("one"))["one"]))
     thread.start()
     thread.join()

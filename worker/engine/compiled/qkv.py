@@ -16,8 +16,11 @@ from torch.nn import functional
 _FUSED = "fused_projections"
 
 
-class FusedWhenCompiled(AttnProcessor2_0):
+class FusedWhenCompiled:
     """diffusers' own processor, but for a step that is being compiled."""
+
+    def __init__(self) -> None:
+        self._plain: Any = AttnProcessor2_0()
 
     def __call__(
         self,
@@ -30,7 +33,7 @@ class FusedWhenCompiled(AttnProcessor2_0):
     ) -> torch.Tensor:
         """Return the attention's output, (samples, tokens, channels)."""
         if not torch.compiler.is_compiling() or attention_mask is not None:
-            plain: torch.Tensor = super().__call__(
+            plain: torch.Tensor = self._plain(
                 attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs
             )
             return plain
