@@ -73,13 +73,13 @@ def test_the_projections_are_fused_in_the_compiled_step_only(model: WatchedModel
     job, before = guided("one"), graphs()
     eager = drawn(model, fast, replace(job, compiled=False))["one"].pixels
     # Broken apart on purpose, so that it shows which weights are used.
-    kept = attention.fused_projections
-    attention.fused_projections = kept * 2
+    kept = attention.joined_projections
+    attention.joined_projections = kept * 2
     try:
         assert np.array_equal(drawn(model, fast, replace(job, compiled=False))["one"].pixels, eager)
         broken = drawn(model, fast, job)["one"]
     finally:
-        attention.fused_projections = kept
+        attention.joined_projections = kept
     assert broken.compiled
     assert not np.array_equal(broken.pixels, eager)
     assert np.abs(drawn(model, fast, job)["one"].pixels.astype(int) - eager).max() <= 1

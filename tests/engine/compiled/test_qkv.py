@@ -55,14 +55,14 @@ def test_a_weight_that_is_written_in_place_is_the_fused_ones_too(unet: Any) -> N
                 part.weight.copy_(torch.randn_like(part.weight))
     for attn in attentions(unet):
         parts = [attn.to_k, attn.to_v] if attn.is_cross_attention else [attn.to_q, attn.to_k, attn.to_v]
-        assert torch.equal(attn.fused_projections, torch.cat([part.weight for part in parts]))
+        assert torch.equal(attn.joined_projections, torch.cat([part.weight for part in parts]))
 
 
 def test_fusing_twice_is_fusing_once(unet: Any) -> None:
     fuse_projections(unet)
-    before = [attn.fused_projections for attn in attentions(unet)]
+    before = [attn.joined_projections for attn in attentions(unet)]
     assert fuse_projections(unet) == len(before)
-    assert all(attn.fused_projections is one for attn, one in zip(attentions(unet), before, strict=True))
+    assert all(attn.joined_projections is one for attn, one in zip(attentions(unet), before, strict=True))
 
 
 def test_an_attention_of_another_kind_is_left_alone(unet: Any) -> None:

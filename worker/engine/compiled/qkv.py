@@ -13,7 +13,7 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 from torch.nn import functional
 
-_FUSED = "fused_projections"
+_FUSED = "joined_projections"
 
 
 class FusedWhenCompiled:
