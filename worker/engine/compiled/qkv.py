@@ -43,7 +43,7 @@ class FusedWhenCompiled:
         else:
             query = attn.to_q(hidden_states)
             key, value = functional.linear(encoder_hidden_states, weight).chunk(2, dim=-1)
-        heads = [part.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for part in (query, key, value)]
+        heads = [torch.unflatten(part, -1, (attn.heads, -1)).transpose(1, 2) for part in (query, key, value)]
         mixed = functional.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
         output: torch.Tensor = attn.to_out[1](attn.to_out[0](mixed)) / attn.rescale_output_factor
         return output
@@ -70,7 +70,7 @@ def _fuse(attn: Any) -> bool:
     if not plain or any(unusual) or any(part.bias is not None for part in parts):
         return False
     together = torch.cat([part.weight.data for part in parts])
-    for part, view in zip(parts, together.split([len(part.weight) for part in parts]), strict=True):
+    for part, view in zip(parts, torch.split(together, [len(part.weight) for part in parts]), strict=True):
         part.weight.data = view
     attn.register_buffer(_FUSED, together, persistent=False)
     return True
