@@ -20,7 +20,6 @@ from tests.engine.scenario import make_job
 from worker.engine.accelerator import Accelerator
 from worker.engine.compiled.bucket import Bucket
 from worker.engine.compiled.compiler import CACHE_VARIABLE, Compiler, graphs, missing_tool, no_recompilation
-from worker.engine.compiled.qkv import fuse_projections
 from worker.engine.compiled.region import make_inputs, make_region
 from worker.engine.compiled.self_check import check, make_rows
 from worker.engine.cost import Group, Stage
@@ -74,7 +73,6 @@ def test_a_compiled_step_agrees_with_the_eager_one_and_reads_weights_in_their_pl
 ) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     unet, condition, before = smallest_unet(), rows()[0].conditioning, graphs()
-    assert fuse_projections(unet) == 2
     inputs = make_inputs(
         GROUP, channels=4, prompt=condition.prompt, pooled=condition.pooled, time_ids=condition.time_ids
     )

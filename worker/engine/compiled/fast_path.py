@@ -18,7 +18,6 @@ from worker.call_sizes import CallSizes
 from worker.engine.accelerator import Accelerator
 from worker.engine.compiled.bucket import Bucket
 from worker.engine.compiled.compiler import Compiler, graphs, no_recompilation
-from worker.engine.compiled.qkv import fuse_projections
 from worker.engine.compiled.region import make_inputs, make_region
 from worker.engine.compiled.self_check import SelfCheckFailed, check, make_rows
 from worker.engine.cost import Group, Stage
@@ -169,7 +168,6 @@ def _checked(
     stage = group.stage
     model.bring(stage)
     unet, config, rescale = model.unet(stage), model.scheduler_config(stage), model.guidance_rescale(stage)
-    fuse_projections(unet)
     conditioning, channels = model.condition(job, stage), int(unet.config.in_channels)
     rows = partial(make_rows, group, job, conditioning, config, channels)
     first = rows()[0].conditioning
