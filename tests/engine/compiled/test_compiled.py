@@ -1,12 +1,10 @@
 """The fast path with torch's tracer: one graph for each bucket, and none while the worker serves.
 
-The backend traces the same graphs as inductor and writes no kernels, which would take minutes here;
-`test_inductor.py` compiles a smaller UNet for real.
+The backend traces the same graphs as inductor and writes no kernels, which would take minutes here.
 """
 
 from __future__ import annotations
 
-import threading
 from dataclasses import replace
 
 import numpy as np
@@ -66,17 +64,6 @@ def test_nothing_is_compiled_after_the_warm_up(model: WatchedModel, fast: FastPa
     assert compiled == {"plain", "euler", "again"}
     assert graphs() == before
     assert fast.names, "a call that would have been compiled gives its bucket up"
-
-
-def test_the_engine_has_a_thread_of_its_own(model: WatchedModel, fast: FastPath) -> None:
-    expected = drawn(model, fast, guided("one"))["one"]
-    found: list[Picture] = []
-    thread = threading.Thread(target=lambda: found.append(drawn(model, fast, guided("one"))["one"]))
-    thread.start()
-    thread.join()
-    assert found[0].compiled
-    assert found[0].reproducible
-    assert np.array_equal(found[0].pixels, expected.pixels)
 
 
 def test_weights_that_are_exchanged_in_place_are_used_and_compile_nothing(model: WatchedModel, fast: FastPath) -> None:
