@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -41,6 +41,7 @@ from worker.intake.request_reader import RequestReader
 from worker.job import Lane, MakeEngine
 from worker.lifecycle import Lifecycle
 from worker.poll_waits import PollWaits
+from worker.presets import preset_named
 from worker.rule_files import read_rules
 from worker.runtime import Crashed, Worker
 from worker.settings import Settings
@@ -55,6 +56,7 @@ from worker.topics import Topics
 from worker.work_in_hand import WorkInHand
 
 if TYPE_CHECKING:
+    from worker.engine.compiled.fast_path import FastPath
     from worker.engine.pipeline import SdxlModel
     from worker.telemetry.spans import Spans
 
@@ -164,7 +166,7 @@ def build(
     return worker
 
 
-def engine_maker(settings: Settings, model: SdxlModel, info: ModelInfo) -> MakeEngine:
+def engine_maker(settings: Settings, model: SdxlModel, info: ModelInfo, fast: FastPath | None = None) -> MakeEngine:
     """What makes the real engine around a loaded model, which `info` describes."""
     from worker.engine.loop import StepEngine
     from worker.engine.schedule import ROWS_MAX, Policy, StepScheduler
@@ -182,6 +184,7 @@ def engine_maker(settings: Settings, model: SdxlModel, info: ModelInfo) -> MakeE
         hooks,
         time.time,
         calls=info.calls if info.deterministic else None,
+        fast=fast,
         checkpoints=settings.checkpoint_jobs,
         stopwatch=time.monotonic,
     )
@@ -199,7 +202,23 @@ def make_spans(settings: Settings) -> Spans | None:
 def load_engine(settings: Settings) -> LoadedEngine:
     """The real engine around the model that the settings name. Raises ModelLoadError."""
     model, info, facts = load_model(settings)
-    return LoadedEngine(engine_maker(settings, model, info), info, facts)
+    fast = make_fast_path(settings, model, info)
+    info = replace(info, buckets=fast.names)
+    return LoadedEngine(engine_maker(settings, model, info, fast), info, facts)
+
+
+def make_fast_path(settings: Settings, model: SdxlModel, info: ModelInfo) -> FastPath:
+    """The compiled steps that the settings ask for, warm and checked; none on a CPU, unless they ask."""
+    from worker.engine.canary import canary
+    from worker.engine.compiled.fast_path import Plan
+    from worker.engine.compiled.start import Wish, start_fast_path
+
+    _log.info("canary", pixels_sha256=canary(model), device=info.device, dtype=info.dtype)
+    preset = preset_named(settings.sdxl_preset)
+    guided = preset is None or preset.guidance_scale > 1
+    plan = Plan(settings.sizes_compiled, settings.compile_chunks, guided)
+    wish = Wish(settings.compile, plan, settings.compile_cache_dir)
+    return start_fast_path(model, wish, info.calls if info.deterministic else None)
 
 
 def run(settings: Settings, load: LoadEngine = load_engine) -> int:
@@ -297,6 +316,7 @@ def load_model(settings: Settings) -> tuple[SdxlModel, ModelInfo, dict[str, Any]
     from worker.models.digest_cache import DigestCache, default_place
     from worker.models.fingerprint import Ahead, fingerprint
     from worker.models.load import load_base, load_refiner, resolve_device, resolve_dtype
+    from worker.models.numerics import choose_numerics
 
     laps.end("imports_s")
     device = resolve_device(settings.device)
@@ -307,11 +327,16 @@ def load_model(settings: Settings) -> tuple[SdxlModel, ModelInfo, dict[str, Any]
     digests = DigestCache(settings.digest_cache_path or default_place())
     model_ids = [name for name in (settings.sdxl_model_id, settings.sdxl_refiner_id) if name is not None]
     fingerprints = Ahead(lambda: [fingerprint(name, dtype=dtype, digests=digests) for name in model_ids])
-    base = load_base(settings.sdxl_model_id, dtype=dtype, device=device)
+    numerics = choose_numerics(settings, device, dtype)
+    channels_last = "memory_format" in numerics.told
+    base = load_base(settings.sdxl_model_id, dtype=dtype, device=device, channels_last=channels_last)
     refiner = None
     if settings.sdxl_refiner_id is not None:
         home = torch.device("cpu") if settings.refiner_offload else device
-        refiner = load_refiner(settings.sdxl_refiner_id, dtype=dtype, device=home, share=base)
+        refiner = load_refiner(
+            settings.sdxl_refiner_id, dtype=dtype, device=home, share=base, channels_last=channels_last
+        )
+    numerics.apply_to_vae(base, refiner)
     for pipe in filter(None, (base, refiner)):
         set_tiles(pipe.vae, tile_px)
     laps.end("load_s")
@@ -326,7 +351,8 @@ def load_model(settings: Settings) -> tuple[SdxlModel, ModelInfo, dict[str, Any]
         model_fingerprint=base_fingerprint,
         refiner_id=settings.sdxl_refiner_id,
         refiner_fingerprint=others[0] if others else None,
-        versions={name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers")},
+        versions={name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers")}
+        | dict(numerics.versions),
         device=name,
         dtype=precision,
         deterministic=settings.deterministic,
@@ -334,6 +360,7 @@ def load_model(settings: Settings) -> tuple[SdxlModel, ModelInfo, dict[str, Any]
         lora_mode=settings.lora_mode,
         embeddings_fingerprint=embeddings.fingerprint,
         vae_tile_px=tile_px,
+        numerics=numerics.told,
     )
     metrics.MODEL.info({"model": info.model_id, "fingerprint": info.model_fingerprint, "dtype": info.dtype})
     if device.type == "cuda":

@@ -61,10 +61,14 @@ class CallSizes:
         """Return the samples of every call that `job` takes part in."""
         if job.call_samples is not None:
             return job.call_samples
+        return self.of_picture(job.request.height, job.request.width, guided=job.guided)
+
+    def of_picture(self, height: int, width: int, *, guided: bool) -> int:
+        """Return the samples of every call for pictures of this size in pixels."""
         if self.slots is not None:
             return 2 * self.slots
-        rows = self.rows(job.request.width, job.request.height)
-        return 2 * rows if job.guided else rows
+        rows = self.rows(width, height)
+        return 2 * rows if guided else rows
 
     def rows(self, width: int, height: int) -> int:
         """Return the guided pictures of a size in pixels that are drawn at a time."""

@@ -102,9 +102,9 @@ class Job:
     those of the profile, of the preset and the default one. `recorded_at` is the time of the record, None where that is
     unknown. `headers` are passed through to the results. `checkpoint` is the state that another worker saved of this
     job (`engine/checkpoint.py`). `call_samples` is set where a stored picture is made again: the samples of the UNet
-    calls that it was drawn with, in place of the worker's own (`call_sizes.py`); so is `lora_method`
-    (`lora_method.py`). `preset` replaces what the request says about sampling, so read that from the properties below,
-    never from `request`.
+    calls that it was drawn with, in place of the worker's own (`call_sizes.py`); so are `lora_method`
+    (`lora_method.py`) and `compiled`, whether steps ran on the fast path; None leaves that to the worker. `preset`
+    replaces what the request says about sampling, so read that from the properties below, never from `request`.
     """
 
     request: GenerationRequest
@@ -126,6 +126,7 @@ class Job:
     prompt_syntax: PromptSyntax = PromptSyntax.LITERAL
     call_samples: int | None = None
     lora_method: LoraMethod | None = None
+    compiled: bool | None = None
     checkpoint: bytes | None = field(default=None, repr=False)
 
     @property
@@ -178,7 +179,8 @@ class Picture:
 
     `lora_fingerprints` are SHA-256 prefixes of the LoRA files that were used, by name. `reproducible` is False if the
     device ran out of memory and batches were made smaller or work was sliced, which may change bits. `nsfw_score` is
-    None if no detector scored the picture. `blurred` is True if `pixels` were blurred after they were drawn.
+    None if no detector scored the picture. `blurred` is True if `pixels` were blurred after they were drawn. `compiled`
+    says that all of its steps ran on the fast path.
     """
 
     job: Job
@@ -188,6 +190,7 @@ class Picture:
     nsfw_score: float | None = None
     reproducible: bool = True
     blurred: bool = False
+    compiled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,6 +59,7 @@ _FORMS = {
     "AWS_REGION": "a region's name, such as eu-west-1",
     "MSK_IAM_REGION": "a region's name, such as eu-west-1",
     "DEVICE": "auto, cpu, mps, cuda or cuda:N",
+    "COMPILE_SIZES": "16 sizes at most, as width x height in pixels, such as 1024x1024,832x1216",
     "GATEWAY_PAGE_SIZE": "width x height in pixels, such as 1024x1024",
     "NSFW_DETECTOR": "none, skin, nudenet or module:callable",
 }
@@ -242,6 +243,30 @@ class Settings(BaseSettings):
         description="side of the overlapping tiles in which pictures are decoded: they need less memory, and change "
         "pixels a little; `auto`: only where the card's memory does not suffice otherwise (docs/memory.md); `none`: "
         "pictures are decoded as a whole",
+    )
+
+    fp16_accumulation: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="sum up matrix products of DTYPE=float16 in float16, which GeForce cards do twice as fast; `auto`: "
+        "on GeForce cards (not measured; docs/fast-path.md)",
+    )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="compile the steps of pictures of COMPILE_SIZES at the start (docs/fast-path.md); `auto`: on CUDA",
+    )
+    compile_sizes: str = Field(
+        "1024x1024",
+        description="sizes of pictures that steps are compiled for, as width x height in pixels, comma separated; "
+        "others are drawn as they are without COMPILE",
+        pattern=r"^\d{2,5}x\d{2,5}( *, *\d{2,5}x\d{2,5}){0,15}$",
+    )
+    compile_chunks: int = Field(
+        1, ge=1, le=8, description="compile for prompts of up to so many chunks of 75 tokens, each a shape of its own"
+    )
+    compile_cache_dir: Path | None = Field(
+        None,
+        description="folder that keeps what was compiled, best on a volume; unset: TORCHINDUCTOR_CACHE_DIR, else "
+        "below the temporary folder",
     )
 
     # engine
@@ -534,6 +559,12 @@ class Settings(BaseSettings):
             checks.signing_secret(value.get_secret_value())
         return value
 
+    @field_validator("compile_sizes")
+    @classmethod
+    def _are_sizes(cls, value: str) -> str:
+        checks.picture_sizes(value)
+        return value
+
     @field_validator("sdxl_preset")
     @classmethod
     def _is_preset(cls, value: str) -> str:
@@ -563,6 +594,7 @@ class Settings(BaseSettings):
         )
         if self.sdxl_preset_lora is not None and (self.sdxl_preset == NO_PRESET or self.sdxl_lora_path is None):
             raise ValueError("SDXL_PRESET_LORA needs SDXL_PRESET and SDXL_LORA_PATH")
+        checks.compilation(self.compile, deterministic=self.deterministic, refiner_offload=self.refiner_offload)
         if self.min_side > self.max_side:
             raise ValueError("MIN_SIDE is larger than MAX_SIDE")
         if self.min_side**2 > self.max_pixels:
@@ -640,6 +672,11 @@ class Settings(BaseSettings):
         """The folder that LoRA names are looked up in."""
         path = self.sdxl_lora_path
         return path.parent if path is not None and is_lora_file(path) else path
+
+    @property
+    def sizes_compiled(self) -> tuple[tuple[int, int], ...]:
+        """COMPILE_SIZES, each once: (width, height) in pixels."""
+        return checks.picture_sizes(self.compile_sizes)
 
     @property
     def default_lora(self) -> str | None:

@@ -176,3 +176,27 @@ def url_signing(kind: str, lifetime_s: int, *, cloudfront_url: str | None, key_g
         raise ValueError("URL_SIGNING=s3 signs the bucket's own address: it contradicts CLOUDFRONT_URL")
     if kind == "s3" and lifetime_s > _S3_LIFETIME_MAX_S:
         raise ValueError(f"URL_LIFETIME_S is at most {_S3_LIFETIME_MAX_S} (7 days) with URL_SIGNING=s3")
+
+
+def picture_sizes(value: str) -> tuple[tuple[int, int], ...]:
+    """Sizes of pictures, as `1024x1024,832x1216`: (width, height) in pixels, each once.
+
+    Raises:
+        ValueError: a side is no multiple of 8, which every SDXL's are.
+    """
+    sizes = dict.fromkeys(tuple(int(side) for side in size.split("x")) for size in value.split(","))
+    if any(side % 8 for size in sizes for side in size):
+        raise ValueError("the sides of pictures are multiples of 8")
+    return tuple((width, height) for width, height in sizes)
+
+
+def compilation(mode: str, *, deterministic: bool, refiner_offload: bool) -> None:
+    """What COMPILE=on cannot go with; COMPILE=auto gives way to it.
+
+    Raises:
+        ValueError: the settings contradict each other.
+    """
+    if mode == "on" and not deterministic:
+        raise ValueError("COMPILE=on needs DETERMINISTIC: without it, calls have no shape of their own")
+    if mode == "on" and refiner_offload:
+        raise ValueError("COMPILE=on contradicts REFINER_OFFLOAD, which moves the weights that compiled steps use")

@@ -164,6 +164,8 @@ def test_the_same_circumstances_give_no_reason(stored: dict[str, Any], model: Mo
         ({"vae_tile_px": 512}, "tiles of the VAE"),
         ({"versions": {"torch": "2.16.0", "diffusers": "0.42.0"}}, "version torch"),
         ({"deterministic": False}, "deterministic"),
+        ({"numerics": {"accumulation": "float16"}}, "numerics accumulation"),
+        ({"versions": {"torch": "2.15.0", "diffusers": "0.42.0", "cudnn": "91300"}}, "version cudnn"),
     ],
 )
 def test_each_circumstance_is_a_reason(
@@ -182,6 +184,14 @@ def test_short_memory_is_a_reason(stored: dict[str, Any], model: ModelInfo) -> N
     assert reasons(stored, model, LORAS, reproducible=False) == [
         "deterministic: the picture is not made deterministically now"
     ]
+
+
+@pytest.mark.parametrize("then", [True, False])
+def test_compiled_steps_are_a_reason(stored: dict[str, Any], model: ModelInfo, then: bool) -> None:
+    stored["model"]["compiled"] = then
+    assert reasons(stored, model, LORAS, reproducible=True, compiled=then) == []
+    [reason] = reasons(stored, model, LORAS, reproducible=True, compiled=not then)
+    assert reason == f"compiled: {then} then, {not then} now"
 
 
 def test_the_refiner_counts_only_where_it_was_used(make_manifest: Make, model: ModelInfo) -> None:

@@ -84,6 +84,7 @@ JOB_CHANGES: dict[str, Any] = {
     "prompt_syntax": PromptSyntax.A1111,
     "call_samples": 8,
     "lora_method": LoraMethod.HOOKS,
+    "compiled": False,
 }
 
 PROFILE = """

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from devtools.bench.jobs import call_sizes
+from worker.engine.accelerator import Accelerator
+from worker.engine.compiled.fast_path import FastPath
 from worker.engine.loop import StepEngine
 from worker.engine.pipeline import SdxlModel
 from worker.engine.schedule import Policy, StepScheduler
@@ -103,7 +105,15 @@ class Stage:
             self.failures[job_id] = result
 
 
-def stage(model: SdxlModel, *, deterministic: bool = True, slots: int = SLOTS, checkpoints: bool = False) -> Stage:
+def stage(
+    model: SdxlModel,
+    *,
+    deterministic: bool = True,
+    slots: int = SLOTS,
+    fast: FastPath | None = None,
+    accelerator: Accelerator | None = None,
+    checkpoints: bool = False,
+) -> Stage:
     holder: list[Stage] = []
     hooks = EngineHooks(
         on_progress=lambda job, done, steps: holder[0].progress.append((job.job_id, done, steps)),
@@ -114,6 +124,8 @@ def stage(model: SdxlModel, *, deterministic: bool = True, slots: int = SLOTS, c
     scheduler = StepScheduler(Policy(rows_max=slots))
     clock = lambda: holder[0].now  # noqa: E731
     calls = call_sizes(slots) if deterministic else None
-    engine = StepEngine(model, scheduler, hooks, clock, calls=calls, checkpoints=checkpoints)
+    engine = StepEngine(
+        model, scheduler, hooks, clock, calls=calls, fast=fast, accelerator=accelerator, checkpoints=checkpoints
+    )
     holder.append(Stage(engine, scheduler))
     return holder[0]

@@ -60,6 +60,7 @@ JOB_FIELDS: Mapping[str, Decides] = {
     "prompt_syntax": Decides.PIXELS,
     "call_samples": Decides.PIXELS,
     "lora_method": Decides.PIXELS,
+    "compiled": Decides.PIXELS,
     "profile": Decides.NOTHING,  # what it says is in the prompts and LoRAs by now
     "lane": Decides.NOTHING,
     "origin": Decides.NOTHING,

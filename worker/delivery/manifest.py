@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from types import UnionType
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -34,6 +34,8 @@ MANIFEST_VERSION = 1
 
 # Of `ModelInfo`: what decides something for each job.
 _BY_JOB = frozenset({"calls", "lora_mode"})
+# Left out where they are the default, so that the keys of older checkpoints stay valid.
+_IF_SET = ("buckets", "numerics")
 
 _Shape: TypeAlias = "type | UnionType | dict[str, _Shape]"
 _NUMBER = int | float
@@ -94,7 +96,8 @@ class ModelInfo:
     `calls` gives the size of the UNet calls, which decides the kernels when `deterministic`; `lora_mode` is the setting
     by which LoRAs are merged or applied by hooks; `embeddings_fingerprint` is of all files of SDXL_EMBEDDINGS_PATH,
     since a prompt may name any of them; `vae_tile_px` is the side of the tiles that pictures are decoded in, None for
-    whole ones.
+    whole ones. `buckets` are the names of the calls that this worker runs compiled, and `numerics` what else decides
+    bits, where it is not the default.
     """
 
     model_id: str
@@ -109,13 +112,15 @@ class ModelInfo:
     lora_mode: LoraMode = LoraMode.MERGED
     embeddings_fingerprint: str | None = None
     vae_tile_px: int | None = None
+    buckets: tuple[str, ...] = ()
+    numerics: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, job: Job) -> dict[str, Any]:
         """What made the picture of one job, as it stands in manifests and in the keys of checkpoints."""
         told = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _BY_JOB}
+        told = {name: value for name, value in told.items() if value or name not in _IF_SET}
         told["call_samples"] = self.calls.of(job) if self.deterministic else None
         method = self.lora_methods.of(job)
-        # Left out without LoRAs, so that the keys of older checkpoints of such jobs stay valid.
         return told if method is None else told | {"lora_method": method.value}
 
     @property
@@ -146,7 +151,7 @@ def build_manifest(
         "request": {name: _json(value) for name, value in to_record(request).items()},
         "recipe": _recipe(job, encoded, lora_fingerprints),
         "model": {name: _json(value) for name, value in model.of(job).items()}
-        | {"deterministic": model.deterministic and picture.reproducible},
+        | {"deterministic": model.deterministic and picture.reproducible, "compiled": picture.compiled},
         "keys": asdict(keys),
         "picture": {
             "output_format": request.output_format.value,
@@ -194,6 +199,7 @@ def load_manifest(data: bytes) -> dict[str, Any]:
         _check(manifest["recipe"]["profile"], _PROFILE_SHAPE, "recipe.profile")
     applied_syntax(manifest["recipe"])
     applied_samples(manifest)
+    applied_compilation(manifest)
     if manifest["recipe"].get("preset") is not None:
         _check(manifest["recipe"]["preset"], _PRESET_SHAPE, "recipe.preset")
         for timestep in manifest["recipe"]["preset"]["timesteps"]:
@@ -331,6 +337,21 @@ def applied_method(manifest: Mapping[str, Any]) -> LoraMethod | None:
         ValueError: no worker applies them so.
     """
     return stated_method(manifest["model"], [(lora["name"], lora["weight"]) for lora in manifest["recipe"]["loras"]])
+
+
+def applied_compilation(manifest: Mapping[str, Any]) -> bool | None:
+    """Whether a stored picture's steps were compiled ones; None where its calls varied, which is not made again.
+
+    Raises:
+        ValueError: the manifest says neither yes nor no.
+    """
+    model = manifest["model"]
+    if model.get("deterministic") is not True:
+        return None
+    compiled = model.get("compiled", False)  # older manifests are of workers that had no compiled steps
+    if not isinstance(compiled, bool):
+        raise ValueError(f"the manifest's model.compiled is neither true nor false: {compiled!r}")
+    return compiled
 
 
 def _keys(manifest: Mapping[str, Any]) -> Keys:

@@ -94,15 +94,10 @@ class _Vector:
 
     def step(self, noise: torch.Tensor, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the next latents and the predicted x0, both (rows, C, h, w)."""
-        sigma, alpha, ratio, newest, slope, inverse_r0 = self._tables[self.done].unbind(0)
-        if self._velocity:
-            x0 = _times(alpha, latents) - _times(sigma, noise)
-        else:
-            x0 = _over(latents - _times(sigma, noise), alpha)
+        table = self._tables[self.done]
+        x0 = predicted_x0(table, noise, latents, velocity=self._velocity)
         before = self._first_previous(x0) if self._previous is None else self._previous
-        difference = _times(inverse_r0, x0 - before)
-        moved = ratio * latents.float() - _times(newest, x0) - _times(slope, difference)
-        return moved if x0.dtype == torch.float32 else moved.to(x0.dtype), x0
+        return moved(table, latents, x0, before), x0
 
     def advance(self, x0: torch.Tensor) -> None:
         """Store x0 for the next step, here and in the sampler of every row."""
@@ -114,6 +109,27 @@ class _Vector:
     def _first_previous(self, x0: torch.Tensor) -> torch.Tensor:
         kept = [sampler.previous or (x0, i) for i, sampler in enumerate(self._samplers)]
         return torch.cat([together[i : i + 1] for together, i in kept])
+
+
+def predicted_x0(table: torch.Tensor, noise: torch.Tensor, latents: torch.Tensor, *, velocity: bool) -> torch.Tensor:
+    """Return the x0 that the guided prediction stands for, (rows, C, h, w).
+
+    Args:
+        table: the coefficients of each row's step (`samplers.Sampler`), (6, rows, 1, 1, 1).
+        velocity: the model predicts velocity instead of noise.
+    """
+    sigma, alpha = table[0], table[1]
+    if velocity:
+        return _times(alpha, latents) - _times(sigma, noise)
+    return _over(latents - _times(sigma, noise), alpha)
+
+
+def moved(table: torch.Tensor, latents: torch.Tensor, x0: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+    """Return the next latents of DPM++ 2M, (rows, C, h, w); `before` is the x0 of each row's last step."""
+    _, _, ratio, newest, slope, inverse_r0 = table.unbind(0)
+    difference = _times(inverse_r0, x0 - before)
+    result = ratio * latents.float() - _times(newest, x0) - _times(slope, difference)
+    return result if x0.dtype == torch.float32 else result.to(x0.dtype)
 
 
 def _times(factor: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

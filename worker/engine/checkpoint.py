@@ -22,7 +22,8 @@ from worker.engine.schedule import Segment
 class Facts(BaseModel):
     """The state of a row besides its tensors.
 
-    Times are in seconds; `lora_fingerprints` are those of the LoRA files that the row used.
+    Times are in seconds; `lora_fingerprints` are those of the LoRA files that the row used. `compiled` says that
+    the steps ran on the fast path; it is younger than the first checkpoints.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
@@ -33,6 +34,7 @@ class Facts(BaseModel):
     text_seconds: float = Field(ge=0)
     reproducible: bool
     lora_fingerprints: dict[str, str]
+    compiled: bool = False
 
 
 class Checkpoint:
@@ -86,7 +88,7 @@ class Checkpoint:
         row.reproducible = facts.reproducible
 
 
-def dump(row: Row, lora_fingerprints: Mapping[str, str]) -> bytes | None:
+def dump(row: Row, lora_fingerprints: Mapping[str, str], *, compiled: bool = False) -> bytes | None:
     """Serialise a row between two steps; None if it has no finished step, or its sampler cannot be restored."""
     if row.sampler.table is None or not row.steps_done:
         return None
@@ -97,6 +99,7 @@ def dump(row: Row, lora_fingerprints: Mapping[str, str]) -> bytes | None:
         text_seconds=row.text_seconds,
         reproducible=row.reproducible,
         lora_fingerprints=dict(lora_fingerprints),
+        compiled=compiled,
     )
     # Before the refiner's first step there is no previous x0; none is needed then, and the latents take its place.
     together, place = row.sampler.previous or (row.latents, 0)

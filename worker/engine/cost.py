@@ -25,6 +25,7 @@ class Group:
     `height` and `width` are those of the latents, `chunks` is the number of 77-token chunks of the prompt. Shorter
     prompts are not padded to share a call with longer ones, because a picture would then depend on the other rows.
     `samples` is what every call is padded to; None where a call has as many as its rows need. A guided row has two.
+    `compiled` says that the step runs on the fast path (`compiled/`), whose bits are not those of the other one.
     """
 
     stage: Stage
@@ -33,19 +34,20 @@ class Group:
     chunks: int = 1
     guided: bool = True
     samples: int | None = None
+    compiled: bool = False
 
     def rows(self, most: int) -> int:
         """Return the rows that a call may have, where memory or settings allow `most`."""
-        return most if self.samples is None else min(most, self.samples // self._samples_per_row)
+        return most if self.samples is None else min(most, self.samples // self.samples_per_row)
 
     def padded(self, most: int) -> int | None:
         """Return the samples that a call is padded to, where memory allows `most` rows; None for no padding."""
         if self.samples is None:
             return None
-        return min(self.samples, most * self._samples_per_row)
+        return min(self.samples, most * self.samples_per_row)
 
     @property
-    def _samples_per_row(self) -> int:
+    def samples_per_row(self) -> int:
         return 2 if self.guided else 1
 
 

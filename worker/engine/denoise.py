@@ -85,7 +85,7 @@ class Denoiser:
                 added_cond_kwargs={"text_embeds": batch.pooled, "time_ids": batch.time_ids},
                 return_dict=False,
             )[0]
-        return _guide(predicted, batch, self._rescale)
+        return guide(predicted, len(batch.held), batch.scale, guided=batch.guided, rescale=self._rescale)
 
     def _applied(self, mix: LoraBatch | None) -> AbstractContextManager[None]:
         return nullcontext() if self._lora_cache is None else self._lora_cache.batch(mix)
@@ -136,16 +136,24 @@ def _stack(rows: Sequence[Row], samples: int | None, lora_cache: LoraCache | Non
     )
 
 
-def _guide(predicted: torch.Tensor, batch: _Batch, rescale: float) -> torch.Tensor:
-    """Apply classifier-free guidance (Ho & Salimans 2022) in diffusers' order of operations."""
-    rows = len(batch.held)
-    if not batch.guided:
+def guide(predicted: torch.Tensor, rows: int, scale: torch.Tensor, *, guided: bool, rescale: float) -> torch.Tensor:
+    """Apply classifier-free guidance (Ho & Salimans 2022) in diffusers' order of operations.
+
+    Args:
+        predicted: the UNet's output: the negatives if the rows are guided, the positives, padding; (samples, C, h, w).
+        scale: the guidance scale of each row, float32 (rows, 1, 1, 1).
+        rescale: `guidance_rescale` of diffusers' pipelines.
+
+    Returns:
+        (rows, C, h, w).
+    """
+    if not guided:
         return predicted[:rows]
     negative, text = predicted[:rows], predicted[rows : 2 * rows]
-    scaled = (text - negative).float().mul_(batch.scale)
-    guided = (scaled if text.dtype == torch.float32 else scaled.to(text.dtype)).add_(negative)
+    scaled = (text - negative).float().mul_(scale)
+    mixed = (scaled if text.dtype == torch.float32 else scaled.to(text.dtype)).add_(negative)
     if rescale:
         # Row by row, so that the bits of a sum over one picture do not depend on the others.
-        parts = zip(torch.split(guided, 1), torch.split(text, 1), strict=True)
-        guided = torch.cat([rescale_noise_cfg(own, plain, guidance_rescale=rescale) for own, plain in parts])
-    return guided
+        parts = zip(torch.split(mixed, 1), torch.split(text, 1), strict=True)
+        mixed = torch.cat([rescale_noise_cfg(own, plain, guidance_rescale=rescale) for own, plain in parts])
+    return mixed

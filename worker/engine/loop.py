@@ -14,8 +14,11 @@ import torch
 
 from worker.call_sizes import CallSizes
 from worker.engine import gauges
+from worker.engine.accelerator import Accelerator, Pending, accelerator_of
 from worker.engine.checkpoint import Checkpoint, dump
-from worker.engine.cost import Stage
+from worker.engine.compiled.fast_path import FastPath
+from worker.engine.cost import Group, Stage
+from worker.engine.decode import Finish, is_converted
 from worker.engine.denoise import Denoiser
 from worker.engine.lora.arrivals import Arrivals
 from worker.engine.lora.exchange import Exchange, LoraSet
@@ -46,14 +49,26 @@ _STEP_SECONDS = metrics.PHASE.labels("step")
 class _Live:
     """A job inside the engine; `row` appears with its first step here, after the `checkpoint` if there is one.
 
-    Its LoRAs are pinned as long as it is here, and the row's acquired as long as there is one.
+    Its LoRAs are pinned as long as it is here, and the row's acquired as long as there is one. `compiled`: its steps
+    run on the fast path.
     """
 
     job: Job
     steps: int
+    compiled: bool = False
     checkpoint: Checkpoint | None = None
     row: Row | None = None
     told: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoding:
+    """A picture that the device decodes; `begun` is the time on the engine's stopwatch."""
+
+    origin: Origin
+    live: _Live
+    begun: float
+    pending: Pending[Finish]
 
 
 class StepEngine:
@@ -63,6 +78,8 @@ class StepEngine:
         clock: the time of day, by which deadlines count.
         stopwatch: seconds that nobody sets, for durations; `clock` where it is None.
         calls: the size that every UNet call is padded to, by job; None: calls are not padded.
+        fast: the compiled steps; None: there are none. It needs `calls`.
+        accelerator: of the model's device; None: the usual one.
         checkpoints: release started jobs with a checkpoint where one can be made.
     """
 
@@ -74,6 +91,8 @@ class StepEngine:
         clock: Callable[[], float],
         *,
         calls: CallSizes | None,
+        fast: FastPath | None = None,
+        accelerator: Accelerator | None = None,
         checkpoints: bool = False,
         stopwatch: Callable[[], float] | None = None,
     ) -> None:
@@ -83,6 +102,8 @@ class StepEngine:
         self._clock = clock
         self._stopwatch = clock if stopwatch is None else stopwatch
         self._calls = calls
+        self._fast = FastPath() if fast is None else fast
+        self._accelerator = accelerator_of(model.device) if accelerator is None else accelerator
         self._checkpoints = checkpoints
         self._ladder = MemoryLadder(model, scheduler.policy.rows_max)
         stages = [Stage.BASE] if model.refiner is None else list(Stage)
@@ -104,6 +125,7 @@ class StepEngine:
         self._step_seconds = _FIRST_STEP_S
         self._live: dict[Origin, _Live] = {}
         self._to_decode: dict[Origin, _Live] = {}
+        self._decoding: _Decoding | None = None
         self._inbox: deque[Callable[[], None]] = deque()
         self._wake = threading.Event()
         self._preemptions_told = 0
@@ -146,7 +168,7 @@ class StepEngine:
             if held_up is None:
                 self._merge_ahead()
             self._receive()
-            decoded = self._decode_one()
+            decoded = self._decode_one(idle=not batch and held_up is None)
         if not batch and not decoded and held_up is None:
             self._rest()
             return False
@@ -163,26 +185,31 @@ class StepEngine:
     def _accept(self, job: Job) -> None:
         """Plan a job, whose LoRAs are pinned."""
         try:
-            segments = self._sized(job, self._model.segments(job))
-            checkpoint, left = self._go_on(job, segments)
+            segments, compiled = self._sized(job, self._model.segments(job))
+            checkpoint, left = self._go_on(job, segments, compiled)
             self._refuse_if_too_late(job, left)
         except RequestRejected as error:
             self._model.lora_cache.release(job.loras)
             self._hooks.on_failed(Failure.of(job, error.code, error.message))
             return
-        self._live[job.origin] = _Live(job, sum(segment.steps for segment in segments), checkpoint)
+        self._live[job.origin] = _Live(job, sum(segment.steps for segment in segments), compiled, checkpoint)
         # It has waited since it was received: its start was only recorded when its turn was near.
         waited = max(0.0, self._clock() - job.received_at)
         self._scheduler.submit(job.origin, job.lane, left, self._stopwatch() - waited)
 
-    def _sized(self, job: Job, segments: Sequence[Segment]) -> Sequence[Segment]:
-        """`segments` with the size of the calls that `job` is drawn with."""
+    def _sized(self, job: Job, segments: Sequence[Segment]) -> tuple[Sequence[Segment], bool]:
+        """`segments` with the size of the calls that `job` is drawn with, and whether those are compiled ones."""
         if self._calls is None:
-            return segments
+            return segments, False
         samples = self._calls.of(job)
-        return [replace(segment, group=replace(segment.group, samples=samples)) for segment in segments]
+        groups = [replace(segment.group, samples=samples) for segment in segments]
+        compiled = self._fast.draws(job, groups)
+        sized = zip(segments, groups, strict=True)
+        return [replace(one, group=replace(group, compiled=compiled)) for one, group in sized], compiled
 
-    def _go_on(self, job: Job, segments: Sequence[Segment]) -> tuple[Checkpoint | None, Sequence[Segment]]:
+    def _go_on(
+        self, job: Job, segments: Sequence[Segment], compiled: bool
+    ) -> tuple[Checkpoint | None, Sequence[Segment]]:
         """The checkpoint that `job` brought, and what is left to do after it; one that is of no use is told."""
         if job.checkpoint is None:
             return None, segments
@@ -190,6 +217,8 @@ class StepEngine:
             checkpoint = Checkpoint(job.checkpoint)
             left = checkpoint.segments_left(segments)
             self._model.check(checkpoint, job)
+            if checkpoint.facts.compiled != compiled:
+                raise ValueError("begun with compiled steps here and eager ones there, or the reverse")
         except ValueError as error:
             _log.warning("checkpoint_unusable", **logs.about(job), error=str(error))
             return None, segments
@@ -239,7 +268,10 @@ class StepEngine:
     def _with_checkpoint(self, live: _Live) -> Job:
         if not self._checkpoints or live.row is None or live.row.steps_done == live.steps:
             return live.job
-        return replace(live.job, checkpoint=dump(live.row, self._model.lora_cache.fingerprints(live.job.loras)))
+        return replace(live.job, checkpoint=self._dump(live.row, live))
+
+    def _dump(self, row: Row, live: _Live) -> bytes | None:
+        return dump(row, self._model.lora_cache.fingerprints(live.job.loras), compiled=live.compiled)
 
     def _expire(self, now: float) -> None:
         for origin, live in [*self._live.items(), *self._to_decode.items()]:
@@ -299,7 +331,7 @@ class StepEngine:
         try:
             with one_error():
                 rows = [self._row(origin, now) for origin in batch]
-                seconds = self._step(rows, group.padded(self._ladder.rows_max))
+                seconds = self._step(rows, group)
         except _Ended:
             return
         except torch.OutOfMemoryError:
@@ -347,37 +379,77 @@ class StepEngine:
                 row = self._model.resume(live.job, now, live.checkpoint)
         return row
 
-    def _step(self, rows: list[Row], samples: int | None) -> float:
-        before = self._stopwatch()
-        self._model.bring(rows[0].stage)
-        if rows[0].stage is Stage.BASE:
-            self._exchange.bring(rows[0].conditioning.merged)
-        self._denoisers[rows[0].stage].step(rows, samples)
-        if self._model.device.type == "cuda":
-            # Without this the host runs ahead and an urgent request would queue behind steps already launched.
-            torch.cuda.synchronize(self._model.device)
-        return self._stopwatch() - before
+    def _step(self, rows: list[Row], group: Group) -> float:
+        def launch() -> None:
+            self._model.bring(group.stage)
+            if group.stage is Stage.BASE:
+                # Compiled steps too: rows without LoRAs want the model's own weights.
+                self._exchange.bring(rows[0].conditioning.merged)
+            if not self._step_compiled(rows, group):
+                self._denoisers[group.stage].step(rows, group.padded(self._ladder.rows_max))
 
-    def _decode_one(self) -> bool:
+        return self._accelerator.step(launch, (group, len(rows)), self._stopwatch)
+
+    def _step_compiled(self, rows: list[Row], group: Group) -> bool:
+        """Whether the step has run on the fast path; on the other one it gives other bits than it should."""
+        if not group.compiled:
+            return False
+        if not self._ladder.steps_differ(group) and self._fast.step(group, rows):
+            return True
+        for row in rows:
+            row.reproducible = False
+        return False
+
+    def _decode_one(self, *, idle: bool) -> bool:
+        """Begin a decode or deliver one that is done; with `idle`, wait for it. False when there is none."""
+        if self._decoding is not None:
+            return self._deliver(self._decoding, idle=idle)
         if not self._to_decode:
             return False
         origin, live = min(self._to_decode.items(), key=lambda item: item[1].job.lane)
         if self._scheduler.newcomer_above(live.job.lane):
             return False
         assert live.row is not None
-        before, pixels = self._stopwatch(), None
+        begun, pending = self._stopwatch(), None
         try:
             with one_error(), logs.within(logs.about(live.job)):
-                pixels = self._model.decode(live.row)
+                pending = self._begin_decode(live.row)
         except RequestRejected as error:
             self._end(origin, Failure.of(live.job, error.code, error.message))
             return True
         except torch.OutOfMemoryError:
             pass
-        if pixels is None:
+        if pending is None:
             self._relieve([origin], rows=1, decoding=True)
             return True
-        seconds = self._stopwatch() - before
+        return self._deliver(_Decoding(origin, live, begun, pending), idle=idle)
+
+    def _begin_decode(self, row: Row) -> Pending[Finish]:
+        # Weights that are converted for a picture must not be freed while another stream reads them.
+        if self._accelerator.overlaps and not is_converted(self._model.vae(row.stage), row.latents.dtype):
+            to_host = self._accelerator.to_host
+            return self._accelerator.beside(lambda: self._model.begin_decode(row, to_host))
+        pixels = self._model.decode(row)
+        return Pending(lambda: pixels)
+
+    def _deliver(self, decoding: _Decoding, *, idle: bool) -> bool:
+        """Deliver a picture once the device has finished it; meanwhile, the steps go on."""
+        if not decoding.pending.is_done():
+            if not idle:
+                self._decoding = decoding
+                return True
+            decoding.pending.wait()
+        self._decoding = None
+        origin, live = decoding.origin, decoding.live
+        if self._to_decode.get(origin) is not live:
+            return True  # cancelled, expired or released meanwhile
+        assert live.row is not None
+        try:
+            pixels = decoding.pending.value()
+        except RequestRejected as error:
+            self._end(origin, Failure.of(live.job, error.code, error.message))
+            return True
+        seconds = decoding.pending.seconds(self._stopwatch() - decoding.begun)
         self._scheduler.cost.observe_decode(live.row.latents.shape[-2], live.row.latents.shape[-1], seconds)
         metrics.PHASE.labels("decode").observe(seconds)
         timing = Timing(
@@ -395,6 +467,7 @@ class StepEngine:
             timing,
             self._model.lora_cache.fingerprints(live.job.loras),
             reproducible=live.row.reproducible and not self._ladder.decodes_differ,
+            compiled=live.compiled,
         )
         self._end(origin, picture)
         return True
@@ -405,8 +478,7 @@ class StepEngine:
         Args:
             rows: those that the step may have had that failed.
         """
-        for denoiser in self._denoisers.values():
-            denoiser.forget()
+        self._forget_batches()
         if not self._ladder.climb(rows=rows, decoding=decoding):
             [origin] = batch
             live = self._live.get(origin) or self._to_decode[origin]
@@ -420,6 +492,10 @@ class StepEngine:
         """Give the scheduler the batch size of the ladder's rung."""
         metrics.MEMORY_RUNG.set(self._ladder.rung)
         self._scheduler.resize(self._ladder.rows_max)
+        self._forget_batches()
+
+    def _forget_batches(self) -> None:
+        self._fast.forget()
         for denoiser in self._denoisers.values():
             denoiser.forget()
 

@@ -6,6 +6,7 @@ with `denoising_start`. The loop over steps is in `loop.py` and `denoise.py`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from worker.engine.checkpoint import Checkpoint
 from worker.engine.cost import Group, Stage
-from worker.engine.decode import decode
+from worker.engine.decode import Finish, begin_decode, decode
 from worker.engine.embeddings import Embeddings
 from worker.engine.lora.cache import LORA_CACHE_BYTES, LoraCache
 from worker.engine.lora.exchange import LoraSet
@@ -243,6 +244,10 @@ class SdxlModel:
             RequestRejected: `model_error`, if the picture contains NaN or has a single colour.
         """
         return decode(self.vae(row.stage), row.latents)
+
+    def begin_decode(self, row: Row, to_host: Callable[[torch.Tensor], torch.Tensor]) -> Finish:
+        """Like `decode`, but give it to the device without waiting for it (`decode.begin_decode`)."""
+        return begin_decode(self.vae(row.stage), row.latents, to_host)
 
     def vae(self, stage: Stage) -> Any:
         """Return the VAE of a stage."""

@@ -75,7 +75,7 @@ def try_out(model: SdxlModel, *, model_id: str, refiner_id: str | None) -> None:
 def _try_stage(model: SdxlModel, stage: Stage, name: str) -> torch.Tensor:
     """Return the noise that the schedulers began with, which a VAE decodes as well as anything."""
     model.bring(stage)
-    conditioning = model.condition(_job(), stage)
+    conditioning = model.condition(trial_job(), stage)
     generator = torch.Generator("cpu").manual_seed(_SEED)
     unet = model.unet(stage)
     side = _SIDE_PX // model.base.vae_scale_factor
@@ -134,7 +134,8 @@ def _step_through(
         raise ValueError("its steps yield NaN")
 
 
-def _job() -> Job:
+def trial_job() -> Job:
+    """Return the request of nobody that a model is tried with."""
     request = GenerationRequest(
         job_id="trial", girl_id="trial", user_id=0, prompt="a cat", width=_SIDE_PX, height=_SIDE_PX
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
 import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,6 +21,8 @@ _HIDING = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
 _HIDDEN = {"", "-1", "none", "void", "NoDevFiles"}
 _NAMING = "CUDA_VISIBLE_DEVICES"
 _DRIVER_LIBRARY = "libcuda.so.1"
+# torch's wheels for CUDA 13 and for CUDA 12.
+_PACKAGES = {"cublas": ("nvidia-cublas", "nvidia-cublas-cu12"), "triton": ("triton",)}
 _ADVICE = "set DEVICE=cpu to work without it"
 
 
@@ -183,6 +187,40 @@ def _has_driver_library() -> bool:
     except OSError:
         return False
     return True
+
+
+def pin_kernels() -> None:
+    """Let nothing but shapes decide which kernels run: no algorithm is chosen by a timing, nor attention by heuristics.
+
+    Attention is FlashAttention, the memory-efficient kernel where that cannot do it (Turing, the VAE's wide heads), or
+    plain arithmetic; torch tries them in this order. cuDNN's attention, whose plans depend on its version, is off.
+    """
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    torch.backends.cuda.enable_flash_sdp(True)
+    torch.backends.cuda.enable_mem_efficient_sdp(True)
+    torch.backends.cuda.enable_math_sdp(True)
+
+
+def kernel_versions() -> dict[str, str]:
+    """Return the versions, where they are known, of what computes on a CUDA device: cuDNN, cuBLAS, Triton, driver."""
+    cudnn: Any = torch.backends.cudnn
+    found = {"cudnn": str(cudnn.version() or ""), "driver": look_at_machine().driver or ""}
+    for name, packages in _PACKAGES.items():
+        found[name] = next(filter(None, map(_installed, packages)), "")
+    return {name: version for name, version in sorted(found.items()) if version}
+
+
+def is_geforce(name: str) -> bool:
+    """Whether a card sums up half-precision products in float32 at half the speed, as GeForce cards do."""
+    return "GeForce" in name
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _split(architecture: str) -> tuple[str, str]:

@@ -76,7 +76,12 @@ def picture_flaws(manifest: Mapping[str, Any], data: bytes | None) -> list[str]:
 
 
 def reasons(
-    manifest: Mapping[str, Any], now: ModelInfo, lora_fingerprints: Mapping[str, str], *, reproducible: bool
+    manifest: Mapping[str, Any],
+    now: ModelInfo,
+    lora_fingerprints: Mapping[str, str],
+    *,
+    reproducible: bool,
+    compiled: bool = False,
 ) -> list[str]:
     """List why the recipe may give other pixels here and now; empty if no reason is known.
 
@@ -85,6 +90,7 @@ def reasons(
     Args:
         lora_fingerprints: fingerprints of the LoRA files that were used now, by name.
         reproducible: False if the device ran out of memory while the picture was made now.
+        compiled: whether its steps were compiled ones now.
     """
     then = manifest["model"]
     found = [_change("model", then, now.model_fingerprint, "model_fingerprint")]
@@ -99,6 +105,10 @@ def reasons(
     versions = then.get("versions") or {}
     for name in sorted({*versions, *now.versions}):
         found.append(_change(f"version {name}", versions, now.versions.get(name), name))
+    numerics = then.get("numerics") or {}
+    for name in sorted({*numerics, *now.numerics}):
+        found.append(_change(f"numerics {name}", numerics, now.numerics.get(name), name))
+    found.append(_change("compiled", {"compiled": then.get("compiled", False)}, compiled, "compiled"))
     if then.get("deterministic") is not True:
         found.append("deterministic: the picture was not made deterministically")
     elif not now.deterministic or not reproducible:

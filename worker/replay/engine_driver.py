@@ -6,7 +6,14 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TypeVar
 
-from worker.delivery.manifest import applied_method, applied_preset, applied_profile, applied_samples, applied_syntax
+from worker.delivery.manifest import (
+    applied_compilation,
+    applied_method,
+    applied_preset,
+    applied_profile,
+    applied_samples,
+    applied_syntax,
+)
 from worker.job import Engine, EngineHooks, Failure, Job, MakeEngine, Picture, effective_seed
 from worker.replay.plan import Item
 
@@ -71,4 +78,5 @@ def job_of_manifest(item: Item, now: float, replay_id: str | None = None) -> Job
         prompt_syntax=applied_syntax(recipe),
         call_samples=applied_samples(item.manifest),
         lora_method=applied_method(item.manifest),
+        compiled=applied_compilation(item.manifest),
     )

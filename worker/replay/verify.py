@@ -101,7 +101,13 @@ class Verifier:
             return _done(item, Verdict.SAME)
         if self._encodes_to_the_stored(item.manifest, made):
             return _done(item, Verdict.TAMPERED, "picture.pixel_sha256 does not match the stored image")
-        why = reasons(item.manifest, self.info, made.lora_fingerprints, reproducible=made.reproducible)
+        why = reasons(
+            item.manifest,
+            self.info,
+            made.lora_fingerprints,
+            reproducible=made.reproducible,
+            compiled=made.compiled,
+        )
         return _done(item, Verdict.DIFFERS, *why) if why else _done(item, Verdict.UNEXPLAINED, _UNKNOWN)
 
     def _encodes_to_the_stored(self, manifest: dict[str, Any], made: Picture) -> bool:

@@ -32,6 +32,10 @@ STEPS = Counter("sdxl_worker_steps", "UNet calls")
 ROW_STEPS = Counter("sdxl_worker_row_steps", "Rows over all UNet calls")
 FREE_SLOTS = Counter("sdxl_worker_free_row_steps", "Empty slots over all UNet calls")
 PREEMPTIONS = Counter("sdxl_worker_preemptions", "Rows that were parked in favour of more urgent ones")
+COMPILED_BUCKETS = Gauge("sdxl_worker_compiled_buckets", "Shapes of UNet calls that run on the fast path")
+COMPILED_FALLBACKS = Counter(
+    "sdxl_worker_compiled_fallbacks", "Such shapes that failed or differed from the eager steps, and are drawn eagerly"
+)
 GPU_SECONDS = Counter("sdxl_worker_gpu_seconds", "Device time by use: useful (became a picture) or wasted", ["use"])
 RESUMED_STEPS = Counter("sdxl_worker_resumed_steps", "Steps that were not repeated because a checkpoint was resumed")
 MEMORY_RUNG = Gauge("sdxl_worker_memory_rung", "Current rung of the out-of-memory ladder; 0 is normal")
