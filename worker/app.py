@@ -35,6 +35,7 @@ from worker.intake.lane_members import LaneMembers
 from worker.intake.ledger import Ledger
 from worker.intake.log_bounds import LogBounds
 from worker.intake.patience import Patience
+from worker.intake.positions import Positions
 from worker.job import Lane, MakeEngine
 from worker.lifecycle import Lifecycle
 from worker.rule_files import read_rules
@@ -128,6 +129,7 @@ def build(
         proxy,
         ledger,
         ends,
+        Positions(members, threads),
         codec,
         lifecycle,
         rules,

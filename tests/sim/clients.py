@@ -88,6 +88,10 @@ class FakeConsumer:
         self._stuck: set[Key] = set()
         self._told_ends: dict[Key, int] = {}
         self._paused: set[Key] = set()
+        # What was assigned before can be paused; what was not when it was to be; errors of fetches before a seek.
+        self._met: set[Key] = set()
+        self._not_paused: set[Key] = set()
+        self._overtaken: list[Record] = []
         # Partitions that are not fetched although nobody has paused them (librdkafka#5591).
         self.forgotten: set[Key] = set()
         self._callbacks: dict[str, Callback] = {}
@@ -105,6 +109,8 @@ class FakeConsumer:
 
     def _poll(self) -> Record | None:
         self._meet()
+        if self._overtaken:
+            return self._overtaken.pop()
         choices = [key for key in sorted(self._assigned) if key not in self._paused | self._stuck | self.forgotten]
         self._kernel.rng.shuffle(choices)
         for key in choices:
@@ -146,9 +152,16 @@ class FakeConsumer:
             assert key not in self._assigned, f"{key} is assigned already"
             at = self._broker.log(key).start if place.offset == OFFSET_BEGINNING else place.offset
             assert at >= 0, "no offset to start at"
-            self._assigned[key], self._leader_epochs[key] = at, place.leader_epoch
+            # Where librdkafka knows the leader already, it fetches an assigned offset without comparing epochs.
+            self._assigned[key], self._leader_epochs[key] = at, None
+            self._met.add(key)
             self._told_ends.pop(key, None)
             self._stuck.discard(key)
+            lost = None if key in self._paused else self._lost(key)
+            if lost is not None and self._kernel.rng.random() < 0.5:
+                self._overtaken.append(lost)
+            else:
+                self._stuck.discard(key)
 
     def incremental_unassign(self, places: list[TopicPartition]) -> None:
         for key in _keys(places):
@@ -179,17 +192,23 @@ class FakeConsumer:
         self._assigned = {key: at for key, at in self._assigned.items() if key not in keys}
 
     def pause(self, places: list[TopicPartition]) -> None:
+        # Of no effect for a partition that librdkafka does not know yet.
         keys = _keys(places)
-        assert keys <= set(self._assigned), "pause of a partition that is not assigned"
-        self._paused |= keys
+        self._paused |= keys & self._met
+        self._not_paused |= keys - self._met
 
     def seek(self, place: TopicPartition) -> None:
-        self._assigned[place.topic, place.partition] = place.offset
+        key = place.topic, place.partition
+        assert key in self._assigned, f"a seek in {key}, which is not assigned"
+        if self._kernel.rng.random() < (0.5 if key in self._stuck else 0.1):
+            raise KafkaException(KafkaError(KafkaError._STATE, "simulated"))
+        self._assigned[key], self._leader_epochs[key] = place.offset, place.leader_epoch
 
     def resume(self, places: list[TopicPartition]) -> None:
         keys = _keys(places)
-        assert keys <= self._paused, "a needless resume rewinds (librdkafka#4686)"
+        assert keys <= self._paused | self._not_paused, "a needless resume rewinds (librdkafka#4686)"
         self._paused -= keys
+        self._not_paused -= keys
         self.forgotten -= keys
 
     def committed(self, places: list[TopicPartition], timeout_s: float) -> list[TopicPartition]:

@@ -82,6 +82,7 @@ class Intake:
         proxy: ConsumerProxy,
         ledger: Ledger,
         ends: EndWatch,
+        positions: Positions,
         codec: EventCodec,
         hooks: IntakeHooks,
         rules: AdmissionRules,
@@ -95,7 +96,7 @@ class Intake:
         self._members = members
         self._proxy = proxy
         self._ledger = ledger
-        self._log = LogFollower(members, proxy, ledger, ends, Positions(members), hooks, self._unpause)
+        self._log = LogFollower(members, proxy, ledger, ends, positions, hooks, self._unpause)
         self._reopener = Reopener(members, ledger)
         self._codec = codec
         self._hooks = hooks

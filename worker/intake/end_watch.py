@@ -64,6 +64,8 @@ class EndWatch:
         # Partitions of topics that have another id now, and that id.
         self._recreated: dict[Key, str] = {}
         self._paused_ends: dict[Key, int] = {}
+        # Of these two, the partitions that are asked about at the moment: the answer may be older than what is known.
+        self._asked_before: set[Key] = set()
 
     def recreated(self, committed: Mapping[Key, str | None]) -> dict[Key, str]:
         """The partitions among these that are of another topic than was committed, with its id. Waits, within bounds.
@@ -88,6 +90,7 @@ class EndWatch:
             known: dict[Key, Any]
             for known in (self._topic_ids, self._ends, self._lost, self._recreated, self._paused_ends):
                 known.pop(key, None)
+            self._asked_before.discard(key)
 
     def on_end(self, key: Key, offset: int) -> None:
         """A consumer has read to the end of a partition, beyond its last record."""
@@ -96,6 +99,11 @@ class EndWatch:
     def on_lost(self, key: Key, lost: Lost) -> None:
         """A consumer's next offset is not there; it stands still until it is moved."""
         self._lost[key] = lost
+        self._ask_anew(key)
+
+    def _ask_anew(self, key: Key) -> None:
+        if self._bounds.is_asked(key):
+            self._asked_before.add(key)
 
     def end(self, key: Key) -> int | None:
         """The end of a paused partition, of which fetches tell nothing; None where it is not known."""
@@ -129,12 +137,14 @@ class EndWatch:
 
     def _found(self, answers: Answers) -> list[Found]:
         events = []
-        for key in [key for key in self._recreated if key in answers.bounds]:
+        too_old = self._asked_before & (answers.bounds.keys() | answers.failed)
+        self._asked_before -= too_old
+        for key in [key for key in self._recreated if key in answers.bounds and key not in too_old]:
             new_id = self._recreated.pop(key)
             self._forget_id(key, new_id)
             beginning = GoOn(answers.bounds[key].first, Cause.RECREATED)
             events.append(Found(key, self._lost.pop(key, Lost(0)), beginning, new_id))
-        for key in [key for key in self._lost if key in answers.bounds]:
+        for key in [key for key in self._lost if key in answers.bounds and key not in too_old]:
             lost, topic_id = self._lost.pop(key), answers.topic_ids.get(key[0])
             known = self._topic_ids.get(key)
             same = None if known is None or topic_id is None else topic_id == known
@@ -154,6 +164,8 @@ class EndWatch:
                 self._topic_ids[key] = topic_id
                 learnt.append(Learnt(key, topic_id))
             elif known is not None and known != topic_id:
+                if key not in self._recreated:
+                    self._ask_anew(key)
                 self._recreated[key] = topic_id
         if now >= self._compare_at and self._topic_ids:
             is_learning = None in self._topic_ids.values()

@@ -1,37 +1,104 @@
 """Where the group members read: assigned partitions start at given offsets and can be moved to others.
 
 Both group protocols change assignments by adding and removing.
+
+A log may have lost its end while nobody read it, and other records may stand there by now. Only leader epochs tell, and
+librdkafka (2.16) compares none at the first fetch of an assigned offset whose leader it knows (librdkafka#5158): what
+was written over the lost end would be skipped in silence. It does compare at a seek. A fetch that is on its way before
+the seek may still report a wrong cause (`Offset out of range`, 8 of 10 tries), so partitions are assigned paused.
+That is of no effect where librdkafka does not know the partition yet; what is reported then is looked at once more
+(`compares_again`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from confluent_kafka import OFFSET_BEGINNING, TopicPartition
+import structlog
+from confluent_kafka import OFFSET_BEGINNING, KafkaException, TopicPartition
 
 from worker.intake.lane_members import LaneMembers
 from worker.intake.ledger import TopicPartition as Key
+from worker.threads import Threads
+
+_log = structlog.get_logger()
+
+# A seek is refused while librdkafka still stops what it read before, and where it has given up on an offset.
+SEEK_WITHIN_S = 5.0
+_PAUSE_S = 0.02
 
 
 class Positions:
     """The poll thread's."""
 
-    def __init__(self, members: LaneMembers) -> None:
+    def __init__(self, members: LaneMembers, threads: Threads) -> None:
         self._members = members
+        self._threads = threads
+        # The offsets at which partitions were opened for which epochs were compared before anything was fetched.
+        self._compared: dict[Key, int] = {}
 
     def assign(self, committed: Sequence[TopicPartition]) -> None:
-        """In a rebalance callback: start new partitions at committed offsets, or at their beginning."""
-        places = [place(p.topic, p.partition, p.offset if p.offset >= 0 else None, p.leader_epoch) for p in committed]
-        self._members.incremental_assign(places)
+        """In a rebalance callback: start new partitions at committed offsets, or at their beginning.
 
-    def move(self, key: Key, offset: int | None) -> None:
+        Ends the process where epochs cannot be compared: nothing was read yet.
+        """
+        places = [place(p.topic, p.partition, p.offset if p.offset >= 0 else None, p.leader_epoch) for p in committed]
+        for known in places:
+            self._compared.pop((known.topic, known.partition), None)
+        self._open(places)
+
+    def move(self, key: Key, offset: int | None, leader_epoch: int | None = None) -> None:
         """Read on from another offset, None for the beginning.
 
-        A `seek` is refused once librdkafka has given up on the old offset (tried).
+        Not by a seek alone, which is refused once librdkafka has given up on the old offset (tried).
+
+        Args:
+            leader_epoch: the highest of what was read below the offset; None where epochs are not to be compared.
         """
-        moved = place(*key, offset)
+        moved = place(*key, offset, leader_epoch)
         self._members.incremental_unassign([moved])
-        self._members.incremental_assign([moved])
+        self._open([moved])
+
+    def compares_again(self, key: Key, offset: int | None, leader_epoch: int | None) -> bool:
+        """Open a partition again whose offset is reported missing by a fetch that no comparison of epochs came before.
+
+        Returns:
+            whether it was; where not, the report is to be believed.
+        """
+        if offset is None or leader_epoch is None or self._compared.get(key) == offset:
+            return False
+        self.move(key, offset, leader_epoch)
+        # librdkafka knows the partition now, so that the pause took effect.
+        self._compared[key] = offset
+        return True
+
+    def _open(self, places: Sequence[TopicPartition]) -> None:
+        compared = [known for known in places if known.offset >= 0 and _has_epoch(known)]
+        self._members.pause(compared)
+        self._members.incremental_assign(places)
+        for known in compared:
+            self._seek(known)
+        self._members.resume(compared)
+
+    def _seek(self, known: TopicPartition) -> None:
+        deadline = self._threads.monotonic() + SEEK_WITHIN_S
+        while True:
+            try:
+                self._members.seek(known)
+            except KafkaException as error:
+                if self._threads.monotonic() >= deadline:
+                    self._threads.end(f"{known.topic}/{known.partition} cannot be read from {known.offset}: {error}")
+                _log.info("seek_refused", topic=known.topic, partition=known.partition, error=str(error))
+            else:
+                return
+            self._threads.sleep(_PAUSE_S)
+            self._members.incremental_unassign([known])
+            self._members.pause([known])
+            self._members.incremental_assign([known])
+
+
+def _has_epoch(known: TopicPartition) -> bool:
+    return known.leader_epoch is not None and known.leader_epoch >= 0
 
 
 def place(topic: str, partition: int, offset: int | None, leader_epoch: int | None = None) -> TopicPartition:
