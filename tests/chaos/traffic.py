@@ -11,6 +11,7 @@ from confluent_kafka import KafkaError, Message, Producer
 
 from tests.chaos.hostile import GIRL, hostile_record
 from tests.chaos.options import Options
+from tests.chaos.tally import Tally, text_of
 from tests.harness import small_request
 from tests.hostile_records import COMPLETED, DEAD_LETTER, HostileRecord
 from worker.events.headers import request_headers
@@ -79,7 +80,8 @@ class Sender:
         )
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sender", daemon=True)
-        self.sent = 0
+        # What the brokers have acknowledged.
+        self.tally = Tally(bytearray(options.jobs))
         self.errors: list[str] = []
 
     def start(self) -> None:
@@ -134,8 +136,8 @@ class Sender:
             topic, key=name.encode(), value=record.value(name), on_delivery=self._delivered, **record.options
         )
 
-    def _delivered(self, error: KafkaError | None, _message: Message) -> None:
+    def _delivered(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:
             self.errors.append(error.str())
         else:
-            self.sent += 1
+            self.tally.add(number_of(text_of(message.key())), (message.topic() or "", message.partition() or 0))

@@ -196,6 +196,22 @@ def test_one_that_hangs_is_asked_for_nothing_while_the_others_leave() -> None:
     assert [error.args[0].code() for error in refused] == [KafkaError._STATE]
 
 
+def test_a_member_that_leaves_is_asked_for_nothing_after_a_callback_that_raised() -> None:
+    site = Site()
+
+    def raises(_places: list[TopicPartition]) -> None:
+        raise KafkaException(KafkaError(KafkaError._STATE))
+
+    site.members.subscribe(raises, raises, raises)
+    hanging, leaving = site.consumers["urgent"], site.consumers["high"]
+    with pytest.raises(KafkaException):
+        hanging.callbacks["on_revoke"](None, [TopicPartition("urgent", 1)])
+    hanging.hangs, site.hanging = True, {hanging.close}
+    leaving.close = lambda: site.members.metadata(0.0)
+    site.members.leave(cast("Any", site), 20.0)
+    assert hanging.calls == [("subscribe", ["urgent"])]
+
+
 def test_all_that_hang_take_no_more_than_the_time_for_all() -> None:
     site = Site()
     for consumer in site.consumers.values():

@@ -197,6 +197,8 @@ class Audit:
             starts = self.most_starts.get(request.number, 0)
             _check(starts >= self._crash_loop_limit, f"{request} is given up after {starts} starts")
             return
+        if outcome == "failed invalid_request" and self._shares_id_with_lost(request):
+            return
         if self._is_id_of_another(request) and request.kind is not Kind.UNDECODABLE:
             # One that makes no picture may have ended by itself before.
             reused = outcome == "failed invalid_request"
@@ -214,12 +216,15 @@ class Audit:
 
     def _is_id_of_another(self, request: Request) -> bool:
         """Whether a different request under the same id has the picture."""
-        # Of a record that the log has lost it may have been made all the same.
         return any(
-            other.outcomes in (["completed"], ["gone"]) and other.value != request.value
-            for other in [*self.requests.values(), *self.gone.values()]
+            other.outcomes == ["completed"] and other.value != request.value
+            for other in self.requests.values()
             if other.job_id == request.job_id
         )
+
+    def _shares_id_with_lost(self, request: Request) -> bool:
+        """Whether a different request under the same id is gone, of which there may be a picture or none."""
+        return any(r.job_id == request.job_id and r.value != request.value for r in self.gone.values())
 
     def _check_statuses(self) -> None:
         last: dict[str, GenerationStatus] = {}

@@ -77,6 +77,10 @@ class Log:
         """What a read_committed consumer takes for the end."""
         return next((entry.offset for entry in self.entries if entry.state is State.OPEN), self.end)
 
+    def epoch_below(self, end: int) -> int:
+        """The leader epoch of what stands just below this offset."""
+        return max(epoch for epoch, start in self.epochs.items() if start < max(1, end))
+
     def end_of(self, leader_epoch: int) -> int:
         """OffsetForLeaderEpoch: where the records of this epoch and of those before end."""
         return min((start for epoch, start in self.epochs.items() if epoch > leader_epoch), default=self.end)

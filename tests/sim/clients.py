@@ -124,6 +124,9 @@ class FakeConsumer:
                 return Record(entry)
             end = self._broker.log(key).stable_end
             if self._told_ends.get(key) != end:
+                if end > self._assigned[key]:
+                    # librdkafka reads the epochs of what it skips: aborted records, markers.
+                    self._leader_epochs[key] = self._broker.log(key).epoch_below(end)
                 self._told_ends[key] = self._assigned[key] = end
                 return Record.event(key, end, KafkaError._PARTITION_EOF)
         if self._port.faults.active and self._kernel.rng.random() < 0.01:

@@ -6,6 +6,7 @@ What is asked of the brokers is answered later (`log_bounds`), and then comes ba
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from worker.intake.resets import Cause, GoOn, Lost, go_on
 # no error anywhere.
 COMPARE_IDS_S = 30.0
 LEARN_ID_AFTER_S = 2.0
+# So often the end of a partition is asked for again, a second apart, before its offset is taken without an epoch.
+VAIN_ANSWERS_MAX = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ class EndWatch:
         self._old_ids: set[str] = set()
         self._compare_at = self._learn_at = math.inf
         self._ends: dict[Key, int] = {}
+        self._vain_answers: Counter[Key] = Counter()
         self._lost: dict[Key, Lost] = {}
         # Partitions of topics that have another id now, and that id.
         self._recreated: dict[Key, str] = {}
@@ -88,7 +92,10 @@ class EndWatch:
         """Partitions have gone, and what was asked for them is of no use."""
         for key in keys:
             known: dict[Key, Any]
-            for known in (self._topic_ids, self._ends, self._lost, self._recreated, self._paused_ends):
+            for known in (
+                *(self._topic_ids, self._ends, self._vain_answers),
+                *(self._lost, self._recreated, self._paused_ends),
+            ):
                 known.pop(key, None)
             self._asked_before.discard(key)
 
@@ -100,6 +107,9 @@ class EndWatch:
         """A consumer's next offset is not there; it stands still until it is moved."""
         self._lost[key] = lost
         self._ask_anew(key)
+        # An end that was reached may be among what is lost; it is told again where it is not.
+        self._ends.pop(key, None)
+        self._vain_answers.pop(key, None)
 
     def _ask_anew(self, key: Key) -> None:
         if self._bounds.is_asked(key):
@@ -122,9 +132,16 @@ class EndWatch:
     def _reached(self, answers: Answers) -> list[Reached]:
         events = []
         for key in [key for key in self._ends if key in answers.bounds or key in answers.failed]:
-            offset, bounds = self._ends.pop(key), answers.bounds.get(key)
-            # An epoch that begins above this offset would do as well: its end lies above, too.
-            epoch = bounds.end_epoch if bounds is not None and bounds.end >= offset else None
+            offset, bounds = self._ends[key], answers.bounds.get(key)
+            epoch = None
+            if bounds is not None and bounds.end >= offset:
+                # An epoch that begins above this offset would do as well: its end lies above, too.
+                epoch = bounds.end_epoch
+            elif self._vain_answers[key] < VAIN_ANSWERS_MAX:
+                # A leader that moves, or an end that has just been lost: without its epoch, an offset would be trusted.
+                self._vain_answers[key] += 1
+                continue
+            del self._ends[key], self._vain_answers[key]
             events.append(Reached(key, offset, epoch))
         return events
 

@@ -66,9 +66,11 @@ class LaneMembers:
         def callback(_consumer: Consumer, partitions: list[TopicPartition]) -> None:
             with self._one_callback:
                 self._calling_back = topic
-                call(partitions)
-                then()
-                self._calling_back = None
+                try:
+                    call(partitions)
+                    then()
+                finally:
+                    self._calling_back = None
 
         return callback
 
