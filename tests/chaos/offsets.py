@@ -13,6 +13,28 @@ _TIMEOUT_S = 10.0
 Place = tuple[str, int]
 
 
+class Marks:
+    """The highest offset of each place, and where one went back.
+
+    Args:
+        excused: places that may go back once, and how far; the caller adds them, and they are taken out here.
+    """
+
+    def __init__(self, excused: dict[Place, int]) -> None:
+        self._excused = excused
+        self.highest: dict[Place, int] = {}
+        self.regressed: list[str] = []
+
+    def note(self, place: Place, offset: int) -> None:
+        before = self.highest.get(place, 0)
+        if self._excused.get(place, before) <= offset < before:
+            del self._excused[place]
+            before = offset
+        if offset < before:
+            self.regressed.append(f"{place[0]}/{place[1]} from {before} to {offset} at {time.time():.3f}")
+        self.highest[place] = max(before, offset)
+
+
 class OffsetWatch:
     """Samples on a thread of its own.
 
@@ -23,8 +45,8 @@ class OffsetWatch:
     def __init__(
         self, servers: str, group: str, topics: tuple[str, ...], partitions: int, excused: dict[Place, int]
     ) -> None:
-        """`excused`: places that may go back once, and how far; the caller adds them, and they are taken out here."""
-        self._excused = excused
+        """`excused`: see `Marks`."""
+        self._marks = Marks(excused)
         self._consumer = Consumer(
             {
                 "bootstrap.servers": servers,
@@ -38,9 +60,12 @@ class OffsetWatch:
         self._places = [TopicPartition(topic, partition) for topic in topics for partition in range(partitions)]
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="offsets", daemon=True)
-        self.highest: dict[Place, int] = {}
         self.samples = 0
-        self.regressed: list[str] = []
+
+    @property
+    def regressed(self) -> list[str]:
+        """Where an offset went back."""
+        return self._marks.regressed
 
     def start(self) -> None:
         self._thread.start()
@@ -62,7 +87,7 @@ class OffsetWatch:
         behind = {}
         for place in self._places:
             _, end = self._consumer.get_watermark_offsets(place, timeout=_TIMEOUT_S)
-            lag = end - self.highest.get((place.topic, place.partition), 0)
+            lag = end - self._marks.highest.get((place.topic, place.partition), 0)
             if lag:
                 behind[f"{place.topic}/{place.partition}"] = lag
         return behind
@@ -82,13 +107,4 @@ class OffsetWatch:
         self.samples += 1
         for answer in answers:
             if answer.error is None:
-                self._compare((answer.topic, answer.partition), max(0, answer.offset))
-
-    def _compare(self, place: Place, offset: int) -> None:
-        before = self.highest.get(place, 0)
-        if self._excused.get(place, before) <= offset < before:
-            del self._excused[place]
-            before = offset
-        if offset < before:
-            self.regressed.append(f"{place[0]}/{place[1]} from {before} to {offset} at {time.time():.3f}")
-        self.highest[place] = max(before, offset)
+                self._marks.note((answer.topic, answer.partition), max(0, answer.offset))

@@ -11,7 +11,7 @@ import pytest
 from tests.chaos import plan
 from tests.chaos.counting import Tally, wrong_end
 from tests.chaos.hostile import KINDS, kind_of
-from tests.chaos.offsets import OffsetWatch
+from tests.chaos.offsets import Marks
 from tests.chaos.plan import SITE_KINDS, Kind
 from tests.chaos.traffic import Ending, ending_of, name_of, number_of
 from tests.chaos.verdict import Evidence, complaints, duplicates, lost
@@ -87,14 +87,13 @@ def test_what_a_log_lost_with_its_end_may_have_ended_or_not(seen: Tally) -> None
 
 
 def test_an_offset_goes_back_once_and_no_further_than_a_log_was_cut() -> None:
-    excused = {PLACE: 4, OTHER: 4}
-    watch = OffsetWatch("", "", (), 0, excused)
+    marks = Marks({PLACE: 4, OTHER: 4})
     for offset in (6, 4, 6, 5):
-        watch._compare(PLACE, offset)
-    assert [line.partition(" at")[0] for line in watch.regressed] == ["urgent/1 from 6 to 5"]
+        marks.note(PLACE, offset)
+    assert [line.partition(" at")[0] for line in marks.regressed] == ["urgent/1 from 6 to 5"]
     for offset in (6, 3):
-        watch._compare(OTHER, offset)
-    assert [line.partition(" at")[0] for line in watch.regressed][1:] == ["urgent/2 from 6 to 3"]
+        marks.note(OTHER, offset)
+    assert [line.partition(" at")[0] for line in marks.regressed][1:] == ["urgent/2 from 6 to 3"]
 
 
 def test_losses_and_duplicates_do_not_cancel_out() -> None:
