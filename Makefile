@@ -1,6 +1,6 @@
 # Everything runs in .venv, which is made from the hash-locked requirements when it is missing or out of date.
 .DEFAULT_GOAL := help
-.PHONY: help demo up quick test chaos check services bench equality truth lora rehearsal examples contract-check image-test lock clean
+.PHONY: help demo up quick test chaos check services bench bench-gpu equality truth lora rehearsal examples contract-check image-test lock clean
 
 VENV := .venv
 READY := $(VENV)/.ready
@@ -51,6 +51,9 @@ services: $(READY) ## Kafka on 9092 and S3 on 8333 in the foreground, their sett
 
 bench: $(READY) ## the scheduling bench; writes out/bench/schedule.json
 	$(RUN)python -m worker bench schedule
+
+bench-gpu: $(READY) ## the engine at full size on a GPU, beside diffusers; ARGS=--toy on a CPU; writes out/bench/gpu.json
+	$(RUN)python -m worker bench gpu $(ARGS)
 
 equality: $(READY) ## the same request, the same picture: COUNT (200) random jobs; writes out/bench/equality.json
 	$(RUN)python -m worker bench equality --count $(or $(COUNT),200)

@@ -13,13 +13,15 @@ ROOMS = ("worker.intake", "worker.engine", "worker.delivery")
 # What may know several rooms.
 COMPOSERS = (
     "worker.app", "worker.lifecycle", "worker.runtime", "worker.replay", "worker.cli", "worker.gateway",
-    "worker.__main__",
+    "worker.dispatch", "worker.poll_waits", "worker.__main__",
 )  # fmt: skip
 # Not in the wheel: it may import anything, and nothing that is deployed may import it.
 DEVTOOLS = "devtools"
 PURE = (
-    "worker.engine.schedule", "worker.engine.cost", "worker.intake.ledger", "worker.intake.offset_metadata",
+    "worker.engine.schedule", "worker.engine.cost", "worker.engine.measured_times",
+    "worker.intake.ledger", "worker.intake.offset_metadata",
     "worker.intake.admit", "worker.intake.start_queue", "worker.content.rules",
+    "worker.dispatch.policy", "worker.dispatch.fleet", "worker.dispatch.work",
 )  # fmt: skip
 IMPURE = ("torch", "confluent_kafka", "boto3", "time")
 

@@ -25,6 +25,7 @@ from worker.intake.ledger import Ledger
 from worker.intake.patience import Patience
 from worker.job import Failure, Job, Lane, Notice, Origin, Outcome
 from worker.lifecycle import Lifecycle
+from worker.poll_waits import PollWaits
 from worker.telemetry.job_log import JobLog
 from worker.topics import Topics
 
@@ -89,11 +90,10 @@ class Site:
             MessageWriter(Topics(), "w1"),
             JobLog(),
             cast("Any", self),
-            Patience([TOPIC], self.monotonic, 300.0),
+            PollWaits(cast("Any", self), Patience([TOPIC], self.monotonic, 300.0), lambda: None),
             make_engine=lambda _: cast("Any", self.engine),
             make_publisher=lambda _: cast("Any", self),
             cancellation_of=self.cancelled.reason,
-            serve_poll_thread=lambda: None,
             crash_loop_limit=3,
             revoke_timeout_s=1.0,
             wait_bounds_s=(1.0, 2.0, 5.0),

@@ -12,7 +12,8 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from worker.intake.consumer_proxy import COMMITTED_WITHIN_S, ConsumerProxy
 from worker.intake.ledger import Ledger
 from worker.intake.patience import Patience
-from worker.lifecycle import SETTLE_S, Lifecycle
+from worker.lifecycle import Lifecycle
+from worker.poll_waits import SETTLE_S, PollWaits
 
 TOPICS = ("urgent", "high", "normal")
 INTERVAL_S = 300.0
@@ -38,11 +39,10 @@ class Process:
         self.proxy = ConsumerProxy(members, cast("Any", self), cast("Any", self), self.patience)
         self.lifecycle = Lifecycle(
             self.ledger,
-            *cast("Any", (None, None, None, None, self, self.patience)),
+            *cast("Any", (None, None, None, None, self, PollWaits(cast("Any", self), self.patience, self.proxy.serve))),
             make_engine=lambda _: cast("Any", self),
             make_publisher=lambda _: cast("Any", self),
             cancellation_of=lambda _: None,
-            serve_poll_thread=self.proxy.serve,
             crash_loop_limit=3,
             revoke_timeout_s=revoke_timeout_s,
             wait_bounds_s=(1.0, 1.0, 1.0),

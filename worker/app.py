@@ -21,6 +21,8 @@ from worker.delivery.messages import MessageWriter
 from worker.delivery.publish import Publisher
 from worker.delivery.retry_queue import RetryQueue
 from worker.delivery.upload import PictureStore
+from worker.dispatch.reporter import Reporter
+from worker.dispatch.work import STANDARD_SIDE
 from worker.engine.safety import make_screen
 from worker.errors import StartupError, StoreUnavailable
 from worker.events.codec import make_codec
@@ -36,8 +38,10 @@ from worker.intake.ledger import Ledger
 from worker.intake.log_bounds import LogBounds
 from worker.intake.patience import Patience
 from worker.intake.positions import Positions
+from worker.intake.request_reader import RequestReader
 from worker.job import Lane, MakeEngine
 from worker.lifecycle import Lifecycle
+from worker.poll_waits import PollWaits
 from worker.rule_files import read_rules
 from worker.runtime import Crashed, Worker
 from worker.settings import Settings
@@ -47,6 +51,7 @@ from worker.telemetry.health import Health, serve
 from worker.telemetry.job_log import JobLog
 from worker.threads import EXIT_CRASHED, SystemThreads, Threads
 from worker.topics import Topics
+from worker.work_in_hand import WorkInHand
 
 if TYPE_CHECKING:
     from worker.engine.pipeline import SdxlModel
@@ -87,7 +92,7 @@ def build(
     spans: Spans | None = None,
 ) -> Worker:
     """Wire a worker. The simulation calls this too, with connections and threads of its own."""
-    topics = Topics(settings.kafka_topic_prefix)
+    topics = Topics(settings.kafka_topic_prefix, settings.input)
     ledger = Ledger()
     codec = make_codec(settings, waits=False)
     patience = Patience(topics.requests, threads.monotonic, kafka_config.max_poll_interval_s(settings))
@@ -97,7 +102,8 @@ def build(
     proxy = ConsumerProxy(members, connections.offsets_reader(), threads, patience, lambda: health.beat("poll"))
     retry_queue = RetryQueue(threads.monotonic)
     cancelled = CancelledJobs()
-    job_log = JobLog(spans)
+    work = WorkInHand()
+    job_log = JobLog(spans, work)
     lifecycle = Lifecycle(
         ledger,
         retry_queue,
@@ -105,13 +111,12 @@ def build(
         MessageWriter(topics, settings.worker_id, settings.kafka_group_id),
         job_log,
         threads,
-        patience,
+        PollWaits(threads, patience, proxy.serve),
         make_engine=loaded.make_engine,
         make_publisher=lambda hooks: Publisher(
             connections.transport(proxy), ledger, codec, hooks, flush_interval_s=settings.flush_interval_ms / 1000
         ),
         cancellation_of=cancelled.reason,
-        serve_poll_thread=proxy.serve,
         crash_loop_limit=settings.crash_loop_limit,
         revoke_timeout_s=settings.revoke_timeout_s,
         wait_bounds_s=(settings.urgent_wait_s, settings.high_wait_s, settings.normal_wait_s),
@@ -130,9 +135,8 @@ def build(
         ledger,
         ends,
         Positions(members, threads),
-        codec,
+        RequestReader(ledger, codec, rules, lifecycle, dict(zip(topics.requests, Lane, strict=True)), threads.now),
         lifecycle,
-        rules,
         settings,
         topics.requests,
         threads.now,
@@ -143,7 +147,23 @@ def build(
     cancellations = CancellationReader(
         connections.cancellations_reader(), topics.cancellations, codec, cancelled, lifecycle.cancel, threads
     )
-    return Worker(settings, threads, ledger, intake, retry_queue, lifecycle, health, members, cancellations, lag, watch)
+    worker = Worker(
+        settings, threads, ledger, intake, retry_queue, lifecycle, health, members, cancellations, lag, watch
+    )
+    if settings.input == "work":
+        worker.reporter = Reporter(
+            connections.report_producer(),
+            topics.workers,
+            codec,
+            ledger,
+            work,
+            threads,
+            worker_id=settings.worker_id,
+            rows=loaded.info.calls.rows(STANDARD_SIDE, STANDARD_SIDE),
+            models=(loaded.info.model_id, loaded.info.model_fingerprint),
+            accepts=lambda: not worker.not_ready(),
+        )
+    return worker
 
 
 def engine_maker(settings: Settings, model: SdxlModel, info: ModelInfo) -> MakeEngine:
@@ -165,6 +185,7 @@ def engine_maker(settings: Settings, model: SdxlModel, info: ModelInfo) -> MakeE
         time.time,
         calls=info.calls if info.deterministic else None,
         checkpoints=settings.checkpoint_jobs,
+        stopwatch=time.monotonic,
     )
 
 

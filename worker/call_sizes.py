@@ -61,9 +61,14 @@ class CallSizes:
             return job.call_samples
         if self.slots is not None:
             return 2 * self.slots
-        request = job.request
-        rows = self._rows(-(-request.height // _PX_PER_LATENT) * -(-request.width // _PX_PER_LATENT))
+        rows = self.rows(job.request.width, job.request.height)
         return 2 * rows if job.guided else rows
+
+    def rows(self, width: int, height: int) -> int:
+        """Return the guided pictures of a size in pixels that are drawn at a time."""
+        if self.slots is not None:
+            return self.slots
+        return self._rows(-(-height // _PX_PER_LATENT) * -(-width // _PX_PER_LATENT))
 
     def _rows(self, positions: int) -> int:
         return next((rows for most, rows in self._entries() if positions <= most), 1)

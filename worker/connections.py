@@ -16,6 +16,7 @@ from worker.cluster.watch import Cluster
 from worker.delivery.producer import TransactionalProducer
 from worker.delivery.transport import IDEMPOTENT_CONFIG, TRANSACTION_CONFIG, AtLeastOnce, ExactlyOnce, Group, Transport
 from worker.delivery.upload import PictureStore
+from worker.dispatch.reporter import PRODUCER_CONFIG
 from worker.job import Lane
 from worker.settings import Settings
 from worker.startup import FenceWatch
@@ -41,6 +42,9 @@ class Connections(Protocol):
 
     def bounds_admin(self) -> AdminClient:
         """A client that asks where partitions begin and end."""
+
+    def report_producer(self) -> Producer:
+        """What a worker reports to dispatchers with."""
 
     def transport(self, group: Group) -> Transport:
         """How results and the group's offsets become durable."""
@@ -69,6 +73,11 @@ class RealConnections:
 
     def bounds_admin(self) -> AdminClient:
         return AdminClient(kafka_config.bounds_config(self.settings))
+
+    def report_producer(self) -> Producer:
+        # Without transactions, so without the properties of somebody who wants all of them to have some.
+        config = kafka_config.producer_config(self.settings, PRODUCER_CONFIG)
+        return Producer({name: value for name, value in config.items() if name != "transactional.id"})
 
     def transport(self, group: Group) -> Transport:
         settings = self.settings

@@ -229,12 +229,19 @@ class Original:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One record to produce; `value` is an event to encode, or bytes that are produced unchanged."""
+    """One record to produce; `value` is an event to encode, or bytes that are produced unchanged.
+
+    Args:
+        partition: the key decides, where it is None.
+        written_at: its timestamp in epoch seconds; that of the moment, where it is None.
+    """
 
     topic: str
     key: bytes | None
     value: Event | bytes | None
     headers: tuple[tuple[str, bytes | None], ...] = ()
+    partition: int | None = None
+    written_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,28 +14,20 @@ from worker.delivery.finish import Finisher, IdReused
 from worker.delivery.messages import MessageWriter
 from worker.delivery.publish import Publisher, PublisherHooks, Start, Touch
 from worker.delivery.retry_queue import RetryQueue
-from worker.delivery.transport import SEND_MAX_S
 from worker.errors import ErrorCode, RequestRejected, StoreUnavailable
 from worker.events.types import GenerationCompleted, GenerationRequest, JobStatus
 from worker.intake.gate import Gate
 from worker.intake.jobs_in_hand import JobsInHand
 from worker.intake.ledger import Ledger
 from worker.intake.ledger import TopicPartition as Key
-from worker.intake.patience import Patience
 from worker.intake.start_queue import StartQueue, is_lone
 from worker.job import EngineHooks, Failure, Job, MakeEngine, Notice, Origin, Original, Outcome, Picture, Room
+from worker.poll_waits import PollWaits
 from worker.telemetry import logs, metrics
 from worker.telemetry.job_log import JobLog
 from worker.threads import Threads
 
 _log = structlog.get_logger()
-
-# How long the last commit of a partition may take when it is given away: until its jobs are in, and until it is done.
-LAST_COMMIT_S = 5.0
-# Beyond the longest that a flush takes once it has looked into the books.
-SETTLE_S = SEND_MAX_S + 5.0
-
-_PAUSE_S = 0.01
 
 MakePublisher = Callable[[PublisherHooks], Publisher]
 
@@ -44,13 +36,12 @@ class Lifecycle:
     """Hands jobs from room to room. Any thread may call it.
 
     Every method returns at once but `release_partitions`, `release_running` and `wait_for_flush`, which belong to the
-    poll thread and whose waits are bounded: each by itself, and together with all others of that thread by `patience`.
+    poll thread and whose waits are bounded (`poll_waits`).
 
     Args:
         make_engine: makes the engine around the hooks that it has to call.
         make_publisher: likewise the publisher.
         cancellation_of: says why a job is cancelled, or None.
-        serve_poll_thread: does what other threads want of the consumer; called while the poll thread waits here.
         wait_bounds_s: the waits by lane beyond which a lane is owed a share of the steps.
     """
 
@@ -62,12 +53,11 @@ class Lifecycle:
         messages: MessageWriter,
         job_log: JobLog,
         threads: Threads,
-        patience: Patience,
+        waits: PollWaits,
         *,
         make_engine: MakeEngine,
         make_publisher: MakePublisher,
         cancellation_of: Callable[[Job], str | None],
-        serve_poll_thread: Callable[[], None],
         crash_loop_limit: int,
         revoke_timeout_s: float,
         wait_bounds_s: tuple[float, float, float],
@@ -78,9 +68,8 @@ class Lifecycle:
         self._messages = messages
         self._job_log = job_log
         self._threads = threads
-        self._patience = patience
+        self._waits = waits
         self._cancellation_of = cancellation_of
-        self._serve_poll_thread = serve_poll_thread
         self._crash_loop_limit = crash_loop_limit
         self._revoke_timeout_s = revoke_timeout_s
         self._gate = Gate()
@@ -360,11 +349,8 @@ class Lifecycle:
         on while the poll thread waited for those of the first.
         """
         self.release_waiting()
-        jobs_s = self._revoke_timeout_s - self._patience.waited_s()
-        self._wait_until(
-            lambda: self._unfinished(partitions) == 0,
-            min(jobs_s, self._patience.left_s() - 2 * LAST_COMMIT_S - SETTLE_S),
-        )
+        jobs_s = self._revoke_timeout_s - self._waits.waited_s()
+        self._waits.until(lambda: self._unfinished(partitions) == 0, min(jobs_s, self._waits.left_s()))
         self.release_running(partitions)
 
     def release_waiting(self) -> None:
@@ -375,9 +361,7 @@ class Lifecycle:
     def release_running(self, partitions: Sequence[Key]) -> None:
         """Release what still runs for closing partitions, and commit them a last time."""
         self.engine.release(self._is_wanted, started=True)
-        self._wait_until(lambda: self._unfinished(partitions) == 0, self._last_commit_s())
-        self.publisher.enqueue(Touch(tuple(partitions)), self._threads.monotonic())
-        self._wait_until(lambda: self.publisher.idle, self._last_commit_s())
+        self._waits.for_last_commit(self.publisher, partitions, lambda: self._unfinished(partitions))
 
     def release_unowned(self) -> None:
         """Partitions have another owner already, or were started over: release all that is not ours."""
@@ -385,34 +369,8 @@ class Lifecycle:
         self._release_waiting()
 
     def wait_for_flush(self) -> None:
-        """Before partitions come, and when they are off the books: let a flush end that may hold their offsets.
-
-        Where it does not end, the process does, at once: this call must not return while a flush may still reach the
-        brokers that was made up from older books.
-        """
-        flush = self.publisher.flush_under_way
-        if flush is None:
-            return
-        before = self._threads.monotonic()
-        within_s = min(SETTLE_S, self._patience.left_s())
-        if not self._wait_until(lambda: self.publisher.flush_under_way != flush, within_s):
-            metrics.SETTLE_TIMEOUTS.inc()
-            self._threads.end(f"a flush has not ended for {within_s:.0f} s, and its partitions may be given away")
-        metrics.SETTLE.observe(self._threads.monotonic() - before)
-
-    def _last_commit_s(self) -> float:
-        return min(LAST_COMMIT_S, self._patience.left_s() - SETTLE_S)
-
-    def _wait_until(self, done: Callable[[], bool], timeout_s: float) -> bool:
-        """Let the other threads work until `done`; False when the time is up."""
-        deadline = self._threads.monotonic() + timeout_s
-        while not done():
-            if self._threads.monotonic() >= deadline:
-                return False
-            # Only the poll thread waits here, and the publisher may need it for the very thing that is waited for.
-            self._serve_poll_thread()
-            self._threads.sleep(_PAUSE_S)
-        return True
+        """As `PollWaits.for_flush`."""
+        self._waits.for_flush(self.publisher)
 
     def _release_waiting(self) -> None:
         with self._ledger.lock:

@@ -10,6 +10,7 @@ import structlog
 
 from worker.cluster.watch import ClusterWatch
 from worker.delivery.retry_queue import RetryQueue
+from worker.dispatch.reporter import Reporter
 from worker.intake.cancellations import CancellationReader
 from worker.intake.consume import Intake
 from worker.intake.lag import LagGauge
@@ -50,6 +51,7 @@ class Worker:
     cancellations: CancellationReader
     lag: LagGauge
     watch: ClusterWatch
+    reporter: Reporter | None = None
     draining: bool = False
     _reported_at: float = 0.0
     _crash: list[BaseException] = field(default_factory=list)
@@ -92,6 +94,8 @@ class Worker:
         self.stop()
         self.lifecycle.publisher.close()
         self.cancellations.close()
+        if self.reporter is not None:
+            self.reporter.close()
 
     def stop(self) -> None:
         """End the loops."""
@@ -125,7 +129,9 @@ class Worker:
 
     def _loops(self) -> list[Loop]:
         engine, publisher, queue = self.lifecycle.engine, self.lifecycle.publisher, self.retry_queue
+        reporter = self.reporter
         return [
+            *([] if reporter is None else [Loop("reports", reporter.tick, reporter.wait)]),
             Loop("cluster", self._look_at_cluster, self.watch.wait),
             Loop("cancellations", self.cancellations.tick, self.cancellations.wait),
             Loop("engine", self._run_engine, engine.wait),

@@ -92,6 +92,13 @@ class Settings(BaseSettings):
     kafka_topic_prefix: str = Field(
         "", description="text that is put before every topic name", pattern=r"^[A-Za-z0-9._-]{0,200}$"
     )
+    input: Literal["requests", "work"] = Field(
+        "requests",
+        description="`requests`: the worker reads the request topics; `work`: those that `sdxl-worker dispatch` fills",
+    )
+    dispatch_group_id: str = Field(
+        "sdxl-dispatch", description="consumer group that the dispatchers join", max_length=200
+    )
     kafka_properties: dict[str, str] = Field(
         default_factory=dict,
         description="further librdkafka properties, as a JSON object of texts",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its stubs do not mark re-exports
@@ -50,24 +50,30 @@ class TopicMismatchError(TopicsError):
 
 @dataclass(frozen=True)
 class Topics:
-    """The names of the topics; `prefix` (for a shared cluster, including its dot) precedes each of them."""
+    """The names of the topics.
+
+    Args:
+        prefix: precedes each of them, on a shared cluster; it includes its dot.
+        input: where requests are read: `requests`, or `work`, which dispatchers fill (`docs/dispatch.md`).
+    """
 
     prefix: str = ""
+    input: Literal["requests", "work"] = "requests"
 
     @property
     def urgent(self) -> str:
         """Requests of the urgent lane."""
-        return f"{self.prefix}generation.requests.urgent"
+        return f"{self.prefix}generation.{self.input}.urgent"
 
     @property
     def high(self) -> str:
         """Requests of the high lane."""
-        return f"{self.prefix}generation.requests.high"
+        return f"{self.prefix}generation.{self.input}.high"
 
     @property
     def normal(self) -> str:
         """Requests of the normal lane."""
-        return f"{self.prefix}generation.requests.normal"
+        return f"{self.prefix}generation.{self.input}.normal"
 
     @property
     def completed(self) -> str:
@@ -95,15 +101,21 @@ class Topics:
         return f"{self.prefix}generation.dead-letter"
 
     @property
+    def workers(self) -> str:
+        """Reports of the workers to the dispatchers."""
+        return f"{self.prefix}generation.workers"
+
+    @property
     def requests(self) -> tuple[str, str, str]:
-        """The request topics in lane order: urgent, high, normal."""
+        """The topics that requests are read from, in lane order: urgent, high, normal."""
         return (self.urgent, self.high, self.normal)
 
     @property
     def all(self) -> tuple[str, ...]:
-        """All topics, the request topics first."""
+        """All topics, the request topics first; that of the reports only where work is read."""
         results = (self.completed, self.failed, self.status)
-        return (*self.requests, *results, self.cancellations, self.dead_letter)
+        reports = (self.workers,) if self.input == "work" else ()
+        return (*self.requests, *results, self.cancellations, self.dead_letter, *reports)
 
 
 @dataclass(frozen=True)
@@ -153,8 +165,13 @@ def layouts(topics: Topics, partitions: int) -> dict[str, TopicLayout]:
     """Return how each topic is created when the request topics have `partitions` partitions each."""
     week = _retained(days=7)
     rare = _retained(days=30) | {"max.message.bytes": str(DEAD_LETTER_MAX_BYTES)}
+    is_work = topics.input == "work"
+    # A dispatcher adds a header to requests of any size.
+    requests = _retained(days=1) | {"max.message.bytes": str(DEAD_LETTER_MAX_BYTES)} if is_work else week
+    reports = {"cleanup.policy": "compact,delete", "retention.ms": str(DAY_MS // 24)}
     return {
-        **dict.fromkeys(topics.requests, TopicLayout(partitions, week)),
+        **dict.fromkeys(topics.requests, TopicLayout(partitions, requests)),
+        **({topics.workers: TopicLayout(1, reports)} if is_work else {}),
         topics.completed: TopicLayout(partitions, week),
         topics.failed: TopicLayout(partitions, week),
         topics.status: TopicLayout(partitions, week | {"cleanup.policy": "compact,delete"}),

@@ -1,4 +1,4 @@
-"""The `bench` verbs: measure scheduling, reproducibility and picture quality."""
+"""The `bench` verbs: measure scheduling, reproducibility, picture quality and speed on a GPU."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from devtools.cli.bench_equality import equality
+from devtools.cli.bench_gpu import gpu
 from devtools.cli.bench_lora import lora
 from devtools.cli.bench_truth import truth
 from worker.cli.flags import INT, between
@@ -21,11 +22,12 @@ from worker.cli.output import note_console, print_json, result_console
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
-    help="Benchmark the engine: scheduling, reproducibility and picture quality.",
+    help="Benchmark the engine: scheduling, reproducibility, picture quality, speed on a GPU.",
 )
 app.command()(equality)
 app.command()(truth)
 app.command()(lora)
+app.command()(gpu)
 
 REPORT = Path("out/bench/schedule.json")
 # The rows of a call, as for a picture of 1024² on any card.

@@ -20,7 +20,7 @@ from devtools.contract.page import EXAMPLE, ROOT
 from worker import __version__
 from worker.events.headers import CONTENT_TYPE
 from worker.events.schemas import current
-from worker.events.types import EVENT_TYPES, Event, GenerationRequest
+from worker.events.types import JOB_EVENT_TYPES, Event, GenerationRequest
 
 DOCUMENT = ROOT / "docs" / "asyncapi.yaml"
 AVRO = "application/vnd.apache.avro;version=1.9.0"
@@ -61,7 +61,7 @@ def document() -> dict[str, Any]:
         "channels": {_id(channel): _channel(channel) for channel in CHANNELS},
         "operations": {f"{channel.action}.{_id(channel)}": _operation(channel) for channel in CHANNELS},
         "components": {
-            "messages": {cls.__name__: _message(cls) for cls in EVENT_TYPES} | {DEAD_LETTER: _dead_letter()},
+            "messages": {cls.__name__: _message(cls) for cls in JOB_EVENT_TYPES} | {DEAD_LETTER: _dead_letter()},
         },
     }
 

@@ -21,7 +21,7 @@ from worker.errors import ErrorCode
 from worker.events.headers import MAX_VALUE_CHARS
 from worker.events.schemas import current, file_stem
 from worker.events.single_object import SingleObjectCodec
-from worker.events.types import EVENT_TYPES, Event, GenerationRequest
+from worker.events.types import JOB_EVENT_TYPES, Event, GenerationRequest
 from worker.job import MAX_NAME_CHARS, SAFE_NAME, SCHEDULERS
 from worker.presets import PRESETS
 from worker.settings import Settings
@@ -83,7 +83,7 @@ def _topics() -> str:
 
 def _schemas() -> str:
     rows = []
-    for cls in EVENT_TYPES:
+    for cls in JOB_EVENT_TYPES:
         for schema in versions(cls):
             is_current = schema is current()[cls]
             name = f"[{cls.__name__}](../schemas/{file_stem(cls)}.avsc)" if is_current else f"{cls.__name__}, older"
@@ -99,7 +99,7 @@ def _required() -> str:
 
 
 def _fields() -> str:
-    return "\n\n".join(f"### {cls.__name__}\n\n{_fields_of(cls)}" for cls in EVENT_TYPES)
+    return "\n\n".join(f"### {cls.__name__}\n\n{_fields_of(cls)}" for cls in JOB_EVENT_TYPES)
 
 
 def _fields_of(cls: type[Event]) -> str:
@@ -139,10 +139,10 @@ def _limits() -> str:
 
 
 def _headers() -> str:
-    written = {cls: event_headers(cls) for cls in EVENT_TYPES}
-    short = [cls.__name__.removeprefix("Generation").lower() for cls in EVENT_TYPES]
+    written = {cls: event_headers(cls) for cls in JOB_EVENT_TYPES}
+    short = [cls.__name__.removeprefix("Generation").lower() for cls in JOB_EVENT_TYPES]
     rows = [
-        (f"`{name}`", *("x" if name in written[cls] else "" for cls in EVENT_TYPES), meaning)
+        (f"`{name}`", *("x" if name in written[cls] else "" for cls in JOB_EVENT_TYPES), meaning)
         for name, meaning in HEADERS.items()
     ]
     return _table(("header", *short, ""), rows)

@@ -53,20 +53,20 @@ def requests(*, side_px: int, steps: int, plain_only: bool = False, prefix: str 
     )
 
 
-def write_lora(base: Path, folder: Path) -> None:
+def write_lora(base: Path, folder: Path, *, name: str = LORA, seed: int = SEED, rank: int = _RANK) -> None:
     """Write a LoRA with random weights for every attention of the UNet in `base`, in PEFT's layout and bf16."""
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(json.loads((base / "unet" / "config.json").read_text()))
-    generator = torch.Generator().manual_seed(SEED)
+    generator = torch.Generator().manual_seed(seed)
 
     def random(*shape: int) -> torch.Tensor:
         return (torch.randn(shape, generator=generator) * _DEVIATION).to(torch.bfloat16)
 
     tensors = {}
-    for name, module in unet.named_modules():
-        if name.endswith(_LAYERS):
+    for layer, module in unet.named_modules():
+        if layer.endswith(_LAYERS):
             out, into = module.weight.shape
-            tensors[f"unet.{name}.lora_A.weight"] = random(_RANK, into)
-            tensors[f"unet.{name}.lora_B.weight"] = random(out, _RANK)
+            tensors[f"unet.{layer}.lora_A.weight"] = random(rank, into)
+            tensors[f"unet.{layer}.lora_B.weight"] = random(out, rank)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / f"{LORA}.safetensors", metadata={"format": "pt"})
+    save_file(tensors, folder / f"{name}.safetensors", metadata={"format": "pt"})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +33,17 @@ def install(path: Path) -> None:
 
     def traced_send(
         self: ExactlyOnce, records: Sequence[Encoded], offsets: Sequence[Offset], *rest: Any, **more: Any
-    ) -> None:
+    ) -> Mapping[int, int]:
         places = {f"{o.topic}/{o.partition}": [o.offset, o.metadata] for o in offsets}
         jobs = [f"{r.topic}:{(r.key or b'').decode()}" for r in records if not r.topic.endswith("status")]
         write("send", offsets=places, jobs=jobs)
         try:
-            send(self, records, offsets, *rest, **more)
+            written = send(self, records, offsets, *rest, **more)
         except Exception as error:  # written down, whatever it is, and passed on
             write("send_failed", error=str(error))
             raise
         write("sent")
+        return written
 
     # Not by inheritance: the worker is to be wired as it always is.
     Ledger.assign = traced_assign  # type: ignore[method-assign]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ class StubProducer:
 
     def produce(self, _topic: str, *, on_delivery: Callable[[Any, Any], None], **_record: Any) -> None:
         self._raise("produce")
-        self._reports.append(lambda: on_delivery(None, None))
+        self._reports.append(lambda: on_delivery(None, SimpleNamespace(offset=lambda: 0)))
 
     def flush(self, _timeout: float) -> int:
         self._raise("flush")

@@ -42,7 +42,9 @@ class Brokers:
     def membership(self) -> None:
         return None
 
-    def send(self, records: Sequence[Encoded], _offsets: Sequence[Offset], _membership: Any, *, again: bool) -> None:
+    def send(
+        self, records: Sequence[Encoded], _offsets: Sequence[Offset], _membership: Any, *, again: bool
+    ) -> dict[int, int]:
         del again
         self.sends += 1
         if self.down:
@@ -53,6 +55,7 @@ class Brokers:
         if causes:
             raise Refused("refused", causes if self.names else {})
         self.taken += records
+        return {}
 
     def open(self) -> None: ...
 
@@ -280,11 +283,11 @@ def test_what_is_not_acknowledged_goes_aside_whole_and_is_written_later() -> Non
     slow = {b"result-1", b"status-2"}
     send = brokers.send
 
-    def send_slowly(records: Sequence[Encoded], *rest: Any, again: bool) -> None:
+    def send_slowly(records: Sequence[Encoded], *rest: Any, again: bool) -> dict[int, int]:
         suspects = {n: Cause("timed out") for n, record in enumerate(records) if record.value in slow}
         if suspects:
             raise TryAgain("not acknowledged", suspects)
-        send(records, *rest, again=again)
+        return send(records, *rest, again=again)
 
     brokers.send = send_slowly  # type: ignore[method-assign, assignment]
     desk.put(*(outcome(n, smallest="small") for n in range(4)))

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from tests.deploy.tools import ROOT, documents, load, module, program, run
-from worker import kafka_config, lifecycle, runtime
+from worker import kafka_config, poll_waits, runtime
 from worker.job import Lane
 from worker.settings import Settings, librdkafka_properties
 from worker.topics import Topics, layouts
@@ -176,7 +176,7 @@ class TestPods:
         config = Settings(**{name.lower(): value for name, value in settings(overlay).items()})  # type: ignore[arg-type]
         # Worker.drain: jobs end, what is left is handed back and committed; then leaving the group revokes, which
         # waits and commits once more. Loops end at once, but for one that is in a call to S3 or to the broker.
-        handing_back = 2 * lifecycle.LAST_COMMIT_S
+        handing_back = 2 * poll_waits.LAST_COMMIT_S
         usual = config.drain_timeout_s + handing_back
         worst = usual + config.revoke_timeout_s + handing_back
         grace = pod(overlay)["terminationGracePeriodSeconds"]

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from devtools.bench.schedule.figures import percentile
+from devtools.bench.schedule.figures import passed_by, percentile
 from devtools.bench.schedule.overhead import headline
 from devtools.bench.schedule.plot import draw
 from devtools.bench.schedule.policies import FIFO, NAMES, OURS, PRIORITY, STEP, make
 from devtools.bench.schedule.show import AIMS, ALSO
-from devtools.bench.schedule.simulate import Step
+from devtools.bench.schedule.simulate import Step, Visit
 from devtools.bench.schedule.story import Story, lines
 from devtools.bench.schedule.traffic import backlog, poisson
 from worker.cli import app
@@ -169,6 +169,15 @@ def test_a_trace_counts_the_steps_that_passed_the_urgent_job_by() -> None:
     assert Story(steps, came=1.5, started=4.0, step_s=1.0).steps_between == 2
 
 
+def test_an_urgent_job_is_passed_by_by_steps_of_others_only_while_it_waits() -> None:
+    names = ("high-0", "high-0", "urgent-1", "normal-2", "urgent-3", "high-0")
+    steps = [Step(float(at), (name,)) for at, name in enumerate(names)]
+    waited = Visit("urgent-3", Lane.URGENT, arrived=0.5, started=4.0)
+    at_once = Visit("urgent-1", Lane.URGENT, arrived=1.0, started=2.0)
+    other = Visit("high-0", Lane.HIGH, arrived=0.0, started=5.0)
+    assert passed_by([waited, at_once, other], steps) == [2, 0]
+
+
 def test_the_plot_is_a_png(tmp_path: Path) -> None:
     path = tmp_path / "images" / "waits.png"
     draw({name: {lane.label: [0.0, 1.0, 20.0] for lane in Lane} for name in NAMES}, "waits", path)
@@ -192,6 +201,9 @@ def test_a_small_run_writes_every_key(out: Path) -> None:
     assert report["stand_ins_give_the_same_schedule"] is True
     assert set(report["headline"]["policies"]) == set(NAMES)
     assert set(report["long"]) == {"0.5", "0.8", "0.9"}
+    assert report["together_turns_steps"] == 75.0, "30, 60, 90 and 120 steps"
+    assert report["together_shared_steps"] == 120.0
+    assert set(report["by_call_size"]["turns"]) == {"urgent", "high", "normal", "all"}
     assert report["trace"]["steps_begun_without_it"] == 0
     assert {"processor", "versions", "plan", "prices_s"} <= set(report["conditions"])
     for title in ("load 0.8, 24 jobs, real UNet and VAE", "µs outside the UNet", "aims"):

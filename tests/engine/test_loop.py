@@ -184,7 +184,7 @@ def test_a_job_ends_when_its_time_passes(model: SdxlModel, watch: Watch, moment:
 
 def test_a_deadline_that_cannot_be_met_costs_no_step(model: SdxlModel, watch: Watch) -> None:
     play = stage(model)
-    play.scheduler.cost.observe(Group(ModelStage.BASE, 8, 8, guided=False, samples=2 * SLOTS), SLOTS, 1.0)
+    play.scheduler.cost.observe(Group(ModelStage.BASE, 8, 8, guided=False, samples=2 * SLOTS), SLOTS, *[1.0] * 4)
     play.run(make_job("late", steps=5, expires_at=4.9), make_job("early", steps=5, expires_at=5.1))
     assert play.codes() == {"late": ErrorCode.EXPIRED}
     assert "cannot be met" in play.failures["late"].message

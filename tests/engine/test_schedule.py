@@ -35,7 +35,7 @@ def cost_model(seconds: Callable[[int], float] | None, sizes: Sequence[int] = ra
     for group in GROUPS:
         for rows in sizes if seconds is not None else ():
             assert seconds is not None
-            cost.observe(group, rows, seconds(rows))
+            cost.observe(group, rows, *[seconds(rows)] * 4)
     return cost
 
 
@@ -524,21 +524,24 @@ def test_guided_rows_and_others_never_share_a_call() -> None:
 def test_a_padded_step_costs_the_same_at_any_number_of_rows() -> None:
     s, padded = StepScheduler(), replace(SQUARE, samples=8)
     submit(s, "a", lane=NORMAL, group=padded)
-    s.observe(s.choose(0.0), 1.0)
+    for _ in range(3):
+        s.observe(s.choose(0.0), 1.0)
     submit(s, "b", lane=NORMAL, group=padded)
-    s.observe(s.choose(0.0), 2.0)
-    assert s.shortest(URGENT, [Segment(padded, 10)]) == pytest.approx(11.0)
+    s.observe(s.choose(0.0), 0.9)
+    assert s.shortest(URGENT, [Segment(padded, 10)]) == pytest.approx(9.0)
 
 
 def test_a_smaller_call_is_measured_apart() -> None:
     s, padded = StepScheduler(), replace(SQUARE, samples=8)
     submit(s, "a", "b", "c", lane=NORMAL, group=padded)
-    s.observe(s.choose(0.0), 4.0)
+    for _ in range(4):
+        s.observe(s.choose(0.0), 4.0)
     s.resize(2)
     assert s.choose(0.0) == ("a", "b")
     assert (padded.padded(2), padded.padded(64)) == (4, 8)
     assert s.shortest(URGENT, [Segment(padded, 1)]) == pytest.approx(2.0)  # in proportion
-    s.observe(("a", "b"), 3.0)
+    for _ in range(4):
+        s.observe(("a", "b"), 3.0)
     assert s.shortest(URGENT, [Segment(padded, 1)]) == pytest.approx(3.0)
     s.resize(64)
     assert s.shortest(URGENT, [Segment(padded, 1)]) == pytest.approx(4.0)
@@ -706,7 +709,7 @@ def test_no_newcomer_is_done_before_its_shortest_time(
         Policy(rows_max=slots, share=share, bounds_s=(0.5, 1.0, 3.0)),
         cost_model(lambda rows: gpu[rows - 1], sizes=sizes),
     )
-    s.cost.observe_decode(plan[-1].group.height, plan[-1].group.width, 0.7)
+    s.cost.observe_decode(plan[-1].group.height, plan[-1].group.width, *[0.7] * 4)
     for key, (other, its_plan) in enumerate(others):
         s.submit(key, other, its_plan, 0.0)
     now = 0.0

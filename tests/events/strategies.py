@@ -9,13 +9,28 @@ from typing import Any, get_type_hints
 from hypothesis import strategies as st
 
 from worker.errors import ErrorCode
-from worker.events.types import EVENT_TYPES, Event, JobStatus, Lora, OutputFormat, Priority, timestamp
+from worker.events.types import (
+    EVENT_TYPES,
+    Event,
+    JobEvent,
+    JobStatus,
+    LaneWork,
+    Lora,
+    OutputFormat,
+    Priority,
+    WorkerReport,
+    WorkPartition,
+    timestamp,
+)
 
-LONGS = {"user_id", "seed", "byte_count"}
+LONGS = {"user_id", "seed", "byte_count", "sequence"}
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 times = st.integers(0, 4_102_444_800_000).map(lambda millis: timestamp(millis / 1000))
 doubles = st.floats(allow_nan=False)
+ints = st.integers(-(2**31), 2**31 - 1)
 loras = st.builds(Lora, name=texts, weight=doubles)
+partitions = st.builds(WorkPartition, topic=texts, partition=ints, epoch=ints, position=ints)
+lane_work = st.builds(LaneWork, priority=st.sampled_from(Priority), requests=ints, seconds=doubles)
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
 SAMPLES: dict[type, Any] = {
@@ -30,6 +45,9 @@ def _by_hint(name: str, hint: Any) -> st.SearchStrategy[Any]:
     simple: dict[Any, st.SearchStrategy[Any]] = {
         str: texts, int: integers, float: doubles, bool: st.booleans(), datetime: times,
         tuple[Lora, ...]: st.lists(loras, max_size=3).map(tuple),
+        tuple[WorkPartition, ...]: st.lists(partitions, max_size=3).map(tuple),
+        tuple[LaneWork, ...]: st.lists(lane_work, max_size=3).map(tuple),
+        tuple[str, ...]: st.lists(texts, max_size=3).map(tuple),
     }  # fmt: skip
     for enum in (Priority, OutputFormat, JobStatus, ErrorCode):
         simple[enum] = st.sampled_from(enum)
@@ -44,6 +62,7 @@ def event_of(cls: type[Event]) -> st.SearchStrategy[Any]:
 
 
 events: st.SearchStrategy[Event] = st.one_of([event_of(cls) for cls in EVENT_TYPES])
+job_events: st.SearchStrategy[JobEvent] = st.one_of([event_of(cls) for cls in EVENT_TYPES if cls is not WorkerReport])
 
 
 def sample(cls: type[Event], **values: Any) -> Any:

@@ -10,32 +10,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.events.strategies import NOW, events, sample
+from tests.events.strategies import NOW, job_events, sample
 from worker.errors import ErrorCode
 from worker.events.headers import (
     Input,
     event_id,
     header_text,
     passed_through,
+    report_headers,
     request_headers,
     result_headers,
 )
 from worker.events.types import (
-    Event,
     GenerationCancellation,
     GenerationCompleted,
     GenerationFailed,
     GenerationRequest,
     GenerationStatus,
+    JobEvent,
     JobStatus,
     Priority,
+    WorkerReport,
 )
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 SOURCE = "/sdxl-worker/gpu-1"
 
 
-def headers_of(event: Event, **more: Any) -> dict[str, str]:
+def headers_of(event: JobEvent, **more: Any) -> dict[str, str]:
     make: Any = request_headers if isinstance(event, Input) else result_headers
     return {name: value.decode() for name, value in make(event, source=SOURCE, now=NOW, **more)}
 
@@ -52,6 +54,19 @@ def test_a_request_carries_cloudevents_and_plain_headers() -> None:
         "job-id": "job-1",
         "priority": "urgent",
         "traceparent": TRACE,
+    }
+
+
+def test_a_worker_s_report_is_about_no_job() -> None:
+    report = sample(WorkerReport, worker_id="gpu-1", session_id="s", sequence=3)
+    assert {name: value.decode() for name, value in report_headers(report, source=SOURCE)} == {
+        "content-type": "application/avro",
+        "ce_specversion": "1.0",
+        "ce_id": "s-3",
+        "ce_type": "imagegen.events.v1.WorkerReport",
+        "ce_source": SOURCE,
+        "ce_time": "2026-03-01T12:00:00.250+00:00",
+        "worker-id": "gpu-1",
     }
 
 
@@ -81,7 +96,7 @@ def test_a_failure_carries_what_an_operator_filters_by() -> None:
         (sample(GenerationStatus, status=JobStatus.QUEUED), "queued"),
     ],
 )
-def test_the_status_header_is_the_jobs_state(event: Event, status: str) -> None:
+def test_the_status_header_is_the_jobs_state(event: JobEvent, status: str) -> None:
     assert headers_of(event)["status"] == status
 
 
@@ -146,8 +161,8 @@ def test_every_progress_of_a_job_has_its_own_id() -> None:
     assert len({event_id(sample(GenerationStatus, **change)) for change in changes}) == 3
 
 
-@given(events)
-def test_no_value_holds_a_control_character_or_exceeds_its_cap(event: Event) -> None:
+@given(job_events)
+def test_no_value_holds_a_control_character_or_exceeds_its_cap(event: JobEvent) -> None:
     hostile = dataclasses.replace(event, job_id=event.job_id + "a\r\nx: y\x00\x1b[2J" + "z" * 500)
     for value in headers_of(hostile, passed={"traceparent": "x\n"}).values():
         assert value.isprintable() or not any(ord(c) < 32 or 127 <= ord(c) < 160 for c in value)

@@ -14,7 +14,7 @@ from worker.client.connection import Connection, Record
 from worker.client.errors import CommandError
 from worker.errors import RegistryUnavailable
 from worker.events.single_object import SingleObjectCodec
-from worker.events.types import Event, GenerationStatus, JobStatus
+from worker.events.types import Event, GenerationStatus, JobEvent, JobStatus
 from worker.gateway import topic_reader
 from worker.gateway.topic_reader import Seen, TopicReader
 from worker.settings import Settings
@@ -97,7 +97,7 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 
 def ids(seen: list[Seen]) -> list[str]:
-    return [one.event.job_id for one in seen if one.event is not None]
+    return [one.event.job_id for one in seen if isinstance(one.event, JobEvent)]
 
 
 def test_it_is_ready_at_the_end_of_the_topics_and_not_before() -> None:

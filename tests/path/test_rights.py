@@ -101,7 +101,13 @@ def filter_of(binding: AclBinding) -> AclBindingFilter:
     ],
 )
 def test_jobs_wait_while_a_right_is_gone(
-    apache_site: Site, guarded: tuple[KafkaCluster, str], topics: Topics, tmp_path: Path, kind: str, name: str, operation: str
+    apache_site: Site,
+    guarded: tuple[KafkaCluster, str],
+    topics: Topics,
+    tmp_path: Path,
+    kind: str,
+    name: str,
+    operation: str,
 ) -> None:
     cluster, address = guarded
     create_topics(cluster.bootstrap_servers, topics, partitions=2)

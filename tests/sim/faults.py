@@ -11,7 +11,7 @@ from typing import TypeVar
 from tests.sim.kernel import Crashed, Kernel, Process
 from worker.delivery.transport import INIT_TIMEOUT_S, SEND_MAX_S
 from worker.intake.consumer_proxy import ANSWER_TIMEOUT_S, COMMITTED_WITHIN_S
-from worker.lifecycle import SETTLE_S
+from worker.poll_waits import SETTLE_S
 from worker.runtime import LEAVE_S
 
 _T = TypeVar("_T")

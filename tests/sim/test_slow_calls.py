@@ -16,7 +16,7 @@ from worker.intake.log_bounds import ID_TIMEOUT_S
 from worker.intake.patience import SHARE
 from worker.job import Lane
 from worker.kafka_config import max_poll_interval_s
-from worker.lifecycle import LAST_COMMIT_S, SETTLE_S
+from worker.poll_waits import LAST_COMMIT_S, SETTLE_S
 from worker.settings import Settings
 from worker.telemetry.health import STALE_AFTER_S
 

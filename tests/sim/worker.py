@@ -178,6 +178,9 @@ class SimConnections:
     def bounds_admin(self) -> Any:
         return FakeAdmin(self._kernel, self._broker, self._port)
 
+    def report_producer(self) -> Any:
+        raise NotImplementedError("no dispatcher is simulated")
+
     def transport(self, group: Group) -> Transport:
         settings = SETTINGS.model_copy(update={"worker_id": self._worker_id})
         config = TRANSACTION_CONFIG | {"transactional.id": kafka_config.transactional_id(settings)}

@@ -19,6 +19,7 @@ class Verbs(VerbGroup):
         "status": ("worker.cli.status:status", "Show the latest status of a job."),
         "watch": ("worker.cli.watch:watch", "Print results as they are published."),
         "gateway": ("worker.cli.gateway:gateway", "Serve HTTP: requests, states of jobs, events, and a page."),
+        "dispatch": ("worker.cli.dispatch:dispatch", "Pass requests on to workers that have room: one queue for all."),
         "cancel": ("worker.cli.cancel:cancel", "Ask every worker to stop a job."),
         "get": ("worker.cli.get:get", "Download the picture and the thumbnail of a job."),
         "forget": ("worker.cli.forget.command:forget", "Remove all that is stored of a job, a girl or a user."),

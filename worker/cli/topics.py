@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -36,20 +37,29 @@ def create(
     replication_factor: Annotated[
         int, typer.Option(metavar="N", min=1, max=1_000, help="Replicas of each partition.")
     ] = 1,
+    dispatch: Annotated[
+        bool, typer.Option("--dispatch", help="Also create those that dispatchers and INPUT=work need.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Create the topics that are missing. Existing topics are not changed."""
     with connect() as connection:
         connection.require_kafka()
+        sets = [connection.topics, *([replace(connection.topics, input="work")] if dispatch else [])]
         try:
-            created = create_topics(connection.config(), connection.topics, partitions, replication_factor)
+            created = [
+                name
+                for topics in sets
+                for name in create_topics(connection.config(), topics, partitions, replication_factor)
+            ]
         except TopicsError as error:
             raise CommandError(str(error)) from error
-        existed = [name for name in connection.topics.all if name not in created]
+    names = dict.fromkeys(name for topics in sets for name in topics.all)
+    existed = [name for name in names if name not in created]
     if as_json:
         print_json({"created": created, "existed": existed})
         return
-    for name in connection.topics.all:
+    for name in names:
         print(f"{'created' if name in created else 'exists ':<8} {name}")
 
 

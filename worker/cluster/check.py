@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from worker.cluster.facts import ClusterFacts, Presence
 from worker.topics import DEAD_LETTER_MAX_BYTES, Topics
@@ -28,9 +28,10 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a worker needs of its cluster.
+    """What a worker needs of its cluster, or a dispatcher.
 
     Args:
+        dispatches: it passes requests on to the work topics and makes no pictures.
         max_prompt_chars: the longest prompt, of which the completed event holds two.
         offset_metadata_bytes: the largest metadata of a committed offset.
     """
@@ -39,14 +40,24 @@ class Needs:
     group: str
     max_prompt_chars: int
     offset_metadata_bytes: int
+    dispatches: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The topics that have to be there."""
+        return tuple(self.rights) if self.dispatches else self.topics.all
 
     @property
     def rights(self) -> dict[str, str]:
-        """The operation that the worker carries out, by topic."""
+        """The operation that is carried out, by topic."""
+        if self.dispatches:
+            work = replace(self.topics, input="work")
+            read = dict.fromkeys((*self.topics.requests, self.topics.workers), "READ")
+            return read | dict.fromkeys((*work.requests, self.topics.dead_letter), "WRITE")
         read = dict.fromkeys((*self.topics.requests, self.topics.cancellations), "READ")
-        return read | dict.fromkeys(
-            (self.topics.completed, self.topics.failed, self.topics.status, self.topics.dead_letter), "WRITE"
-        )
+        reports = (self.topics.workers,) if self.topics.input == "work" else ()
+        written = (self.topics.completed, self.topics.failed, self.topics.status, self.topics.dead_letter, *reports)
+        return read | dict.fromkeys(written, "WRITE")
 
 
 def problems(facts: ClusterFacts, needs: Needs) -> list[Problem]:
@@ -65,10 +76,11 @@ def problems_by_subject(facts: ClusterFacts, needs: Needs) -> dict[str, list[Pro
 
 
 def _absent(facts: ClusterFacts, needs: Needs) -> Iterator[Problem]:
-    missing = [name for name in needs.topics.all if facts.topics[name].presence is Presence.MISSING]
-    unseen = [name for name in needs.topics.all if facts.topics[name].presence is Presence.UNSEEN]
-    cure = "create it with `sdxl-worker topics create`, or put KAFKA_TOPIC_PREFIX right"
-    if len(missing) == len(needs.topics.all):
+    missing = [name for name in needs.names if facts.topics[name].presence is Presence.MISSING]
+    unseen = [name for name in needs.names if facts.topics[name].presence is Presence.UNSEEN]
+    create = "sdxl-worker topics create" + (" --dispatch" if needs.dispatches or needs.topics.input == "work" else "")
+    cure = f"create it with `{create}`, or put KAFKA_TOPIC_PREFIX right"
+    if len(missing) == len(needs.names):
         prefix = repr(needs.topics.prefix) if needs.topics.prefix else "no prefix"
         yield Problem(f"none of the topics exists with KAFKA_TOPIC_PREFIX {prefix}{_likely(facts, needs)}: {cure}")
         missing = []
@@ -136,6 +148,9 @@ def _written_bytes(facts: ClusterFacts, needs: Needs) -> dict[str, int]:
     limits = [limit for name in topics.requests if (limit := facts.topics[name].max_message_bytes) is not None]
     # The producer itself refuses what is larger.
     original = min(max(limits, default=0) + DEAD_LETTER_HEADERS_MAX_BYTES, DEAD_LETTER_MAX_BYTES)
+    if needs.dispatches:
+        work = replace(topics, input="work")
+        return dict.fromkeys((*work.requests, topics.dead_letter), original)
     return {
         topics.completed: RESULT_MAX_BYTES + prompts,
         topics.failed: RESULT_MAX_BYTES,

@@ -42,18 +42,22 @@ class ClusterChecker:
 
     def check(self, timeout_s: float) -> list[Problem]:
         """What is wrong; waits `timeout_s` for a broker. Raises ClusterUnavailable."""
-        facts = ask_apart(self._config, self._needs.topics.all, self._needs.group, timeout_s)
+        facts = ask_apart(self._config, self._needs.names, self._needs.group, timeout_s)
         return problems(facts, self._needs)
 
 
-def make_checker(settings: Settings) -> ClusterChecker:
+def make_checker(settings: Settings, *, dispatches: bool = False) -> ClusterChecker:
     """What asks the cluster that the settings name."""
-    return ClusterChecker(kafka_config.admin_config(settings), needs_of(settings))
+    return ClusterChecker(kafka_config.admin_config(settings), needs_of(settings, dispatches=dispatches))
 
 
-def needs_of(settings: Settings) -> Needs:
-    """What a worker with these settings needs."""
-    return Needs(Topics(settings.kafka_topic_prefix), settings.kafka_group_id, settings.max_prompt_chars, MAX_BYTES)
+def needs_of(settings: Settings, *, dispatches: bool = False) -> Needs:
+    """What a worker with these settings needs, or a dispatcher."""
+    if dispatches:
+        topics = Topics(settings.kafka_topic_prefix)
+        return Needs(topics, settings.dispatch_group_id, settings.max_prompt_chars, MAX_BYTES, dispatches=True)
+    topics = Topics(settings.kafka_topic_prefix, settings.input)
+    return Needs(topics, settings.kafka_group_id, settings.max_prompt_chars, MAX_BYTES)
 
 
 def require(checker: ClusterChecker) -> None:

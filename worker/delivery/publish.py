@@ -77,11 +77,13 @@ class PublisherHooks:
         on_started: a start is durable; gets the job and the number of its attempt.
         on_committed: the outcome of a record is durable.
         on_not_owned: nothing was published for a record, because it is no longer ours.
+        on_written: the offset of an outcome's first message, just before `on_committed`, where it is known.
     """
 
     on_started: Callable[[Job, int], None]
     on_committed: Callable[[Origin], None]
     on_not_owned: Callable[[Origin], None]
+    on_written: Callable[[Origin, int], None] = lambda _origin, _offset: None
 
 
 class Publisher:
@@ -111,6 +113,7 @@ class Publisher:
         # was lost either took place or did not.
         self._pending: deque[Batch] = deque()
         self._parts: list[Part] = []
+        self._offsets: Mapping[int, int] = {}
         self._retry_at = 0.0
         self._tries = 0
         self._blocked = BlockedOutcomes()
@@ -297,8 +300,9 @@ class Publisher:
 
     def _send(self, records: list[Encoded], offsets: list[Offset], membership: Membership) -> None:
         before, result = time.perf_counter(), "failed"
+        self._offsets = {}
         try:
-            self._transport.send(records, offsets, membership, again=self._tries > 0)
+            self._offsets = self._transport.send(records, offsets, membership, again=self._tries > 0)
             result = "committed"
         finally:
             seconds = time.perf_counter() - before
@@ -330,6 +334,9 @@ class Publisher:
     def _on_durable(self, batch: Batch, now: float) -> None:
         for job, count in batch.starts:
             self._hooks.on_started(job, count)
+        for index, part in enumerate(self._parts):
+            if index in self._offsets and isinstance(part.owner, Outcome) and self._is_result(index):
+                self._hooks.on_written(part.owner.origin, self._offsets[index])
         for outcome in batch.outcomes:
             self._blocked.remove(outcome, now)
             self._hooks.on_committed(outcome.origin)
@@ -422,9 +429,14 @@ def encoded(codec: EventCodec, message: Message) -> Encoded:
     """A message as the producer takes it. Raises RegistryUnavailable."""
     headers: list[tuple[str, str | bytes | None]] = list(message.headers)
     if message.value is None or isinstance(message.value, bytes):
-        return Encoded(message.topic, message.key, message.value, headers)
+        return Encoded(message.topic, message.key, message.value, headers, _where_to(message))
     value, framing = codec.encode(message.value, topic=message.topic)
-    return Encoded(message.topic, message.key, value, [*headers, *framing])
+    return Encoded(message.topic, message.key, value, [*headers, *framing], _where_to(message))
+
+
+def _where_to(message: Message) -> dict[str, int]:
+    where = {} if message.partition is None else {"partition": message.partition}
+    return where if message.written_at is None else where | {"timestamp": round(message.written_at * 1000)}
 
 
 def _of(records: _Records, index: int, part: Part) -> Encoded:

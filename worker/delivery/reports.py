@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
@@ -45,6 +45,8 @@ class Record(Protocol):
     def value(self) -> bytes | None: ...
     @property
     def headers(self) -> list[tuple[str, str | bytes | None]]: ...
+    @property
+    def where(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(slots=True)
@@ -54,10 +56,12 @@ class DeliveryReports:
     Args:
         refused: another try would end in the same way.
         unacknowledged: another try may succeed.
+        offsets: where the others were written.
     """
 
     refused: dict[int, Cause] = field(default_factory=dict)
     unacknowledged: dict[int, Cause] = field(default_factory=dict)
+    offsets: dict[int, int] = field(default_factory=dict)
 
     def note(self, index: int, topic: str, error: KafkaError) -> None:
         """The record at `index` was not written."""
@@ -70,8 +74,10 @@ class DeliveryReports:
     def callback(self, index: int, topic: str) -> Callable[[KafkaError | None, object], None]:
         """What librdkafka calls once it knows about the record at `index`."""
 
-        def delivered(error: KafkaError | None, _message: object) -> None:
-            if error is not None:
+        def delivered(error: KafkaError | None, message: Any) -> None:
+            if error is None:
+                self.offsets[index] = message.offset()
+            else:
                 self.note(index, topic, error)
 
         return delivered
@@ -112,6 +118,7 @@ def produce(producer: Producer, records: Sequence[Record], reports: DeliveryRepo
                 value=record.value,
                 headers=record.headers,
                 on_delivery=reports.callback(index, record.topic),
+                **record.where,
             )
         except KafkaException as error:
             reports.note(index, record.topic, error.args[0])

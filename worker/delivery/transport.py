@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import structlog
@@ -97,12 +97,13 @@ class Refused(WorkerError):
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A record ready for the producer."""
+    """A record ready for the producer; `where` is what else it is to be told, such as the partition."""
 
     topic: str
     key: bytes | None
     value: bytes | None
     headers: list[tuple[str, str | bytes | None]]
+    where: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +174,15 @@ class Transport(Protocol):
         membership: Membership = NOBODY,
         *,
         again: bool = False,
-    ) -> None:
+    ) -> Mapping[int, int]:
         """Return when all of it is durable, within `SEND_MAX_S`; `prepare` comes first.
 
         Args:
             membership: of the group whose offsets these are.
             again: this is what is left of the flush that raised TryAgain last time.
+
+        Returns:
+            the offsets of the records by their index; empty where it took place although the answer was lost.
 
         Raises:
             TryAgain: it is not; call again with what is then still owned of it, and with nothing new.
@@ -255,11 +259,11 @@ class ExactlyOnce:
         membership: Membership = NOBODY,
         *,
         again: bool = False,
-    ) -> None:
+    ) -> Mapping[int, int]:
         took_place = again and self._took_place(offsets)
         self._in_doubt = ()
         if took_place:
-            return
+            return {}
         assert self._producer is not None, "prepare comes first"
         reports = DeliveryReports()
         try:
@@ -276,6 +280,7 @@ class ExactlyOnce:
             self._replace()
             raise TryAgain("the producer's queue is full") from error
         metrics.FLUSHES.labels("committed").inc()
+        return reports.offsets
 
     def serve(self) -> None:
         if self._producer is not None:
@@ -394,7 +399,7 @@ class AtLeastOnce:
         membership: Membership = NOBODY,  # noqa: ARG002 - the consumers commit, and know who they are
         *,
         again: bool = False,  # noqa: ARG002
-    ) -> None:
+    ) -> Mapping[int, int]:
         reports = DeliveryReports()
         problem: Exception | None = None
         try:
@@ -417,6 +422,7 @@ class AtLeastOnce:
         if offsets:
             self._commit(offsets)
         metrics.FLUSHES.labels("committed").inc()
+        return reports.offsets
 
     def serve(self) -> None:
         collect_reports(self._producer)

@@ -21,7 +21,7 @@ _SILENT = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaE
 
 def check(settings: Settings) -> Iterator[Finding]:
     """Fetch at the end of each partition, outside the group, and commit nothing."""
-    topics = Topics(settings.kafka_topic_prefix)
+    topics = Topics(settings.kafka_topic_prefix, settings.input)
     names = (*topics.requests, topics.cancellations)
     own = {
         "error_cb": lambda _error: None,

@@ -52,6 +52,8 @@ class StepEngine:
     """Owns the device and implements `job.Engine`, one UNet step at a time.
 
     Args:
+        clock: the time of day, by which deadlines count.
+        stopwatch: seconds that nobody sets, for durations; `clock` where it is None.
         calls: the size that every UNet call is padded to, by job; None: calls are not padded.
         checkpoints: release started jobs with a checkpoint where one can be made.
     """
@@ -65,11 +67,13 @@ class StepEngine:
         *,
         calls: CallSizes | None,
         checkpoints: bool = False,
+        stopwatch: Callable[[], float] | None = None,
     ) -> None:
         self._model = model
         self._scheduler = scheduler
         self._hooks = hooks
         self._clock = clock
+        self._stopwatch = clock if stopwatch is None else stopwatch
         self._calls = calls
         self._checkpoints = checkpoints
         self._ladder = MemoryLadder(model, scheduler.policy.rows_max)
@@ -111,7 +115,7 @@ class StepEngine:
         now = self._clock()
         self._expire(now)
         with torch.inference_mode():
-            batch = cast("tuple[Origin, ...]", self._scheduler.choose(now))
+            batch = cast("tuple[Origin, ...]", self._scheduler.choose(self._stopwatch()))
             self._hooks.on_room(self._room())
             if batch:
                 self._advance(batch, now)
@@ -141,7 +145,8 @@ class StepEngine:
         embeddings = self._model.lora_cache.embeddings_key(job.loras)
         self._live[job.origin] = _Live(job, sum(segment.steps for segment in segments), embeddings, checkpoint)
         # It has waited since it was received: its start was only recorded when its turn was near.
-        self._scheduler.submit(job.origin, job.lane, left, min(job.received_at, self._clock()))
+        waited = max(0.0, self._clock() - job.received_at)
+        self._scheduler.submit(job.origin, job.lane, left, self._stopwatch() - waited)
 
     def _sized(self, job: Job, segments: Sequence[Segment]) -> Sequence[Segment]:
         """`segments` with the size of the calls that `job` is drawn with."""
@@ -168,8 +173,10 @@ class StepEngine:
     def _refuse_if_too_late(self, job: Job, segments: Sequence[Segment]) -> None:
         if job.expires_at is None:
             return
-        needed = self._scheduler.shortest(job.lane, segments)
-        if self._clock() + needed > job.expires_at:
+        needed, left = self._scheduler.shortest(job.lane, segments), job.expires_at - self._clock()
+        if needed > left:
+            if left > 0:
+                self._scheduler.doubt(segments)
             raise RequestRejected(
                 ErrorCode.EXPIRED,
                 f"expires_at cannot be met: the picture needs at least {needed:.1f} s from now",
@@ -230,7 +237,7 @@ class StepEngine:
 
     def _row(self, origin: Origin, now: float) -> Row:
         live = self._live[origin]
-        before = self._clock()
+        before = self._stopwatch()
         try:
             if live.row is not None and not live.row.sampler.over:
                 return live.row
@@ -242,7 +249,7 @@ class StepEngine:
         except RequestRejected as error:
             self._end(origin, Failure.of(live.job, error.code, error.message))
             raise _Ended from error
-        seconds = self._clock() - before
+        seconds = self._stopwatch() - before
         live.row.gpu_seconds += seconds
         # Of the first stage; the refiner's own encoding falls among the steps.
         live.row.text_seconds = live.row.text_seconds or seconds
@@ -264,13 +271,13 @@ class StepEngine:
         return row
 
     def _step(self, rows: list[Row], samples: int | None) -> float:
-        before = self._clock()
+        before = self._stopwatch()
         self._model.bring(rows[0].stage)
         self._denoisers[rows[0].stage].step(rows, samples)
         if self._model.device.type == "cuda":
             # Without this the host runs ahead and an urgent request would queue behind steps already launched.
             torch.cuda.synchronize(self._model.device)
-        return self._clock() - before
+        return self._stopwatch() - before
 
     def _decode_one(self) -> bool:
         if not self._to_decode:
@@ -279,7 +286,7 @@ class StepEngine:
         if self._scheduler.newcomer_above(live.job.lane):
             return False
         assert live.row is not None
-        before, pixels = self._clock(), None
+        before, pixels = self._stopwatch(), None
         try:
             with one_error(), logs.within(logs.about(live.job)):
                 pixels = self._model.decode(live.row)
@@ -291,16 +298,16 @@ class StepEngine:
         if pixels is None:
             self._relieve([origin], rows=1, decoding=True)
             return True
-        now = self._clock()
-        self._scheduler.cost.observe_decode(live.row.latents.shape[-2], live.row.latents.shape[-1], now - before)
-        metrics.PHASE.labels("decode").observe(now - before)
+        seconds = self._stopwatch() - before
+        self._scheduler.cost.observe_decode(live.row.latents.shape[-2], live.row.latents.shape[-1], seconds)
+        metrics.PHASE.labels("decode").observe(seconds)
         timing = Timing(
             queue=max(0.0, live.row.started_at - live.job.requested_at),
-            generation=now - live.row.started_at,
-            gpu=live.row.gpu_seconds + now - before,
+            generation=max(0.0, self._clock() - live.row.started_at),
+            gpu=live.row.gpu_seconds + seconds,
             started_at=live.row.started_at,
             encode_text=live.row.text_seconds,
-            decode=now - before,
+            decode=seconds,
         )
         metrics.GPU_SECONDS.labels("useful").inc(timing.gpu)
         picture = Picture(

@@ -6,7 +6,6 @@ with `denoising_start`. The loop over steps is in `loop.py` and `denoise.py`.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from cachetools import LRUCache
 from diffusers.utils.torch_utils import randn_tensor
 
 from worker.engine.checkpoint import Checkpoint
@@ -23,7 +21,8 @@ from worker.engine.decode import decode
 from worker.engine.embeddings import Embeddings
 from worker.engine.lora.cache import LoraCache
 from worker.engine.offload import Offload
-from worker.engine.prompt import Encoded, chunks_needed, encode
+from worker.engine.prompt import Encoded, chunks_needed, encode_text, joined, negative_text
+from worker.engine.prompt_cache import PromptCache
 from worker.engine.row import Conditioning, Row
 from worker.engine.samplers import guidance_rescale, make_sampler, make_scheduler, set_timesteps, window
 from worker.engine.schedule import Segment
@@ -33,7 +32,6 @@ from worker.job import Job, effective_seed
 # The aesthetic scores for SDXL's refiner (arXiv:2307.01952 and diffusers' defaults).
 _AESTHETIC_SCORE, _NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5
 
-_PROMPTS_CACHED = 128
 LORAS_CACHED = 8
 
 
@@ -61,7 +59,7 @@ class SdxlModel:
     lora_cache: LoraCache = field(init=False)
     device: torch.device = field(init=False)
     _offload: Offload | None = field(init=False, default=None)
-    _encoded: LRUCache[Hashable, Encoded] = field(default_factory=lambda: LRUCache(_PROMPTS_CACHED))
+    _encoded: PromptCache = field(default_factory=PromptCache)
 
     def __post_init__(self) -> None:
         # The pipeline's own `device` walks through all modules, which is too slow for every step.
@@ -272,23 +270,22 @@ class SdxlModel:
         return self.embeddings.with_bundled(self.lora_cache.embeddings(job.loras))
 
     def _encode(self, job: Job, stage: Stage, guided: bool) -> Encoded:
+        pipe, embeddings, syntax = self._pipe(stage), self._embeddings(job), job.prompt_syntax
+        negative_prompt = job.negative_prompt if guided else None
+        chunks = chunks_needed(pipe, job.prompt, negative_prompt, syntax, embeddings)
         loras = job.loras if stage is Stage.BASE else ()
-        lora_keys = self.lora_cache.text_key(loras), self.lora_cache.embeddings_key(job.loras)
-        key = (stage, job.prompt, job.negative_prompt, job.prompt_syntax, guided, *lora_keys)
-        encoded = self._encoded.get(key)
-        if encoded is None:
-            with self.lora_cache.text(loras):
-                encoded = encode(
-                    self._pipe(stage),
-                    job.prompt,
-                    job.negative_prompt,
-                    guided=guided,
-                    device=self.device,
-                    syntax=job.prompt_syntax,
-                    embeddings=self._embeddings(job),
-                )
-            self._encoded[key] = encoded
-        return encoded
+        texts = [job.prompt]
+        negative = negative_text(pipe, negative_prompt) if guided else None
+        if negative is not None:
+            texts.append(negative)
+        key = (stage, syntax, chunks, self.lora_cache.text_key(loras), self.lora_cache.embeddings_key(job.loras))
+        encoded = self._encoded.of(
+            key,
+            texts,
+            lambda text: encode_text(pipe, text, chunks, self.device, syntax, embeddings),
+            lambda: self.lora_cache.text(loras),
+        )
+        return joined(encoded[0], None if negative is None else encoded[1], guided=guided)
 
     def _time_ids(self, job: Job, stage: Stage, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         size = (job.request.height, job.request.width)

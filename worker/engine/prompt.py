@@ -26,6 +26,8 @@ MAX_CHUNKS = 8
 _SPECIAL_TOKENS = 2
 
 Encoded = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor | None]
+# The embeddings of one prompt and its pooled ones.
+EncodedText = tuple[torch.Tensor, torch.Tensor]
 
 
 # Embeddings take the place of tokens; any id serves that is not the highest, by which CLIP finds the end.
@@ -77,22 +79,47 @@ def encode(
     """
     negative_prompt = negative_prompt if guided else None
     chunks = chunks_needed(pipe, prompt, negative_prompt, syntax, embeddings)
-    parts, negative_parts = parse(prompt, syntax), parse(negative_prompt or "", syntax)
-    if chunks == 1 and all(_is_plain(part, embeddings) for part in (*parts, *negative_parts)):
-        encoded: Encoded = pipe.encode_prompt(
-            parts[0].text,
-            device=device,
-            do_classifier_free_guidance=guided,
-            negative_prompt=None if negative_prompt is None else negative_parts[0].text,
-        )
-        return encoded
-    positive, pooled = _encode_chunks(pipe, parts, chunks, device, embeddings)
-    if not guided:
-        return positive, None, pooled, None
+    positive = encode_text(pipe, prompt, chunks, device, syntax, embeddings)
+    text = negative_text(pipe, negative_prompt)
+    negative = None if text is None else encode_text(pipe, text, chunks, device, syntax, embeddings)
+    return joined(positive, negative, guided=guided)
+
+
+def encode_text(
+    pipe: Any,
+    text: str,
+    chunks: int,
+    device: torch.device,
+    syntax: PromptSyntax = PromptSyntax.LITERAL,
+    embeddings: Embeddings = _NO_EMBEDDINGS,
+) -> EncodedText:
+    """Encode one prompt, positive or negative, by itself: its bits do not depend on the other one.
+
+    Returns:
+        The embeddings, (1, 77 × chunks, width), and the pooled ones, (1, projection).
+    """
+    parts = parse(text, syntax)
+    if chunks == 1 and all(_is_plain(part, embeddings) for part in parts):
+        hidden, _, pooled, _ = pipe.encode_prompt(parts[0].text, device=device, do_classifier_free_guidance=False)
+        return hidden, pooled
+    return _encode_chunks(pipe, parts, chunks, device, embeddings)
+
+
+def negative_text(pipe: Any, negative_prompt: str | None) -> str | None:
+    """Return the text that stands for a negative prompt; None where the model wants zeros for an absent one."""
     if negative_prompt is None and pipe.config.force_zeros_for_empty_prompt:
-        return positive, torch.zeros_like(positive), pooled, torch.zeros_like(pooled)
-    negative, negative_pooled = _encode_chunks(pipe, negative_parts, chunks, device, embeddings)
-    return positive, negative, pooled, negative_pooled
+        return None
+    return negative_prompt or ""
+
+
+def joined(positive: EncodedText, negative: EncodedText | None, *, guided: bool) -> Encoded:
+    """Put two encoded prompts together in diffusers' order; a guided one without a negative has zeros there."""
+    prompt, pooled = positive
+    if not guided:
+        return prompt, None, pooled, None
+    if negative is None:
+        return prompt, torch.zeros_like(prompt), pooled, torch.zeros_like(pooled)
+    return prompt, negative[0], pooled, negative[1]
 
 
 def _is_plain(part: Part, embeddings: Embeddings) -> bool:

@@ -235,7 +235,7 @@ class StepScheduler:
 
         Its own steps one after the other, once all rows of its lane and group have left but those that fit
         into a step beside it. Rows of other lanes or groups do not count: the guaranteed share can pass them by.
-        What was never measured counts as nothing.
+        Steps count with the least time that any of their kind took, and as nothing where too few were measured.
         """
         group = segments[0].group
         ahead = sorted(
@@ -245,19 +245,24 @@ class StepScheduler:
         before = sum(ahead[: max(0, len(ahead) - self.rows_at_most(group) + 1)])
         own = sum(segment.steps * self._least_seconds(segment.group) for segment in segments)
         queue = before * self._least_seconds_per_row(group)
-        return queue + own + self.cost.tail_seconds(segments[-1].group)
+        return queue + own + self.cost.least_decode_seconds(segments[-1].group)
+
+    def doubt(self, segments: Sequence[Segment]) -> None:
+        """Note that a job was refused because of `shortest`, which no measurement will put right then."""
+        for segment in segments:
+            self.cost.doubt(segment.group)
 
     def _least_seconds(self, group: Group) -> float:
         most = self.rows_at_most(group)
         if group.samples is None:
-            return self.cost.least_seconds(group, most)
-        return self.cost.step_seconds(group, most) or 0.0
+            return self.cost.least_seconds_at_most(group, most)
+        return self.cost.least_seconds(group, most)
 
     def _least_seconds_per_row(self, group: Group) -> float:
         most = self.rows_at_most(group)
         if group.samples is None:
             return self.cost.least_seconds_per_row(group, most)
-        return (self.cost.step_seconds(group, most) or 0.0) / most
+        return self.cost.least_seconds(group, most) / most
 
     def room(self) -> Room:
         """By lane, the rows of this lane and those above for which the step that was chosen last has a use.

@@ -22,7 +22,9 @@ from worker.events.types import (
     GenerationFailed,
     GenerationRequest,
     GenerationStatus,
+    JobEvent,
     JobStatus,
+    WorkerReport,
     to_record,
 )
 
@@ -85,6 +87,20 @@ def result_headers(
     return _headers(_common(event, event_id(event, answers, replay_id), source, now) | own, passed)
 
 
+def report_headers(report: WorkerReport, *, source: str) -> Framing:
+    """Headers of a worker's report, which is about no job."""
+    own = {
+        "content-type": CONTENT_TYPE,
+        "ce_specversion": "1.0",
+        "ce_id": f"{report.session_id}-{report.sequence}",
+        "ce_type": event_type_name(report),
+        "ce_source": source,
+        "ce_time": _instant(report.reported_at),
+        "worker-id": report.worker_id,
+    }
+    return _headers(own, None)
+
+
 def job_status(event: Result) -> JobStatus:
     """The state that a result leaves its job in."""
     match event:
@@ -101,7 +117,7 @@ def event_type_name(event: Event) -> str:
     return f"{NAMESPACE}.{type(event).__name__}"
 
 
-def event_id(event: Event, answers: Place | None = None, replay_id: str | None = None) -> str:
+def event_id(event: JobEvent, answers: Place | None = None, replay_id: str | None = None) -> str:
     """`ce_id`: one for each event, and the same when that event is told again, so that a consumer can skip it.
 
     - completed: that picture of that job exists. A repeated request tells the same once more, in whichever attempt.
@@ -160,16 +176,20 @@ def header_text(headers: Headers, name: str) -> str | None:
     return _CONTROL.sub("", text)
 
 
-def _common(event: Event, ce_id: str, source: str, now: datetime) -> dict[str, str]:
+def _common(event: JobEvent, ce_id: str, source: str, now: datetime) -> dict[str, str]:
     return {
         "content-type": CONTENT_TYPE,
         "ce_specversion": "1.0",
         "ce_id": ce_id,
         "ce_type": event_type_name(event),
         "ce_source": source,
-        "ce_time": now.astimezone(UTC).isoformat(timespec="milliseconds"),
+        "ce_time": _instant(now),
         "job-id": event.job_id,
     }
+
+
+def _instant(now: datetime) -> str:
+    return now.astimezone(UTC).isoformat(timespec="milliseconds")
 
 
 def _headers(own: Mapping[str, str], passed: Mapping[str, str] | None) -> Framing:

@@ -6,12 +6,12 @@ Times are timezone-aware datetimes of millisecond precision, which is what the s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum, StrEnum
 from functools import cache, partial
 from types import NoneType
-from typing import Any, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeAlias, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from worker.errors import ErrorCode
 
@@ -164,14 +164,54 @@ class GenerationCancellation:
     requested_at: datetime | None = None
 
 
-Event: TypeAlias = (
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkPartition:
+    """A partition of a work topic that a worker reads; `position` is the next offset that it will read."""
+
+    topic: str
+    partition: int
+    epoch: int = 0
+    position: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneWork:
+    """What a worker has not finished of a lane: requests, and seconds of work."""
+
+    priority: Priority
+    requests: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerReport:
+    """What a worker has and has room for; for the dispatchers (`docs/dispatch.md`)."""
+
+    worker_id: str
+    session_id: str
+    sequence: int
+    accepts: bool = True
+    rows: int = 1
+    picture_seconds: float
+    partitions: tuple[WorkPartition, ...] = ()
+    work: tuple[LaneWork, ...] = ()
+    models: tuple[str, ...] = ()
+    loras: tuple[str, ...] = ()
+    reported_at: datetime
+
+
+# What is told about a job, and all that is told.
+JobEvent: TypeAlias = (
     GenerationRequest | GenerationCompleted | GenerationFailed | GenerationStatus | GenerationCancellation
 )
+Event: TypeAlias = JobEvent | WorkerReport
+_Nested: TypeAlias = Lora | WorkPartition | LaneWork
 EVENT_TYPES: tuple[type[Event], ...] = get_args(Event)
+JOB_EVENT_TYPES: tuple[type[JobEvent], ...] = get_args(JobEvent)
 BY_NAME: Mapping[str, type[Event]] = {cls.__name__: cls for cls in EVENT_TYPES}
 
 E = TypeVar("E", bound=Event)
-_R = TypeVar("_R", bound=Event | Lora)
+_R = TypeVar("_R", bound=Event | _Nested)
 _Convert: TypeAlias = Callable[[Any], Any]
 
 
@@ -180,7 +220,7 @@ def timestamp(seconds: float) -> datetime:
     return _from_millis(int(seconds * 1000))
 
 
-def to_record(event: Event | Lora) -> dict[str, Any]:
+def to_record(event: Event | _Nested) -> dict[str, Any]:
     """The event as an Avro record: strings for enums, lists, dicts, aware datetimes."""
     return {f.name: _plain(getattr(event, f.name)) for f in fields(event)}
 
@@ -211,7 +251,7 @@ def _plain(value: object) -> object:
     match value:
         case Enum():
             return value.value
-        case Lora():
+        case Lora() | WorkPartition() | LaneWork():
             return to_record(value)
         case tuple():
             return [_plain(item) for item in value]
@@ -233,11 +273,13 @@ def _converter(hint: Any) -> _Convert:
     if NoneType in get_args(hint):
         return partial(_optional, _converter(members[0]))
     if get_origin(hint) is tuple:
-        return partial(_tuple, members[0])
+        return partial(_tuple, _converter(members[0]))
     if get_origin(hint) is Mapping:
         return partial(_mapping, *members)
     if issubclass(hint, Enum):
         return partial(_symbol, hint)
+    if is_dataclass(hint):
+        return partial(_nested, cast("type[_Nested]", hint))
     return {float: _float, datetime: _instant}.get(hint, partial(_exactly, hint))
 
 
@@ -255,8 +297,12 @@ def _optional(convert: _Convert, value: Any) -> Any:
     return None if value is None else convert(value)
 
 
-def _tuple(kind: type[Lora], value: Any) -> tuple[Lora, ...]:
-    return tuple(from_record(kind, _exactly(dict, item)) for item in _exactly(list, value))
+def _tuple(convert: _Convert, value: Any) -> tuple[Any, ...]:
+    return tuple(convert(item) for item in _exactly(list, value))
+
+
+def _nested(kind: type[_Nested], value: Any) -> _Nested:
+    return from_record(kind, _exactly(dict, value))
 
 
 def _mapping(keys: type, values: type, value: Any) -> Mapping[Any, Any]:

@@ -7,19 +7,12 @@ keeps a partition paused through a revoke, so the pause ends before the partitio
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
-from worker.errors import ProtocolError, RegistryUnavailable, RequestRejected, UndecodableError
-from worker.events.codec import EventCodec
-from worker.events.headers import passed_through
-from worker.events.types import GenerationRequest
-from worker.intake.admit import AdmissionRules, Arrival, admit, with_bounded_ids
 from worker.intake.consumer_proxy import ConsumerProxy
 from worker.intake.end_watch import EndWatch
 from worker.intake.lane_members import LaneMembers
@@ -29,14 +22,12 @@ from worker.intake.log_follower import LogFollower
 from worker.intake.positions import Positions
 from worker.intake.records import Record, read_record
 from worker.intake.reopen import Reopener
-from worker.job import Failure, Job, Lane, Origin, Original
+from worker.job import Lane, Origin
 from worker.settings import Settings
-from worker.telemetry import logs, metrics
+from worker.telemetry import metrics
 
 _log = structlog.get_logger()
 
-# A writer's schema is fetched within milliseconds where the registry answers.
-_REGISTRY_PAUSE_S = 0.1
 # A paused partition goes on at this share of its limit, so that it does not flap (librdkafka#2052).
 _RESUME_SHARE = 0.5
 
@@ -44,10 +35,7 @@ _RESUME_SHARE = 0.5
 class IntakeHooks(Protocol):
     """What intake calls (`lifecycle.Lifecycle`); all but the two that wait return at once."""
 
-    def on_undecodable(self, origin: Origin, original: Original, error: str) -> None: ...
     def commit_soon(self, partition: Key) -> None: ...
-    def on_admitted(self, job: Job, starts: int) -> None: ...
-    def on_rejected(self, failure: Failure) -> None: ...
     def release_unowned(self) -> None: ...
 
     def release_partitions(self, partitions: Sequence[Key]) -> None:
@@ -57,13 +45,16 @@ class IntakeHooks(Protocol):
         """Waits for a flush that is under way, within bounds."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """A record that cannot be decoded until the registry answers."""
+class RecordReader(Protocol):
+    """What is done with a record that came (`request_reader.RequestReader`); nothing of it waits."""
 
-    record: Record
-    origin: Origin
-    due: float
+    def take(self, record: Record, origin: Origin) -> None: ...
+
+    def retry_held(self) -> None:
+        """Go on with records that wait for something outside the process."""
+
+    def release(self, partitions: Collection[Key]) -> None:
+        """Release what waits of these partitions; the caller holds the ledger's lock."""
 
 
 class Intake:
@@ -71,6 +62,7 @@ class Intake:
 
     Args:
         topics: the request topics, in the order of `Lane`.
+        reader: gets each record once.
         on_delivered: called for every new record with topic, partition, offset and the time it was written.
         on_error: called with every error of a member that is not fatal.
         on_rebalance: called after partitions have come or gone.
@@ -83,9 +75,8 @@ class Intake:
         ledger: Ledger,
         ends: EndWatch,
         positions: Positions,
-        codec: EventCodec,
+        reader: RecordReader,
         hooks: IntakeHooks,
-        rules: AdmissionRules,
         settings: Settings,
         topics: Sequence[str],
         now: Callable[[], float],
@@ -98,9 +89,8 @@ class Intake:
         self._ledger = ledger
         self._log = LogFollower(members, proxy, ledger, ends, positions, hooks, self._unpause)
         self._reopener = Reopener(members, ledger)
-        self._codec = codec
+        self._reader = reader
         self._hooks = hooks
-        self._rules = rules
         self._settings = settings
         self._lanes = dict(zip(topics, Lane, strict=True))
         self._now = now
@@ -108,7 +98,6 @@ class Intake:
         self._on_error = on_error
         self._on_rebalance = on_rebalance
         self._paused: set[Key] = set()
-        self._held: deque[_Held] = deque()
         self._stopping = False
 
     def subscribe(self) -> None:
@@ -132,7 +121,7 @@ class Intake:
                 self._take(message)
         self._proxy.serve()
         self._log.look(self._paused, self._now())
-        self._retry_held()
+        self._reader.retry_held()
         self._balance()
         self._reopener.look(self._paused, self._now())
 
@@ -157,65 +146,7 @@ class Intake:
         if origin is not None:
             metrics.REQUESTS.labels(self._lanes[record.topic].label).inc()
             self._on_delivered(*key, record.offset, self._now() if record.written_at is None else record.written_at)
-            self._handle(record, origin)
-
-    def _handle(self, record: Record, origin: Origin) -> None:
-        """Decode and admit; whatever is wrong with the record is its own trouble."""
-        with logs.within(logs.about_record(origin, record.key, record.headers)):
-            try:
-                self._decode(record, origin)
-            except (KafkaException, ProtocolError):
-                raise
-            except Exception as error:  # the last line of defence: a record must not end every worker in turn
-                _log.error("record_failed_unexpectedly", exc_info=True)
-                self._dead_letter(record, origin, f"unexpected {type(error).__name__} while the record was read")
-
-    def _dead_letter(self, record: Record, origin: Origin, error: str) -> None:
-        original = Original(record.key, record.value, record.headers, record.written_at)
-        self._hooks.on_undecodable(origin, original, error)
-
-    def _decode(self, record: Record, origin: Origin) -> None:
-        try:
-            request = self._codec.decode(
-                record.value, topic=origin.topic, headers=record.headers, expected=GenerationRequest
-            )
-        except UndecodableError as error:
-            self._dead_letter(record, origin, str(error))
-        except RegistryUnavailable as error:
-            _log.warning("registry_unavailable", error=str(error))
-            self._held.append(_Held(record, origin, self._now() + _REGISTRY_PAUSE_S))
-        else:
-            self._admit(request, record, origin)
-
-    def _admit(self, request: GenerationRequest, record: Record, origin: Origin) -> None:
-        now = self._now()
-        recorded_at = now if record.written_at is None else record.written_at
-        arrival = Arrival(origin, self._lanes[origin.topic], record.written_at, passed_through(record.headers))
-        with self._ledger.lock:
-            starts = self._ledger.starts(origin)
-        try:
-            job = admit(request, arrival, self._rules, now)
-        except RequestRejected as error:
-            self._hooks.on_rejected(
-                Failure(
-                    request=with_bounded_ids(request),
-                    lane=arrival.lane,
-                    origin=origin,
-                    code=error.code,
-                    message=error.message,
-                    requested_at=recorded_at,
-                    attempt=starts + 1,
-                    headers=arrival.headers,
-                )
-            )
-        else:
-            self._hooks.on_admitted(job, starts)
-
-    def _retry_held(self) -> None:
-        now = self._now()
-        while self._held and self._held[0].due <= now:
-            held = self._held.popleft()
-            self._handle(held.record, held.origin)
+            self._reader.take(record, origin)
 
     def _balance(self) -> None:
         """Pause partitions whose buffer is full, resume those that have drained; never the same twice."""
@@ -274,9 +205,7 @@ class Intake:
             keys = [key for key in keys if key in set(self._ledger.partitions())]
             self._ledger.close(keys)
             self._log.on_gone(keys)
-            for held in [held for held in self._held if (held.origin.topic, held.origin.partition) in keys]:
-                self._held.remove(held)
-                self._ledger.release(held.origin)
+            self._reader.release(keys)
         paused = self._paused & set(keys)
         if paused:
             self._members.resume(TopicPartition(*key) for key in paused)

@@ -246,6 +246,10 @@ class Ledger:
         """The open partitions."""
         return list(self._partitions)
 
+    def positions(self) -> list[tuple[TopicPartition, int, int]]:
+        """Open partitions with their epoch and the offset to be delivered next; 0 before the first."""
+        return [(key, book.epoch, book.position or 0) for key, book in self._partitions.items()]
+
     def next_offset(self, key: TopicPartition) -> int | None:
         """The offset to be delivered next; None before the first."""
         return self._partitions[key].position

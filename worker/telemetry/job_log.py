@@ -13,6 +13,7 @@ import structlog
 from worker.errors import ErrorCode
 from worker.job import Failure, Job, Origin, Picture
 from worker.telemetry import logs
+from worker.work_in_hand import WorkInHand
 
 if TYPE_CHECKING:
     from worker.telemetry.spans import Spans
@@ -36,8 +37,9 @@ class JobLog:
     epoch.
     """
 
-    def __init__(self, spans: Spans | None = None) -> None:
+    def __init__(self, spans: Spans | None = None, work: WorkInHand | None = None) -> None:
         self._spans = spans
+        self._work = WorkInHand() if work is None else work
         self._entries: dict[Origin, _Entry] = {}
 
     def on_admitted(self, job: Job) -> Job:
@@ -45,15 +47,18 @@ class JobLog:
         if self._spans is not None:
             job = replace(job, headers=job.headers | self._spans.begin(job, job.received_at))
         self._entries[job.origin] = entry = _Entry(logs.about(job), job.received_at)
+        self._work.on_admitted(job)
         _log.info("job_taken", **entry.about)
         return job
 
     def on_started(self, job: Job) -> None:
         """Log that the record of the job's start is durable."""
+        self._work.on_started(job)
         _log.info("job_started", **logs.about(job), attempt=job.attempt)
 
     def on_pixels(self, picture: Picture) -> None:
         """Record the phases of a job that left the GPU as pixels."""
+        self._work.on_pixels(picture)
         timing, origin = picture.timing, picture.job.origin
         begin, end = timing.started_at, timing.started_at + timing.generation
         self.phase(origin, "encode_text", begin, begin + timing.encode_text)
@@ -67,6 +72,7 @@ class JobLog:
 
     def on_stored(self, job: Job, now: float) -> Job:
         """Record that the job's picture is in S3; return the job, with the headers of its result."""
+        self._work.on_gone(job.origin)
         self._entry(job, now).outcome |= {"status": "completed", "attempt": job.attempt}
         if self._spans is None:
             return job
@@ -74,6 +80,7 @@ class JobLog:
 
     def on_failed(self, failure: Failure, now: float) -> Failure:
         """Record the end of a request without a picture; return it with the headers of its result."""
+        self._work.on_gone(failure.origin)
         known = failure.origin in self._entries
         if self._spans is not None:
             begun = {} if known else self._spans.begin(failure, now)
@@ -98,6 +105,7 @@ class JobLog:
 
     def on_released(self, origin: Origin, now: float) -> None:
         """Log that the job was released without an outcome; its next owner starts it again."""
+        self._work.on_gone(origin)
         entry = self._entries.pop(origin, None)
         if entry is not None:
             _log.info("job_released", **entry.about)

@@ -111,6 +111,13 @@ WEBHOOK_SECONDS = Histogram(
 )
 WEBHOOKS_WAITING = Gauge("sdxl_worker_webhooks_waiting", "Results that were read and are not delivered yet")
 WEBHOOK_RECEIVER_UP = Gauge("sdxl_worker_webhook_receiver_up", "1 while the webhook receiver answers")
+DISPATCH_WAITING = Gauge(
+    "sdxl_worker_dispatch_waiting_requests", "Requests in the dispatcher that no worker has room for", ["priority"]
+)
+DISPATCH_WAIT = Histogram(
+    "sdxl_worker_dispatch_wait_seconds", "From the reading of a request to its sending", ["priority"], buckets=_SHORT
+)
+DISPATCH_WORKERS = Gauge("sdxl_worker_dispatch_workers", "Workers by what the dispatcher knows of them", ["state"])
 COST = Counter("sdxl_worker_cost_dollars", "Device time priced with GPU_HOURLY_USD")
 MODEL = Info("sdxl_worker_model", "The loaded model")
 

@@ -82,7 +82,8 @@ def compare(base: Any, plan: Plan, note: Callable[[str], None]) -> Result:
     report["wall_throughput_over_fifo"] = real[FIFO].real_seconds / real[OURS].real_seconds
     report["capacity_over_fifo"] = full[FIFO].seconds / full[OURS].seconds
     report["overhead_us"] = us
-    report |= together.measure(base)
+    note(f"{plan.long_jobs} jobs at load {HEADLINE_LOAD}, calls of four rows and of one")
+    report |= together.measure(base, seed=plan.seed, jobs=plan.long_jobs, load=HEADLINE_LOAD)
     report["headline"] = {"load": HEADLINE_LOAD, "jobs": plan.jobs, "real_unet": True, "policies": summaries}
     report["stand_ins_give_the_same_schedule"] = same
     report["long"] = {str(load): _long(bench.summaries(runs)) for load, runs in by_load.items()}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any
 
 from devtools.bench.schedule.policies import FIFO, OURS
-from devtools.bench.schedule.simulate import Simulation, Visit
+from devtools.bench.schedule.simulate import Simulation, Step, Visit
 from worker.job import Lane
 
 
@@ -28,11 +29,22 @@ def summary(simulation: Simulation, step_s: float) -> dict[str, Any]:
         "pictures_per_1000_steps": 1000 * len(visits) * step_s / simulation.seconds,
         # Only busy steps count: with fewer jobs than slots, no policy could fill the slots.
         "useful_slot_share": tally.busy_row_steps / (slots * tally.busy_steps) if tally.busy_steps else 1.0,
+        "urgent_p99_passed_by_steps": float(percentile(passed_by(visits, simulation.steps), 99)),
         "used_slot_share": tally.row_steps / (slots * tally.steps),
         "unet_steps": tally.steps,
         "busy_steps": tally.busy_steps,
         "real_seconds_in_ticks": simulation.real_seconds,
     }
+
+
+def passed_by(visits: Sequence[Visit], steps: Sequence[Step]) -> list[int]:
+    """Return for each urgent job how many steps without any urgent job began while it waited for its first one."""
+    others = [step.at for step in steps if not any(name.startswith(Lane.URGENT.label) for name in step.names)]
+    return [
+        bisect_left(others, visit.started) - bisect_right(others, visit.arrived)
+        for visit in visits
+        if visit.lane is Lane.URGENT and visit.started is not None
+    ]
 
 
 def _of_lane(visits: Sequence[Visit], step_s: float) -> dict[str, Any]:
@@ -60,6 +72,8 @@ def headline(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 
     return {
         "urgent_p99_wait_over_fifo": over_fifo(Lane.URGENT, "p99_wait_steps"),
+        "urgent_p99_completion_over_fifo": over_fifo(Lane.URGENT, "p99_completion_steps"),
+        "urgent_p99_passed_by_steps": ours["urgent_p99_passed_by_steps"],
         "urgent_p99_wait_steps": ours["classes"][Lane.URGENT.label]["p99_wait_steps"],
         "throughput_over_fifo": ours["pictures_per_1000_steps"] / fifo["pictures_per_1000_steps"],
         "normal_p99_completion_over_fifo": over_fifo(Lane.NORMAL, "p99_completion_steps"),

@@ -18,6 +18,7 @@ from worker.events.types import (
     GenerationFailed,
     GenerationRequest,
     GenerationStatus,
+    WorkerReport,
 )
 
 POLL_S = 0.1
@@ -70,7 +71,7 @@ def read_traces(connection: Connection, subject: Subject) -> Traces:
 
 
 def _note(traces: Traces, subject: Subject, record: Record, event: Event) -> None:
-    if isinstance(event, GenerationCancellation):
+    if isinstance(event, GenerationCancellation | WorkerReport):
         return
     is_status = isinstance(event, GenerationStatus)
     place = (record.partition, record.key or b"")

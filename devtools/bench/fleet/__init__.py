@@ -1,0 +1,1 @@
+"""`bench fleet`: a fleet with and without a dispatcher, simulated, and on a real Kafka."""

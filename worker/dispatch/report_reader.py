@@ -1,0 +1,106 @@
+"""Reads what workers report, from now on. A report that may be old is left out: the next one is a second away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from worker.errors import RegistryUnavailable, UndecodableError
+from worker.events.codec import EventCodec
+from worker.events.types import WorkerReport
+from worker.intake.records import read_record
+from worker.threads import Threads
+
+_log = structlog.get_logger()
+
+# How often the topic is looked at again: for partitions that come, and while it is not there.
+LIST_AGAIN_S = 30.0
+LIST_SOON_S = 2.0
+# A reader that stood still for so long hears what was said in the meantime, and cannot tell when.
+STOOD_STILL_S = 1.0
+_METADATA_TIMEOUT_S = 5.0
+
+
+class ReportReader:
+    """A loop of its own thread.
+
+    Args:
+        consumer: of no group that matters; it reports the ends of partitions.
+        hear: gets each report that was written just now.
+    """
+
+    def __init__(
+        self, consumer: Consumer, topic: str, codec: EventCodec, hear: Callable[[WorkerReport], None], threads: Threads
+    ) -> None:
+        self._consumer = consumer
+        self._topic = topic
+        self._codec = codec
+        self._hear = hear
+        self._threads = threads
+        self._assigned: set[int] = set()
+        # Partitions whose end was seen since the reader last stood still.
+        self._current: set[int] = set()
+        self._list_at = 0.0
+        self._polled_at = 0.0
+
+    def tick(self) -> bool:
+        """Read at most one report; False when there was none."""
+        return self._read(0.0)
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait for the next report, at most `timeout_s`."""
+        self._read(timeout_s)
+
+    def close(self) -> None:
+        """Close the consumer."""
+        self._consumer.close()
+
+    def _read(self, timeout_s: float) -> bool:
+        now = self._threads.monotonic()
+        if now >= self._list_at:
+            self._list()
+        if now - self._polled_at > STOOD_STILL_S:
+            self._current.clear()
+        message = self._consumer.poll(timeout_s)
+        self._polled_at = self._threads.monotonic()
+        if message is None:
+            return False
+        error = message.error()
+        if error is None:
+            self._take(message)
+            return True
+        if error.code() == KafkaError._PARTITION_EOF:
+            self._current.add(message.partition() or 0)
+        else:
+            _log.warning("reports_not_read", topic=self._topic, error=error.str())
+            self._list_at = min(self._list_at, now + LIST_SOON_S)
+        return False
+
+    def _take(self, message: Message) -> None:
+        record = read_record(message, self._threads.now())
+        if record.partition not in self._current or record.value is None:
+            return
+        try:
+            report = self._codec.decode(record.value, topic=self._topic, headers=record.headers, expected=WorkerReport)
+        except (UndecodableError, RegistryUnavailable) as error:
+            _log.warning("report_unreadable", error=str(error), partition=record.partition, offset=record.offset)
+            return
+        self._hear(report)
+
+    def _list(self) -> None:
+        """Read the partitions that there are, new ones from their end."""
+        self._list_at = self._threads.monotonic() + LIST_AGAIN_S
+        try:
+            found = self._consumer.list_topics(self._topic, timeout=_METADATA_TIMEOUT_S).topics[self._topic]
+        except KafkaException as error:
+            _log.warning("reports_not_read", topic=self._topic, error=error.args[0].str())
+            self._list_at = self._threads.monotonic() + LIST_SOON_S
+            return
+        if set(found.partitions) != self._assigned:
+            self._assigned = set(found.partitions)
+            self._current.clear()
+            self._consumer.assign([TopicPartition(self._topic, number, OFFSET_END) for number in self._assigned])
+        if not self._assigned:
+            self._list_at = self._threads.monotonic() + LIST_SOON_S

@@ -1,0 +1,169 @@
+"""`sdxl-worker dispatch`: settings in, a running dispatcher, an exit code out. No torch here."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, cast
+
+import structlog
+
+from worker import __version__, kafka_config, startup
+from worker.cluster.checker import make_checker, require
+from worker.cluster.watch import ClusterWatch
+from worker.connections import Connections, RealConnections
+from worker.delivery.messages import MessageWriter
+from worker.delivery.publish import Publisher
+from worker.dispatch.dispatcher import Dispatcher
+from worker.dispatch.fleet import Fleet
+from worker.dispatch.report_reader import ReportReader
+from worker.dispatch.runtime import DispatchProcess
+from worker.errors import StartupError
+from worker.events.codec import make_codec
+from worker.intake.admit import AdmissionRules
+from worker.intake.consume import Intake
+from worker.intake.consumer_proxy import ConsumerProxy
+from worker.intake.end_watch import EndWatch
+from worker.intake.lag import LagGauge
+from worker.intake.lane_members import LaneMembers
+from worker.intake.ledger import Ledger
+from worker.intake.log_bounds import LogBounds
+from worker.intake.patience import Patience
+from worker.intake.positions import Positions
+from worker.intake.request_reader import RequestReader
+from worker.job import Lane
+from worker.poll_waits import PollWaits
+from worker.rule_files import read_rules
+from worker.runtime import Crashed
+from worker.settings import Settings
+from worker.signals import Signals, StoppedEarly
+from worker.telemetry import logs
+from worker.telemetry.health import Health, serve
+from worker.threads import EXIT_CRASHED, SystemThreads, Threads
+from worker.topics import Topics
+
+_log = structlog.get_logger()
+
+# Requests that wait for company in a transaction; an urgent one waits for none.
+FLUSH_INTERVAL_S = 0.005
+
+
+def dispatch_settings(settings: Settings) -> Settings:
+    """The settings as the parts of a worker are to see them that a dispatcher has too."""
+    return settings.model_copy(update={"kafka_group_id": settings.dispatch_group_id, "input": "requests"})
+
+
+def build(
+    settings: Settings, rules: AdmissionRules, connections: Connections, threads: Threads, health: Health
+) -> DispatchProcess:
+    """Wire a dispatcher from `dispatch_settings`."""
+    topics, work = Topics(settings.kafka_topic_prefix), Topics(settings.kafka_topic_prefix, "work")
+    lanes = dict(zip(topics.requests, Lane, strict=True))
+    ledger = Ledger()
+    codec = make_codec(settings, waits=False)
+    patience = Patience(topics.requests, threads.monotonic, kafka_config.max_poll_interval_s(settings))
+    members = LaneMembers({topic: connections.member(lane) for topic, lane in lanes.items()}, patience)
+    proxy = ConsumerProxy(members, connections.offsets_reader(), threads, patience, lambda: health.beat("poll"))
+    dispatcher = Dispatcher(
+        ledger,
+        MessageWriter(topics, settings.worker_id, settings.kafka_group_id),
+        threads,
+        PollWaits(threads, patience, proxy.serve),
+        Fleet(dict(zip(Lane, work.requests, strict=True))),
+        make_reader=lambda hooks: RequestReader(ledger, codec, rules, hooks, lanes, threads.now),
+        make_publisher=lambda hooks: Publisher(
+            connections.transport(proxy), ledger, codec, hooks, flush_interval_s=FLUSH_INTERVAL_S
+        ),
+    )
+    watch = ClusterWatch(
+        connections.cluster,
+        threads.monotonic,
+        is_assigned=lambda: members.are_assigned,
+        is_failing=lambda: dispatcher.publisher.is_failing,
+    )
+    ends = EndWatch(LogBounds(connections.bounds_admin(), threads))
+    lag = LagGauge(members, ledger, ends, settings.kafka_group_id, topics.requests)
+    intake = Intake(
+        members,
+        proxy,
+        ledger,
+        ends,
+        Positions(members, threads),
+        dispatcher,
+        dispatcher,
+        settings,
+        topics.requests,
+        threads.now,
+        on_delivered=lag.note,
+        on_error=watch.on_error,
+        on_rebalance=watch.on_rebalance,
+    )
+    reports = ReportReader(
+        connections.cancellations_reader(), topics.workers, make_codec(settings), dispatcher.hear, threads
+    )
+    return DispatchProcess(threads, ledger, intake, dispatcher, reports, members, lag, watch, health)
+
+
+def run(settings: Settings) -> int:
+    """Dispatch until SIGTERM or SIGINT; a second signal ends at once.
+
+    Returns:
+        0 after a drain, 1 when a loop has crashed; as `StoppedEarly` says after a signal during the start.
+
+    Raises:
+        StartupError: settings or Kafka topics are not usable.
+    """
+    logs.configure(settings.log_level, settings.log_format)
+    signals = Signals(settings.drain_timeout_s)
+    try:
+        return _run(dispatch_settings(settings), signals)
+    except StoppedEarly as stop:
+        _log.warning("signal", number=stop.number, hint="nothing had begun")
+        return stop.exit_code
+
+
+def _run(settings: Settings, signals: Signals) -> int:
+    signals.starting = True
+    startup.check_kafka_properties(settings)
+    rules = read_rules(settings)
+    claim = startup.claim_worker_id(settings)
+    health = Health(time.monotonic, facts=_facts(settings))
+    server, port = serve(health, settings.http_host, settings.http_port)
+    _log.info("starting", version=__version__, worker_id=settings.worker_id, http_port=port, role="dispatcher")
+    try:
+        startup.wait_for_kafka(settings)
+        checker = make_checker(settings, dispatches=True)
+        require(checker)
+        # A dispatcher stores no pictures.
+        connections = RealConnections(settings, cast("Any", None), checker)
+        process = build(settings, rules, connections, SystemThreads(), health)
+        signals.starting = False
+        return _serve(process, signals, settings.drain_timeout_s)
+    finally:
+        server.shutdown()
+        server.server_close()
+        if claim is not None:
+            claim.close()
+
+
+def _facts(settings: Settings) -> dict[str, Any]:
+    return {"version": __version__, "worker_id": settings.worker_id, "group_id": settings.kafka_group_id}
+
+
+def _serve(process: DispatchProcess, signals: Signals, drain_s: float) -> int:
+    process.health.watch(process)
+    process.start()
+    _log.info("ready")
+    try:
+        while not signals.count:
+            process.poll()
+        _log.warning("signal", number=signals.number, waiting_requests=process.unfinished())
+        process.drain(drain_s, hurry=lambda: signals.count > 1)
+    except Crashed as crash:
+        # What is not committed is repeated by the next owner; a close would commit on top of a broken state.
+        _log.error("crashed")
+        process.stop()
+        if isinstance(crash.__cause__, StartupError):
+            raise crash.__cause__ from None
+        return EXIT_CRASHED
+    _log.info("stopped")
+    return 0
