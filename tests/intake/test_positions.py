@@ -21,12 +21,12 @@ class Members:
 
     def __init__(self, refusals: int = 0) -> None:
         self.calls: list[tuple[str, list[tuple[int, int, int | None]]]] = []
-        self.refusals = refusals
+        self.refusals, self.error = refusals, KafkaError._STATE
 
     def seek(self, place: TopicPartition) -> None:
         if self.refusals:
             self.refusals -= 1
-            raise KafkaException(KafkaError(KafkaError._STATE))
+            raise KafkaException(KafkaError(self.error))
         self.calls.append(("seek", [(place.partition, place.offset, place.leader_epoch)]))
 
     def __getattr__(self, name: str) -> Any:
@@ -72,6 +72,14 @@ def test_a_seek_that_is_refused_is_tried_again_from_the_start() -> None:
     positions(members).assign([TopicPartition("t", 0, 7, "", 3)])
     again = ["incremental_unassign", "pause", "incremental_assign"]
     assert [name for name, _ in members.calls] == ["pause", "incremental_assign", *again, *again, "seek", "resume"]
+
+
+def test_a_partition_that_librdkafka_knows_nothing_of_is_left_to_it() -> None:
+    """It has no leader to fetch from, and compares epochs when it learns of one."""
+    members = Members(refusals=1)
+    members.error = KafkaError._UNKNOWN_PARTITION
+    positions(members).assign([TopicPartition("t", 0, 7, "", 3)])
+    assert [name for name, _ in members.calls] == ["pause", "incremental_assign", "resume"]
 
 
 def test_the_process_ends_rather_than_read_without_a_comparison() -> None:

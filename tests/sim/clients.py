@@ -91,6 +91,7 @@ class FakeConsumer:
         # What was assigned before can be paused; what was not when it was to be; errors of fetches before a seek.
         self._met: set[Key] = set()
         self._not_paused: set[Key] = set()
+        self._unknown: set[Key] = set()
         self._overtaken: list[Record] = []
         # Partitions that are not fetched although nobody has paused them (librdkafka#5591).
         self.forgotten: set[Key] = set()
@@ -157,10 +158,14 @@ class FakeConsumer:
             assert at >= 0, "no offset to start at"
             # Where librdkafka knows the leader already, it fetches an assigned offset without comparing epochs.
             self._assigned[key], self._leader_epochs[key] = at, None
+            if key not in self._met and self._kernel.rng.random() < 0.3:
+                # No metadata yet: it cannot fetch, and compares once it learns of the leader.
+                self._unknown.add(key)
+                self._leader_epochs[key] = place.leader_epoch
             self._met.add(key)
             self._told_ends.pop(key, None)
             self._stuck.discard(key)
-            lost = None if key in self._paused else self._lost(key)
+            lost = None if key in self._paused | self._unknown else self._lost(key)
             if lost is not None and self._kernel.rng.random() < 0.5:
                 self._overtaken.append(lost)
             else:
@@ -203,6 +208,9 @@ class FakeConsumer:
     def seek(self, place: TopicPartition) -> None:
         key = place.topic, place.partition
         assert key in self._assigned, f"a seek in {key}, which is not assigned"
+        if key in self._unknown:
+            self._unknown.discard(key)
+            raise KafkaException(KafkaError(KafkaError._UNKNOWN_PARTITION, "simulated"))
         if self._kernel.rng.random() < (0.5 if key in self._stuck else 0.1):
             raise KafkaException(KafkaError(KafkaError._STATE, "simulated"))
         self._assigned[key], self._leader_epochs[key] = place.offset, place.leader_epoch

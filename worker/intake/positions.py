@@ -7,7 +7,8 @@ librdkafka (2.16) compares none at the first fetch of an assigned offset whose l
 was written over the lost end would be skipped in silence. It does compare at a seek. A fetch that is on its way before
 the seek may still report a wrong cause (`Offset out of range`, 8 of 10 tries), so partitions are assigned paused.
 That is of no effect where librdkafka does not know the partition yet; what is reported then is looked at once more
-(`compares_again`).
+(`compares_again`). Where it has no metadata of the partition, it refuses to seek, and compares by itself once it learns
+of the leader (the chaos run met it while brokers were away).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import structlog
-from confluent_kafka import OFFSET_BEGINNING, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 
 from worker.intake.lane_members import LaneMembers
 from worker.intake.ledger import TopicPartition as Key
@@ -86,9 +87,11 @@ class Positions:
             try:
                 self._members.seek(known)
             except KafkaException as error:
+                if error.args[0].code() == KafkaError._UNKNOWN_PARTITION:
+                    return
                 if self._threads.monotonic() >= deadline:
                     self._threads.end(f"{known.topic}/{known.partition} cannot be read from {known.offset}: {error}")
-                _log.info("seek_refused", topic=known.topic, partition=known.partition, error=str(error))
+                _log.debug("seek_refused", topic=known.topic, partition=known.partition, error=str(error))
             else:
                 return
             self._threads.sleep(_PAUSE_S)
