@@ -102,6 +102,7 @@ def _circumstances(options: Options) -> dict[str, Any]:
         "engine": f"stand-in, {options.picture_s * 1000:g} ms a picture (2 %: 0.5-3 s); {options.toy} with a toy model",
         "processes": {"workers": options.workers, "brokers": BROKERS},
         "group_protocol": options.protocol,
+        "members_per_worker": options.members,
         "partitions_per_topic": PARTITIONS,
         "session_timeout_s": SESSION_TIMEOUT_S,
         "crash_loop_limit": "1000: kills are not the jobs' fault here",
