@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from confluent_kafka import Consumer
 
-from worker import connections
+from worker import connections, kafka_config
 from worker.job import Lane
 
 
@@ -38,7 +38,7 @@ class OneMember:
 def install() -> None:
     """Workers of this process have one member from now on."""
     shared: list[OneMember] = []
-    make = connections.kafka_config.consumer_config
+    make = kafka_config.consumer_config
 
     def member(self: connections.RealConnections, lane: Lane) -> Consumer:
         if not shared:

@@ -125,6 +125,8 @@ class Broker:
         self._lives: dict[str, int] = {}
         self._sessions: dict[str, Session] = {}
         self.missing: set[str] = set()
+        # The workers have no right on their group.
+        self.group_is_forbidden = False
         self.max_bytes: dict[str, int] = {}
 
     def refusal_of(self, topic: str, value: bytes | None) -> KafkaError | None:
@@ -217,6 +219,8 @@ class Broker:
     ) -> None:
         """TxnOffsetCommit: the generation is checked here, ownership nowhere (KAFKA-19779)."""
         transaction = self.begin(session, timeout_s)
+        if self.group_is_forbidden:
+            raise abortable(KafkaError.GROUP_AUTHORIZATION_FAILED)
         member = self._member(member_id, epoch)
         if any(len(metadata.encode()) > METADATA_MAX_BYTES for _, metadata in positions.values()):
             raise abortable(KafkaError.OFFSET_METADATA_TOO_LARGE)

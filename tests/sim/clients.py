@@ -20,6 +20,7 @@ from worker.intake.log_bounds import EARLIEST
 Callback = Callable[[Any, list[TopicPartition]], None]
 
 _UNSTABLE_RETRY_S = 0.1
+_FORBIDDEN = KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,7 @@ class FakeConsumer:
         # Partitions that are not fetched although nobody has paused them (librdkafka#5591).
         self.forgotten: set[Key] = set()
         self._callbacks: dict[str, Callback] = {}
+        self._is_out_of_use = False
 
     def subscribe(self, topics: Sequence[str], *, on_assign: Callback, on_revoke: Callback, on_lost: Callback) -> None:
         # An older worker has one member for all topics (`worker.SimConnections`).
@@ -109,6 +111,12 @@ class FakeConsumer:
         return record
 
     def _poll(self) -> Record | None:
+        if self._is_out_of_use:
+            return None
+        if self._broker.group_is_forbidden:
+            # librdkafka gives up for good (KIP-848), and takes the partitions away.
+            self._is_out_of_use = True
+            return Record(None, KafkaError(KafkaError._FATAL, f"Fatal error: {_FORBIDDEN.str()}"))
         self._meet()
         if self._overtaken:
             return self._overtaken.pop()
@@ -224,6 +232,8 @@ class FakeConsumer:
 
     def committed(self, places: list[TopicPartition], timeout_s: float) -> list[TopicPartition]:
         def ask() -> list[TopicPartition]:
+            if self._broker.group_is_forbidden:
+                raise KafkaException(_FORBIDDEN)
             deadline = self._kernel.now + timeout_s
             while self._broker.unstable([(p.topic, p.partition) for p in places]):
                 if self._kernel.now >= deadline:
@@ -255,7 +265,7 @@ class FakeConsumer:
         member = self.member
         if member is None:
             return
-        known = member.id in self._broker.group.members
+        known = member.id in self._broker.group.members and not self._is_out_of_use
         self._let_go("revoke" if known else "lost", set(self._assigned))
         self._port.call("close", lambda: self._broker.group.leave(member), lambda _fault: None)
         self.member = None
