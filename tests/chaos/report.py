@@ -52,12 +52,12 @@ def report(
 ) -> dict[str, Any]:
     """All that is told about a run, as JSON has it."""
     crew = director.crew
-    seen = {job for tally in (evidence.live, evidence.fresh) for job in duplicates(evidence.sent, tally)}
+    seen = {job for tally in (evidence.live, evidence.fresh) for job in duplicates(evidence.written, tally)}
     gone = {job for tally in (evidence.live, evidence.fresh) for job in lost(evidence.requests, tally)}
     return {
         "passed": not complaints,
         "jobs": evidence.sent.total,
-        "lost_with_log_ends": evidence.sent.total - evidence.requests.total,
+        "lost_with_log_ends": sum((evidence.sent.places - evidence.requests.places).values()),
         "hostile": sum(kind_of(number) is not None for number in range(options.jobs)),
         "kills": len(crew.kills),
         "stalls": crew.stalls,

@@ -17,7 +17,7 @@ def test_nothing_is_lost_and_nothing_comes_twice(tmp_path: Path) -> None:
     facts = run(Options(jobs=2000, out=tmp_path))
     assert facts["passed"], facts["complaints"]
     assert facts["jobs"] == 2000
-    assert facts["jobs"] - facts["lost_with_log_ends"] <= facts["outcomes"] <= 2000
+    assert facts["jobs"] - facts["lost_with_log_ends"] <= facts["outcomes"]
     assert (facts["lost"], facts["duplicates"], facts["offsets_regressed"]) == (0, 0, 0)
     assert facts["kills"] >= 16
     assert facts["hostile"] == 20

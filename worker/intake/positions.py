@@ -25,7 +25,7 @@ from worker.threads import Threads
 _log = structlog.get_logger()
 
 # A seek is refused while librdkafka still stops what it read before, and where it has given up on an offset.
-SEEK_WITHIN_S = 5.0
+SEEK_WITHIN_S = 2.0
 _PAUSE_S = 0.02
 
 
@@ -39,10 +39,7 @@ class Positions:
         self._compared: dict[Key, int] = {}
 
     def assign(self, committed: Sequence[TopicPartition]) -> None:
-        """In a rebalance callback: start new partitions at committed offsets, or at their beginning.
-
-        Ends the process where epochs cannot be compared: nothing was read yet.
-        """
+        """In a rebalance callback: start new partitions at committed offsets, or at their beginning."""
         places = [place(p.topic, p.partition, p.offset if p.offset >= 0 else None, p.leader_epoch) for p in committed]
         for known in places:
             self._compared.pop((known.topic, known.partition), None)
@@ -77,23 +74,27 @@ class Positions:
         compared = [known for known in places if known.offset >= 0 and _has_epoch(known)]
         self._members.pause(compared)
         self._members.incremental_assign(places)
-        for known in compared:
-            self._seek(known)
-        self._members.resume(compared)
+        self._members.resume([known for known in compared if self._is_sought(known)])
 
-    def _seek(self, known: TopicPartition) -> None:
+    def _is_sought(self, known: TopicPartition) -> bool:
+        """Make librdkafka compare epochs; False where it does not start to read, as in a member that leaves.
+
+        Then the partition stays paused: whatever it reads later, it is opened anew before (`reopen`).
+        """
         deadline = self._threads.monotonic() + SEEK_WITHIN_S
         while True:
             try:
                 self._members.seek(known)
             except KafkaException as error:
                 if error.args[0].code() == KafkaError._UNKNOWN_PARTITION:
-                    return
+                    return True
                 if self._threads.monotonic() >= deadline:
-                    self._threads.end(f"{known.topic}/{known.partition} cannot be read from {known.offset}: {error}")
-                _log.debug("seek_refused", topic=known.topic, partition=known.partition, error=str(error))
+                    _log.warning(
+                        "partition_left_paused", topic=known.topic, partition=known.partition, error=str(error)
+                    )
+                    return False
             else:
-                return
+                return True
             self._threads.sleep(_PAUSE_S)
             self._members.incremental_unassign([known])
             self._members.pause([known])
