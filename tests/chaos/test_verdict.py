@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import plan
-from tests.chaos.counting import Tally, wrong_end
+from tests.chaos.counting import wrong_end
 from tests.chaos.hostile import KINDS, kind_of
 from tests.chaos.offsets import Marks
 from tests.chaos.plan import SITE_KINDS, Kind
+from tests.chaos.tally import Tally
 from tests.chaos.traffic import Ending, ending_of, name_of, number_of
 from tests.chaos.verdict import Evidence, complaints, duplicates, lost
 from tests.chaos.worklog import (

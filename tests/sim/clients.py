@@ -265,8 +265,9 @@ class FakeConsumer:
         member = self.member
         if member is None:
             return
-        known = member.id in self._broker.group.members and not self._is_out_of_use
-        self._let_go("revoke" if known else "lost", set(self._assigned))
+        known = member.id in self._broker.group.members
+        if not self._is_out_of_use:
+            self._let_go("revoke" if known else "lost", set(self._assigned))
         self._port.call("close", lambda: self._broker.group.leave(member), lambda _fault: None)
         self.member = None
 

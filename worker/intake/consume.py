@@ -130,6 +130,10 @@ class Intake:
         if error is not None:
             if lacks_right(error):
                 self._on_error(KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED))
+                # Its `close` calls nobody back (tried).
+                with self._ledger.lock:
+                    held = [TopicPartition(*key) for key in self._ledger.partitions() if key[0] == topic]
+                self._on_lost(held)
                 self._members.give_up(topic)
                 return
             if error.fatal() or error.code() == KafkaError._FATAL:

@@ -110,6 +110,8 @@ class LaneMembers:
     def give_up(self, topic: str) -> None:
         """The member has no right on its group any more: it leaves, and another one takes its place a while later.
 
+        What it holds is taken from the books before: its `close` calls nobody back.
+
         Raises:
             RuntimeError: this worker cannot make another one.
         """
@@ -120,7 +122,6 @@ class LaneMembers:
             return
         _log.error("member_out_of_use", topic=topic, hint="the Kafka user has no right to READ the group")
         self._out_of_use[topic] = threads.monotonic() + RENEW_AFTER_S
-        # What it still holds is taken from it in the callbacks of its `close`.
         if not threads.call("leave", self._consumers[topic].close, _CLOSE_S):
             _log.warning("group_not_left", topic=topic, waited_s=_CLOSE_S)
         self._first[topic].on_lost()
