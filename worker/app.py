@@ -33,10 +33,11 @@ from worker.intake.consume import Intake
 from worker.intake.consumer_proxy import ConsumerProxy
 from worker.intake.end_watch import EndWatch
 from worker.intake.lag import LagGauge
-from worker.intake.lane_members import LaneMembers
+from worker.intake.lane_members import LaneMembers, Renewal
 from worker.intake.ledger import Ledger
 from worker.intake.log_bounds import LogBounds
 from worker.intake.patience import Patience
+from worker.intake.positions import Positions
 from worker.intake.request_reader import RequestReader
 from worker.job import Lane, MakeEngine
 from worker.lifecycle import Lifecycle
@@ -97,9 +98,9 @@ def build(
     ledger = Ledger()
     codec = make_codec(settings, waits=False)
     patience = Patience(topics.requests, threads.monotonic, kafka_config.max_poll_interval_s(settings))
-    members = LaneMembers(
-        {topic: connections.member(lane) for topic, lane in zip(topics.requests, Lane, strict=True)}, patience
-    )
+    lanes = dict(zip(topics.requests, Lane, strict=True))
+    renewal = Renewal(lambda topic: connections.member(lanes[topic]), threads)
+    members = LaneMembers({topic: connections.member(lane) for topic, lane in lanes.items()}, patience, renewal)
     proxy = ConsumerProxy(members, connections.offsets_reader(), threads, patience, lambda: health.beat("poll"))
     retry_queue = RetryQueue(threads.monotonic)
     cancelled = CancelledJobs()
@@ -135,7 +136,8 @@ def build(
         proxy,
         ledger,
         ends,
-        RequestReader(ledger, codec, rules, lifecycle, dict(zip(topics.requests, Lane, strict=True)), threads.now),
+        Positions(members, threads),
+        RequestReader(ledger, codec, rules, lifecycle, lanes, threads.now),
         lifecycle,
         settings,
         topics.requests,

@@ -24,6 +24,7 @@ def main() -> int:
     parser.add_argument("--picture-ms", type=float, default=defaults.picture_s * 1000, help="of the stand-in engine")
     parser.add_argument("--toy", type=int, default=0, help="so many of the workers run the real engine on a toy model")
     parser.add_argument("--protocol", choices=("consumer", "classic"), default=defaults.protocol)
+    parser.add_argument("--members", choices=("lane", "one"), default=defaults.members, help="a worker's, in its group")
     parser.add_argument("--out", type=Path, default=defaults.out, help="folder of chaos.json and the logs")
     asked = parser.parse_args()
     options = Options(
@@ -34,6 +35,7 @@ def main() -> int:
         picture_s=asked.picture_ms / 1000,
         toy=asked.toy,
         protocol=asked.protocol,
+        members=asked.members,
         out=asked.out,
     )
     return 0 if run(options)["passed"] else 1

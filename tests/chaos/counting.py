@@ -6,30 +6,14 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from tests.chaos.tally import Tally, text_of
 from tests.chaos.traffic import Ending, code_of, ending_of, number_of
 from worker.topics import Topics
 
 _METADATA_TIMEOUT_S = 30.0
-MAX_COUNT = 255
-
-
-@dataclass(slots=True)
-class Tally:
-    """Records per job, one byte each, and those that ended as they must not. `workers`: who ended how many."""
-
-    counts: bytearray
-    total: int = 0
-    wrong: list[str] = field(default_factory=list)
-    workers: dict[str, int] = field(default_factory=dict)
-
-    def add(self, job_id: str) -> None:
-        number = number_of(job_id)
-        self.counts[number] = min(MAX_COUNT, self.counts[number] + 1)
-        self.total += 1
 
 
 def ends(topics: Topics) -> Mapping[str, Ending]:
@@ -82,9 +66,8 @@ class Reader:
             if error.code() == KafkaError._PARTITION_EOF:
                 self._open.discard((topic, record.partition() or 0))
             return
-        key = record.key()
-        job_id = key.decode() if isinstance(key, bytes) else str(key)
-        self.tally.add(job_id)
+        job_id = text_of(record.key())
+        self.tally.add(number_of(job_id), (topic, record.partition() or 0))
         if topic in self._endings:
             self._judge(topic, job_id, dict(record.headers() or []))
 
@@ -109,9 +92,9 @@ class Reader:
         raise TimeoutError(f"no broker knows the partitions of {topic}")
 
     def _judge(self, topic: str, job_id: str, headers: Mapping[str, str | bytes | None]) -> None:
-        worker = _text(headers.get("worker-id"))
+        worker = text_of(headers.get("worker-id"))
         self.tally.workers[worker] = self.tally.workers.get(worker, 0) + 1
-        complaint = wrong_end(job_id, self._endings[topic], _text(headers.get("error-code")))
+        complaint = wrong_end(job_id, self._endings[topic], text_of(headers.get("error-code")))
         if complaint:
             self.tally.wrong.append(complaint)
 
@@ -139,7 +122,3 @@ class Follower:
             except KafkaException:
                 continue
         self._reader.close()
-
-
-def _text(value: str | bytes | None) -> str:
-    return value.decode() if isinstance(value, bytes) else value or ""

@@ -1,4 +1,4 @@
-"""Poll the group's committed offsets, and check that none of them ever goes back."""
+"""Poll the group's committed offsets, and check that none of them goes back, but where a log has lost its end."""
 
 from __future__ import annotations
 
@@ -13,6 +13,28 @@ _TIMEOUT_S = 10.0
 Place = tuple[str, int]
 
 
+class Marks:
+    """The highest offset of each place, and where one went back.
+
+    Args:
+        excused: places that may go back once, and how far; the caller adds them, and they are taken out here.
+    """
+
+    def __init__(self, excused: dict[Place, int]) -> None:
+        self._excused = excused
+        self.highest: dict[Place, int] = {}
+        self.regressed: list[str] = []
+
+    def note(self, place: Place, offset: int) -> None:
+        before = self.highest.get(place, 0)
+        if self._excused.get(place, before) <= offset < before:
+            del self._excused[place]
+            before = offset
+        if offset < before:
+            self.regressed.append(f"{place[0]}/{place[1]} from {before} to {offset} at {time.time():.3f}")
+        self.highest[place] = max(before, offset)
+
+
 class OffsetWatch:
     """Samples on a thread of its own.
 
@@ -20,7 +42,11 @@ class OffsetWatch:
     process by an assertion (`eonce->refcnt > 0`) when the group's coordinator dies in the middle.
     """
 
-    def __init__(self, servers: str, group: str, topics: tuple[str, ...], partitions: int) -> None:
+    def __init__(
+        self, servers: str, group: str, topics: tuple[str, ...], partitions: int, excused: dict[Place, int]
+    ) -> None:
+        """`excused`: see `Marks`."""
+        self._marks = Marks(excused)
         self._consumer = Consumer(
             {
                 "bootstrap.servers": servers,
@@ -34,9 +60,12 @@ class OffsetWatch:
         self._places = [TopicPartition(topic, partition) for topic in topics for partition in range(partitions)]
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="offsets", daemon=True)
-        self.highest: dict[Place, int] = {}
         self.samples = 0
-        self.regressed: list[str] = []
+
+    @property
+    def regressed(self) -> list[str]:
+        """Where an offset went back."""
+        return self._marks.regressed
 
     def start(self) -> None:
         self._thread.start()
@@ -49,13 +78,18 @@ class OffsetWatch:
         self._stopping.set()
         self._thread.join(2 * _TIMEOUT_S)
         self._sample()
+        behind = self.behind()
+        self._consumer.close()
+        return behind
+
+    def behind(self) -> dict[str, int]:
+        """The records above the committed offsets as they were sampled last, by partition."""
         behind = {}
         for place in self._places:
             _, end = self._consumer.get_watermark_offsets(place, timeout=_TIMEOUT_S)
-            lag = end - self.highest.get((place.topic, place.partition), 0)
+            lag = end - self._marks.highest.get((place.topic, place.partition), 0)
             if lag:
                 behind[f"{place.topic}/{place.partition}"] = lag
-        self._consumer.close()
         return behind
 
     def stop(self) -> None:
@@ -73,10 +107,4 @@ class OffsetWatch:
         self.samples += 1
         for answer in answers:
             if answer.error is None:
-                self._compare((answer.topic, answer.partition), max(0, answer.offset))
-
-    def _compare(self, place: Place, offset: int) -> None:
-        before = self.highest.get(place, 0)
-        if offset < before:
-            self.regressed.append(f"{place[0]}/{place[1]} from {before} to {offset} at {time.time():.3f}")
-        self.highest[place] = max(before, offset)
+                self._marks.note((answer.topic, answer.partition), max(0, answer.offset))

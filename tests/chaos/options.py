@@ -18,7 +18,7 @@ MAX_RATE, MIN_SEND_S = 30.0, 100.0
 class Options:
     """What to do: `jobs` request records at `rate` per second (0: what suits their number), faults drawn from `seed`.
 
-    `toy` of the workers run the real engine on a toy model.
+    `toy` of the workers run the real engine on a toy model. `members`: a group member for each `lane`, or `one`.
     """
 
     jobs: int = 2000
@@ -28,6 +28,7 @@ class Options:
     picture_s: float = 0.02
     toy: int = 0
     protocol: str = "consumer"
+    members: str = "lane"
     out: Path = Path("out")
 
     def __post_init__(self) -> None:

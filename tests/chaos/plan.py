@@ -22,6 +22,7 @@ class Kind(StrEnum):
     S3_SLOW = "S3 slow"
     S3_REFUSED = "S3 right removed"
     STATUS_DELETED = "status topic deleted and made again"
+    LOST_END = "log end lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +40,14 @@ class Fault:
 
 # Seconds between two faults of a kind, and how many there are at least, however short the run.
 _EVERY_S = {Kind.KILL: (5.5, 16), Kind.STALL: (30, 3), Kind.DRAIN: (40, 2)}
-_SITE_EVERY_S, _SITE_MIN = 14.0, 8
+_SITE_EVERY_S, _SITE_MIN = 14.0, 9
 _QUIET_FIRST_S = 3.0
 _NEW_NAME_SHARE = 0.3
 SITE_KINDS = (
     *(Kind.BROKER, Kind.S3_STOP, Kind.BROKER_SLOW, Kind.S3_SLOW),
     *(Kind.BROKER, Kind.S3_SUSPEND, Kind.STATUS_DELETED, Kind.S3_REFUSED),
+    # The whole cluster is away for as long as it takes to start.
+    Kind.LOST_END,
 )
 
 
@@ -80,7 +83,7 @@ def _lasts(kind: Kind, rng: random.Random) -> float:
             return rng.uniform(3, 9)
         case Kind.BROKER_SLOW | Kind.S3_SLOW | Kind.S3_REFUSED:
             return rng.uniform(3, 8)
-        case Kind.STATUS_DELETED:
+        case Kind.STATUS_DELETED | Kind.LOST_END:
             return rng.uniform(1, 5)
         case _:
             return rng.choice((0.1, rng.uniform(0.5, 3), rng.uniform(3, SESSION_TIMEOUT_S + 4)))

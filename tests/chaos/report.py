@@ -33,9 +33,10 @@ _SITE = {
     "s3_slow": {Kind.S3_SLOW},
     "s3_rights_removed": {Kind.S3_REFUSED},
     "status_topic_deleted": {Kind.STATUS_DELETED},
+    "log_ends_lost": {Kind.LOST_END},
 }
 _SHOWN = (
-    *("passed", "jobs", "hostile", "kills", "stalls", "drains", *_SITE, "lost", "duplicates"),
+    *("passed", "jobs", "hostile", "kills", "stalls", "drains", *_SITE, "lost_with_log_ends", "lost", "duplicates"),
     *("offsets_regressed", "takeover_p50_s", "takeover_p99_s", "work_repeated_share", "crashes", "wall_s"),
 )
 
@@ -51,11 +52,12 @@ def report(
 ) -> dict[str, Any]:
     """All that is told about a run, as JSON has it."""
     crew = director.crew
-    seen = {job for tally in (evidence.live, evidence.fresh) for job in duplicates(evidence.requests, tally)}
+    seen = {job for tally in (evidence.live, evidence.fresh) for job in duplicates(evidence.written, tally)}
     gone = {job for tally in (evidence.live, evidence.fresh) for job in lost(evidence.requests, tally)}
     return {
         "passed": not complaints,
-        "jobs": evidence.requests.total,
+        "jobs": evidence.sent.total,
+        "lost_with_log_ends": sum((evidence.sent.places - evidence.requests.places).values()),
         "hostile": sum(kind_of(number) is not None for number in range(options.jobs)),
         "kills": len(crew.kills),
         "stalls": crew.stalls,
@@ -100,6 +102,7 @@ def _circumstances(options: Options) -> dict[str, Any]:
         "engine": f"stand-in, {options.picture_s * 1000:g} ms a picture (2 %: 0.5-3 s); {options.toy} with a toy model",
         "processes": {"workers": options.workers, "brokers": BROKERS},
         "group_protocol": options.protocol,
+        "members_per_worker": options.members,
         "partitions_per_topic": PARTITIONS,
         "session_timeout_s": SESSION_TIMEOUT_S,
         "crash_loop_limit": "1000: kills are not the jobs' fault here",

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from typing import Any
 
 from botocore.exceptions import ClientError
 
 from tests.chaos import plan, report, verdict, worklog
-from tests.chaos.counting import Follower, Reader, Tally, ends
+from tests.chaos.counting import Follower, Reader, ends
 from tests.chaos.crew import Crew
 from tests.chaos.director import Director
 from tests.chaos.offsets import OffsetWatch
 from tests.chaos.options import BUCKET, PARTITIONS, Options
 from tests.chaos.site import Site
 from tests.chaos.stage import GROUP, Stage, remove_data, staged
+from tests.chaos.tally import Tally
 from tests.chaos.traffic import Ending, Sender, ending_of, girl_of, name_of
 from worker.delivery.keys import object_keys
 
@@ -58,7 +60,8 @@ def run(options: Options) -> dict[str, Any]:
 def _act(stage: Stage, director: Director) -> tuple[verdict.Evidence, dict[str, float]]:
     servers, topics, options = stage.kafka.bootstrap_servers, stage.topics, stage.options
     follower, sender = Follower(servers, topics, options.jobs), Sender(servers, topics, options)
-    offsets = OffsetWatch(servers, GROUP, topics.requests, PARTITIONS)
+    site = director.site
+    offsets = OffsetWatch(servers, GROUP, topics.requests, PARTITIONS, site.lost_ends)
     director.crew.start()
     _await_group(director)
     for part in (follower, sender, offsets):
@@ -67,7 +70,7 @@ def _act(stage: Stage, director: Director) -> tuple[verdict.Evidence, dict[str, 
         began = time.monotonic()
         _play(director, sender, follower.tally)
         sender.finish(CATCH_UP_S)
-        caught_up = _catch_up(director, follower.tally, options.jobs)
+        caught_up = _catch_up(director, follower.tally, options.jobs, lambda: not offsets.behind())
         seconds = {"chaos_s": options.send_s, "until_all_ended_s": time.monotonic() - began}
         if not caught_up:
             say("gave up waiting for the rest")
@@ -96,20 +99,24 @@ def _play(director: Director, sender: Sender, seen: Tally) -> None:
         director.tick(time.monotonic() - began)
         if time.monotonic() - told > PROGRESS_EVERY_S:
             told = time.monotonic()
-            say(f"sent {sender.sent}, ended {seen.total}, killed {len(director.crew.kills)}")
+            say(f"sent {sender.tally.total}, ended {seen.total}, killed {len(director.crew.kills)}")
         time.sleep(TICK_S)
 
 
-def _catch_up(director: Director, seen: Tally, jobs: int) -> bool:
+def _catch_up(director: Director, seen: Tally, jobs: int, all_committed: Callable[[], bool]) -> bool:
+    """Until all that is in the topics has ended."""
     deadline = time.monotonic() + CATCH_UP_S + jobs * CATCH_UP_PER_JOB_S
     told = time.monotonic()
-    while seen.total < jobs and time.monotonic() < deadline:
+    while True:
+        if time.monotonic() > deadline:
+            return False
         director.crew.mend()
         if time.monotonic() - told > PROGRESS_EVERY_S:
             told = time.monotonic()
-            say(f"ended {seen.total} of {jobs}")
+            say(f"ended {seen.total}")
+            if all_committed():
+                return True
         time.sleep(TICK_S)
-    return seen.total >= jobs
 
 
 def _evidence(
@@ -122,7 +129,9 @@ def _evidence(
     follower.stop()
     return verdict.Evidence(
         jobs=jobs,
+        sent=sender.tally,
         requests=requests,
+        shortened=director.site.shortened,
         live=follower.tally,
         fresh=fresh,
         regressed=offsets.regressed,

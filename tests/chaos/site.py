@@ -12,6 +12,7 @@ from confluent_kafka.admin import AdminClient
 
 from devtools.local.kafka import KafkaCluster
 from devtools.local.seaweedfs import SeaweedFS
+from tests.chaos.lost_end import Place, end_of, lose_end
 from tests.chaos.options import PARTITIONS
 from tests.chaos.plan import Kind
 from tests.chaos.proxy import Mood, S3Proxy
@@ -25,17 +26,27 @@ _RETRY_PAUSE_S = 0.5
 
 @dataclass(slots=True)
 class Site:
-    """`inflicted` counts the faults by kind."""
+    """`inflicted` counts the faults by kind.
+
+    `lost_ends`: the places whose log has lost its end, and where that was not before. Their committed offset may go
+    back, but not beyond this; who has seen it do so takes the place out.
+    """
 
     kafka: KafkaCluster
     s3: SeaweedFS
     proxy: S3Proxy
     topics: Topics
     inflicted: Counter[Kind] = field(default_factory=Counter)
+    lost_ends: dict[Place, int] = field(default_factory=dict)
+    shortened: set[Place] = field(default_factory=set)
+    _victims: itertools.cycle[Place] = field(init=False)
     _brokers: itertools.cycle[int] = field(init=False)
 
     def __post_init__(self) -> None:
         self._brokers = itertools.cycle(self.kafka.broker_ids)
+        # The lanes with the most requests first.
+        places = [(topic, partition) for partition in range(PARTITIONS) for topic in reversed(self.topics.requests)]
+        self._victims = itertools.cycle(places)
 
     def inflict(self, kind: Kind, lasts_s: float) -> None:
         """Do it for so long, and repair it."""
@@ -47,6 +58,8 @@ class Site:
                 self._slow_down(next(self._brokers), lasts_s)
             case Kind.STATUS_DELETED:
                 self._without_status(lasts_s)
+            case Kind.LOST_END:
+                self._lose_an_end(lasts_s)
             case Kind.S3_STOP:
                 self._outage(self.s3.stop, self.s3.start, lasts_s)
             case Kind.S3_SUSPEND:
@@ -94,6 +107,13 @@ class Site:
             if self.topics.status not in created and time.monotonic() > gives_up_at:
                 raise TimeoutError(f"{self.topics.status} was not made again in {TOPIC_S:g} s")
             time.sleep(_RETRY_PAUSE_S)
+
+    def _lose_an_end(self, written_s: float) -> None:
+        place = next(self._victims)
+        self.shortened.add(place)
+        self.lost_ends[place] = end_of(self.kafka, place)
+        lose_end(self.kafka, place, written_s)
+        time.sleep(2)
 
     def _outage(self, stop: Callable[[], None], start: Callable[[], None], lasts_s: float) -> None:
         stop()

@@ -74,6 +74,7 @@ class Stage:
             "CHAOS_ENGINE": "toy" if is_toy else "stand-in",
             "CHAOS_PICTURE_S": str(self.options.picture_s),
             "CHAOS_LONG_PICTURES": "yes",
+            "CHAOS_MEMBERS": self.options.members,
         }
 
     def names(self) -> list[str]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.chaos import plan
-from tests.chaos.counting import Tally, wrong_end
+from tests.chaos.counting import wrong_end
 from tests.chaos.hostile import KINDS, kind_of
+from tests.chaos.offsets import Marks
 from tests.chaos.plan import SITE_KINDS, Kind
+from tests.chaos.tally import Tally
 from tests.chaos.traffic import Ending, ending_of, name_of, number_of
 from tests.chaos.verdict import Evidence, complaints, duplicates, lost
 from tests.chaos.worklog import (
@@ -32,6 +35,7 @@ def tally(*counts: int) -> Tally:
 
 GOOD = Evidence(
     jobs=4,
+    sent=tally(1, 2, 0, 1),
     requests=tally(1, 2, 0, 1),
     live=tally(1, 2, 0, 1),
     fresh=tally(1, 2, 0, 1),
@@ -58,12 +62,39 @@ def test_a_run_with_one_outcome_for_each_record_passes() -> None:
         ({"crashes": ["worker-1 ended"]}, "worker-1 ended"),
         ({"missing_pictures": ["a.jpg"]}, "a.jpg"),
         ({"send_errors": ["timed out"]}, "timed out"),
-        ({"jobs": 5}, "4 request records are in the topics, not 5"),
+        ({"jobs": 5}, "4 request records were acknowledged, not 5"),
     ],
 )
 def test_each_fault_is_told(change: dict[str, object], words: str) -> None:
     [line] = complaints(replace(GOOD, **change))  # type: ignore[arg-type]
     assert words in line
+
+
+PLACE, OTHER = ("urgent", 1), ("urgent", 2)
+
+
+def placed(tally: Tally, place: tuple[str, int]) -> Tally:
+    return replace(tally, places=Counter({place: tally.total}))
+
+
+@pytest.mark.parametrize("seen", [tally(1, 2, 0, 1), tally(1, 1, 0, 1)])
+def test_what_a_log_lost_with_its_end_may_have_ended_or_not(seen: Tally) -> None:
+    sent, requests = placed(tally(1, 2, 0, 1), PLACE), placed(tally(1, 1, 0, 1), PLACE)
+    lossy = replace(GOOD, sent=sent, requests=requests, live=seen, fresh=seen, shortened={PLACE})
+    assert complaints(lossy) == []
+    [line] = complaints(replace(lossy, shortened={OTHER}))
+    assert "1 request records are gone from urgent/1" in line
+    assert len(complaints(replace(lossy, fresh=tally(1, 3, 0, 1)))) == 1
+
+
+def test_an_offset_goes_back_once_and_no_further_than_a_log_was_cut() -> None:
+    marks = Marks({PLACE: 4, OTHER: 4})
+    for offset in (6, 4, 6, 5):
+        marks.note(PLACE, offset)
+    assert [line.partition(" at")[0] for line in marks.regressed] == ["urgent/1 from 6 to 5"]
+    for offset in (6, 3):
+        marks.note(OTHER, offset)
+    assert [line.partition(" at")[0] for line in marks.regressed][1:] == ["urgent/2 from 6 to 3"]
 
 
 def test_losses_and_duplicates_do_not_cancel_out() -> None:

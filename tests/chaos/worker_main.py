@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from tests.chaos import stand_in, trace
+from tests.chaos import one_member, stand_in, trace
 from worker import app
 from worker.errors import StartupError
 from worker.job import EngineHooks, Picture
@@ -42,6 +42,8 @@ def _written_down(hooks: EngineHooks, work_log: Path) -> EngineHooks:
 
 def main() -> int:
     trace.install(Path(os.environ["CHAOS_TRACE"]))
+    if os.environ.get("CHAOS_MEMBERS") == "one":
+        one_member.install()
     try:
         return app.run(load_settings(), load)
     except StartupError as error:

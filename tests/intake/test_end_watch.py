@@ -7,9 +7,19 @@ from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 
-from worker.intake.end_watch import COMPARE_IDS_S, LEARN_ID_AFTER_S, EndWatch, Event, Found, Learnt, Reached
+from worker.intake.end_watch import (
+    COMPARE_IDS_S,
+    LEARN_ID_AFTER_S,
+    VAIN_ANSWERS_MAX,
+    EndWatch,
+    Event,
+    Found,
+    Learnt,
+    Reached,
+)
 from worker.intake.log_bounds import EARLIEST, INTERVAL_S, LogBounds
 from worker.intake.resets import Cause, GoOn, Lost
 from worker.threads import SystemThreads
@@ -28,6 +38,7 @@ class Admin:
         self.topic_id: str | None = "A"
         self.asked: list[str] = []
         self.silent = False
+        self.pending: list[tuple[Future[Any], SimpleNamespace | None]] = []
 
     def poll(self, _timeout_s: float) -> int:
         return 0
@@ -50,6 +61,7 @@ class Admin:
     def _answer(self, value: SimpleNamespace | None) -> Future[Any]:
         future: Future[Any] = Future()
         if self.silent:
+            self.pending.append((future, value))
             return future
         if value is None:
             future.set_exception(KafkaException(KafkaError(KafkaError.FENCED_LEADER_EPOCH)))
@@ -86,18 +98,44 @@ def test_an_end_that_was_reached_comes_back_with_its_epoch() -> None:
     assert watched.admin.asked == ["t/0", "t/0"]
 
 
-def test_the_epoch_of_a_shorter_log_is_not_taken() -> None:
+@pytest.mark.parametrize("end", [pytest.param(9, id="a shorter log"), pytest.param(None, id="no answer")])
+def test_an_end_without_an_epoch_is_asked_about_again(end: int | None) -> None:
     watched = Watched()
-    watched.admin.ends[KEY] = 9
+    watched.admin.ends[KEY] = end
     watched.watch.on_end(KEY, 10)
-    assert watched.look() == [Reached(KEY, 10, None)]
+    assert watched.look() == []
+    watched.admin.ends[KEY] = 10
+    assert watched.look() == [Reached(KEY, 10, 3)]
 
 
-def test_an_end_that_nobody_can_be_asked_about_was_reached_all_the_same() -> None:
+@pytest.mark.parametrize("end", [pytest.param(9, id="a shorter log"), pytest.param(None, id="no answer")])
+def test_an_end_that_nobody_can_be_asked_about_was_reached_all_the_same(end: int | None) -> None:
     watched = Watched()
-    watched.admin.ends[KEY] = None
+    watched.admin.ends[KEY] = end
     watched.watch.on_end(KEY, 10)
-    assert watched.look() == [Reached(KEY, 10, None)]
+    assert watched.look(rounds=3 * VAIN_ANSWERS_MAX) == [Reached(KEY, 10, None)]
+
+
+def test_an_end_is_not_reached_any_more_once_the_log_has_lost_it() -> None:
+    watched = Watched()
+    watched.admin.ends[KEY], watched.admin.epoch = 4, 4
+    watched.watch.on_end(KEY, 10)
+    watched.watch.on_lost(KEY, lost := Lost(10, 3, 4))
+    assert watched.look(rounds=3 * VAIN_ANSWERS_MAX) == [Found(KEY, lost, GoOn(4, Cause.LOST_END), "A")]
+
+
+def test_an_answer_to_a_question_of_before_the_loss_does_not_count() -> None:
+    """It tells of the log as it was: with the old epoch, the topic would be taken for one that was created again."""
+    watched = Watched()
+    watched.admin.silent = True
+    watched.watch.on_end(KEY, 10)
+    watched.look()
+    asked, watched.admin.silent = watched.admin.pending, False
+    watched.watch.on_lost(KEY, lost := Lost(10, 3, 4))
+    for future, value in asked:
+        future.set_result(value)
+    watched.admin.ends[KEY], watched.admin.epoch = 6, 4
+    assert watched.look() == [Found(KEY, lost, GoOn(4, Cause.LOST_END), "A")]
 
 
 def test_where_to_go_on_is_asked_until_it_is_answered() -> None:

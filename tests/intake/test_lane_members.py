@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from worker.intake.lane_members import LaneMembers
+from worker.intake.lane_members import RENEW_AFTER_S, LaneMembers, Renewal, lacks_right
 from worker.intake.membership import QUIET_S
 from worker.intake.patience import Patience
 
@@ -194,6 +194,59 @@ def test_one_that_hangs_is_asked_for_nothing_while_the_others_leave() -> None:
     assert leaving.calls == [("commit", ["high/1"])]
     assert hanging.calls == []
     assert [error.args[0].code() for error in refused] == [KafkaError._STATE]
+
+
+def test_a_member_that_leaves_is_asked_for_nothing_after_a_callback_that_raised() -> None:
+    site = Site()
+
+    def raises(_places: list[TopicPartition]) -> None:
+        raise KafkaException(KafkaError(KafkaError._STATE))
+
+    site.members.subscribe(raises, raises, raises)
+    hanging, leaving = site.consumers["urgent"], site.consumers["high"]
+    with pytest.raises(KafkaException):
+        hanging.callbacks["on_revoke"](None, [TopicPartition("urgent", 1)])
+    hanging.hangs, site.hanging = True, {hanging.close}
+    leaving.close = lambda: site.members.metadata(0.0)
+    site.members.leave(cast("Any", site), 20.0)
+    assert hanging.calls == [("subscribe", ["urgent"])]
+
+
+def test_a_member_without_a_right_is_replaced_after_a_while() -> None:
+    site = Site()
+    new: list[Consumer] = []
+
+    def make(_topic: str) -> Any:
+        new.append(Consumer())
+        return new[-1]
+
+    renewal = Renewal(make, cast("Any", site))
+    members = LaneMembers(cast("Any", site.consumers), Patience(TOPICS, site.monotonic, 300.0), renewal)
+    members.subscribe(lambda _: None, lambda _: None, lambda places: site.heard.append(("lost", names(places))))
+    old = site.consumers["high"]
+    for topic in TOPICS:
+        site.consumers[topic].callbacks["on_assign"](None, [])
+    old.close = lambda: old.callbacks["on_lost"](None, [TopicPartition("high", 1)])
+    members.give_up("high")
+    assert site.heard == [("lost", ["high/1"])], "what it held is given up"
+    assert not members.are_assigned
+    old.hangs = True
+    members.metadata(1.0)
+    site.now += RENEW_AFTER_S - 1
+    assert members.poll("high", 0.0) is None
+    assert new == []
+    site.now += 1
+    members.poll("high", 0.0)
+    assert new[0].calls == [("subscribe", ["high"]), ("poll", 0.0)]
+    new[0].callbacks["on_assign"](None, [])
+    assert members.are_assigned
+
+
+def test_the_want_of_a_right_is_told_from_other_fatal_errors() -> None:
+    refused = KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED).str()
+    assert lacks_right(KafkaError(KafkaError._FATAL, f"Fatal error: ConsumerGroupHeartbeat fatal error: {refused}"))
+    assert not lacks_right(KafkaError(KafkaError._FATAL, "Fatal error: Static consumer fenced by other consumer"))
+    assert not lacks_right(KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED))
 
 
 def test_all_that_hang_take_no_more_than_the_time_for_all() -> None:

@@ -421,6 +421,35 @@ def test_a_commit_carries_the_highest_leader_epoch_that_was_read() -> None:
         assert finish(books).leader_epoch == (epoch or 7)
 
 
+def test_starts_of_lost_records_do_not_count_for_those_that_were_written_over_them() -> None:
+    books = Ledger()
+    books.assign("t", 0, 5, encode(5, [], {5: 1, 6: 2}), 3)
+    assert books.starts(deliver_one(books, 5, 3)) == 1
+    assert books.starts(deliver_one(books, 6, 4)) == 0
+
+
+def deliver_one(books: Ledger, offset: int, leader_epoch: int) -> Origin:
+    origin = books.deliver("t", 0, offset, leader_epoch)
+    assert origin is not None
+    return origin
+
+
+def test_the_epoch_of_an_end_says_nothing_of_what_a_map_knows_above_it() -> None:
+    """Offset 5 is finished, says the map, but the log ends at 4 by now: what comes there is another record."""
+    books = Ledger()
+    books.assign("t", 0, 3, encode(3, [(5, 6)], {}), 3)
+    books.reach(("t", 0), 4, 7)
+    assert finish(books).leader_epoch == 3
+    assert books.deliver("t", 0, 5, 7) is not None
+
+
+def test_an_epoch_that_is_older_than_what_was_read_is_not_taken() -> None:
+    books = Ledger()
+    books.assign("t", 0, 5, None, 3)
+    books.reach(("t", 0), 6, 2)
+    assert finish(books).leader_epoch is None
+
+
 def test_what_was_written_after_the_map_is_another_record() -> None:
     """The log lost its end, and grew again past the records that were finished."""
     books = Ledger()

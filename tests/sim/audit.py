@@ -101,7 +101,9 @@ class Audit:
             for request in self.at(key):
                 done = request.offset < offset or request.offset in self._books(key)
                 _check(done, f"{key} stands at {offset}, request {request.number} is not finished there")
-            _check(not self._books(key).starts, f"{key} keeps starts of finished records")
+            # A map may know records that the log has lost, until others are written over them.
+            books = self._books(key)
+            _check(not books.below(self._end_committed(key)).starts, f"{key} keeps starts of finished records")
         self._check_statuses()
 
     def rewind(self) -> None:
@@ -118,7 +120,8 @@ class Audit:
     def below_end(self) -> dict[Key, int]:
         """Partitions with requests whose committed offset is not their end, past transaction markers too."""
         places = {(request.topic, request.partition) for request in self.requests.values()}
-        committed = {key: self.broker.positions.get(key, (0, ""))[0] for key in places}
+        # Above an end that was lost, an offset stands for that end: its epoch says so.
+        committed = {key: min(self._committed(key), self._end_committed(key)) for key in places}
         return {key: offset for key, offset in committed.items() if offset != self.broker.log(key).end}
 
     def unanswered(self) -> list[Request]:
@@ -154,6 +157,12 @@ class Audit:
         later = [start for epoch, start in self.broker.log(key).epochs.items() if epoch > (leader_epoch or 0)]
         return _NO_OFFSET if leader_epoch is None else min(later, default=_NO_OFFSET)
 
+    def _committed(self, key: Key) -> int:
+        return self.broker.positions.get(key, (0, ""))[0]
+
+    def _end_committed(self, key: Key) -> int:
+        return self._end_known(key, self.broker.leader_epochs.get(key), self._books(key))
+
     def _note_starts(self, request: Request, starts: int) -> None:
         self.most_starts[request.number] = max(starts, self.most_starts.get(request.number, 0))
 
@@ -188,6 +197,8 @@ class Audit:
             starts = self.most_starts.get(request.number, 0)
             _check(starts >= self._crash_loop_limit, f"{request} is given up after {starts} starts")
             return
+        if outcome == "failed invalid_request" and self._shares_id_with_lost(request):
+            return
         if self._is_id_of_another(request) and request.kind is not Kind.UNDECODABLE:
             # One that makes no picture may have ended by itself before.
             reused = outcome == "failed invalid_request"
@@ -211,12 +222,18 @@ class Audit:
             if other.job_id == request.job_id
         )
 
+    def _shares_id_with_lost(self, request: Request) -> bool:
+        """Whether a different request under the same id is gone, of which there may be a picture or none."""
+        return any(r.job_id == request.job_id and r.value != request.value for r in self.gone.values())
+
     def _check_statuses(self) -> None:
         last: dict[str, GenerationStatus] = {}
         for entry in self.broker.topic(TOPICS.status):
             event = CODEC.decode(entry.value, topic=entry.topic, headers=None, expected=GenerationStatus)
             last[event.job_id] = event
-        for job_id in {r.job_id for r in self.requests.values() if r.kind is not Kind.UNDECODABLE}:
+        # A record that the log has lost may have been the last to tell of its job.
+        lost = {r.job_id for r in self.gone.values()}
+        for job_id in {r.job_id for r in self.requests.values() if r.kind is not Kind.UNDECODABLE} - lost:
             outcomes = {r.outcomes[0] for r in self.requests.values() if r.job_id == job_id}
             status = last[job_id]
             found = "completed" if status.error_code is None else f"failed {status.error_code}"

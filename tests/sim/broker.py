@@ -77,6 +77,10 @@ class Log:
         """What a read_committed consumer takes for the end."""
         return next((entry.offset for entry in self.entries if entry.state is State.OPEN), self.end)
 
+    def epoch_below(self, end: int) -> int:
+        """The leader epoch of what stands just below this offset."""
+        return max(epoch for epoch, start in self.epochs.items() if start < max(1, end))
+
     def end_of(self, leader_epoch: int) -> int:
         """OffsetForLeaderEpoch: where the records of this epoch and of those before end."""
         return min((start for epoch, start in self.epochs.items() if epoch > leader_epoch), default=self.end)
@@ -121,6 +125,8 @@ class Broker:
         self._lives: dict[str, int] = {}
         self._sessions: dict[str, Session] = {}
         self.missing: set[str] = set()
+        # The workers have no right on their group.
+        self.group_is_forbidden = False
         self.max_bytes: dict[str, int] = {}
 
     def refusal_of(self, topic: str, value: bytes | None) -> KafkaError | None:
@@ -213,6 +219,8 @@ class Broker:
     ) -> None:
         """TxnOffsetCommit: the generation is checked here, ownership nowhere (KAFKA-19779)."""
         transaction = self.begin(session, timeout_s)
+        if self.group_is_forbidden:
+            raise abortable(KafkaError.GROUP_AUTHORIZATION_FAILED)
         member = self._member(member_id, epoch)
         if any(len(metadata.encode()) > METADATA_MAX_BYTES for _, metadata in positions.values()):
             raise abortable(KafkaError.OFFSET_METADATA_TOO_LARGE)

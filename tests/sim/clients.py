@@ -20,6 +20,7 @@ from worker.intake.log_bounds import EARLIEST
 Callback = Callable[[Any, list[TopicPartition]], None]
 
 _UNSTABLE_RETRY_S = 0.1
+_FORBIDDEN = KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +89,15 @@ class FakeConsumer:
         self._stuck: set[Key] = set()
         self._told_ends: dict[Key, int] = {}
         self._paused: set[Key] = set()
+        # What was assigned before can be paused; what was not when it was to be; errors of fetches before a seek.
+        self._met: set[Key] = set()
+        self._not_paused: set[Key] = set()
+        self._unknown: set[Key] = set()
+        self._overtaken: list[Record] = []
         # Partitions that are not fetched although nobody has paused them (librdkafka#5591).
         self.forgotten: set[Key] = set()
         self._callbacks: dict[str, Callback] = {}
+        self._is_out_of_use = False
 
     def subscribe(self, topics: Sequence[str], *, on_assign: Callback, on_revoke: Callback, on_lost: Callback) -> None:
         # An older worker has one member for all topics (`worker.SimConnections`).
@@ -104,7 +111,15 @@ class FakeConsumer:
         return record
 
     def _poll(self) -> Record | None:
+        if self._is_out_of_use:
+            return None
+        if self._broker.group_is_forbidden:
+            # librdkafka gives up for good (KIP-848), and takes the partitions away.
+            self._is_out_of_use = True
+            return Record(None, KafkaError(KafkaError._FATAL, f"Fatal error: {_FORBIDDEN.str()}"))
         self._meet()
+        if self._overtaken:
+            return self._overtaken.pop()
         choices = [key for key in sorted(self._assigned) if key not in self._paused | self._stuck | self.forgotten]
         self._kernel.rng.shuffle(choices)
         for key in choices:
@@ -118,6 +133,9 @@ class FakeConsumer:
                 return Record(entry)
             end = self._broker.log(key).stable_end
             if self._told_ends.get(key) != end:
+                if end > self._assigned[key]:
+                    # librdkafka reads the epochs of what it skips: aborted records, markers.
+                    self._leader_epochs[key] = self._broker.log(key).epoch_below(end)
                 self._told_ends[key] = self._assigned[key] = end
                 return Record.event(key, end, KafkaError._PARTITION_EOF)
         if self._port.faults.active and self._kernel.rng.random() < 0.01:
@@ -146,9 +164,20 @@ class FakeConsumer:
             assert key not in self._assigned, f"{key} is assigned already"
             at = self._broker.log(key).start if place.offset == OFFSET_BEGINNING else place.offset
             assert at >= 0, "no offset to start at"
-            self._assigned[key], self._leader_epochs[key] = at, place.leader_epoch
+            # Where librdkafka knows the leader already, it fetches an assigned offset without comparing epochs.
+            self._assigned[key], self._leader_epochs[key] = at, None
+            if key not in self._met and self._kernel.rng.random() < 0.3:
+                # No metadata yet: it cannot fetch, and compares once it learns of the leader.
+                self._unknown.add(key)
+                self._leader_epochs[key] = place.leader_epoch
+            self._met.add(key)
             self._told_ends.pop(key, None)
             self._stuck.discard(key)
+            lost = None if key in self._paused | self._unknown else self._lost(key)
+            if lost is not None and self._kernel.rng.random() < 0.5:
+                self._overtaken.append(lost)
+            else:
+                self._stuck.discard(key)
 
     def incremental_unassign(self, places: list[TopicPartition]) -> None:
         for key in _keys(places):
@@ -179,21 +208,32 @@ class FakeConsumer:
         self._assigned = {key: at for key, at in self._assigned.items() if key not in keys}
 
     def pause(self, places: list[TopicPartition]) -> None:
+        # Of no effect for a partition that librdkafka does not know yet.
         keys = _keys(places)
-        assert keys <= set(self._assigned), "pause of a partition that is not assigned"
-        self._paused |= keys
+        self._paused |= keys & self._met
+        self._not_paused |= keys - self._met
 
     def seek(self, place: TopicPartition) -> None:
-        self._assigned[place.topic, place.partition] = place.offset
+        key = place.topic, place.partition
+        assert key in self._assigned, f"a seek in {key}, which is not assigned"
+        if key in self._unknown:
+            self._unknown.discard(key)
+            raise KafkaException(KafkaError(KafkaError._UNKNOWN_PARTITION, "simulated"))
+        if self._kernel.rng.random() < (0.5 if key in self._stuck else 0.1):
+            raise KafkaException(KafkaError(KafkaError._STATE, "simulated"))
+        self._assigned[key], self._leader_epochs[key] = place.offset, place.leader_epoch
 
     def resume(self, places: list[TopicPartition]) -> None:
         keys = _keys(places)
-        assert keys <= self._paused, "a needless resume rewinds (librdkafka#4686)"
+        assert keys <= self._paused | self._not_paused, "a needless resume rewinds (librdkafka#4686)"
         self._paused -= keys
+        self._not_paused -= keys
         self.forgotten -= keys
 
     def committed(self, places: list[TopicPartition], timeout_s: float) -> list[TopicPartition]:
         def ask() -> list[TopicPartition]:
+            if self._broker.group_is_forbidden:
+                raise KafkaException(_FORBIDDEN)
             deadline = self._kernel.now + timeout_s
             while self._broker.unstable([(p.topic, p.partition) for p in places]):
                 if self._kernel.now >= deadline:
@@ -226,7 +266,8 @@ class FakeConsumer:
         if member is None:
             return
         known = member.id in self._broker.group.members
-        self._let_go("revoke" if known else "lost", set(self._assigned))
+        if not self._is_out_of_use:
+            self._let_go("revoke" if known else "lost", set(self._assigned))
         self._port.call("close", lambda: self._broker.group.leave(member), lambda _fault: None)
         self.member = None
 

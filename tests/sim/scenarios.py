@@ -34,6 +34,7 @@ def random_scenario(seed: int) -> Scenario:
         joins=_times(rng, 1),
         outages=[(at, at + rng.uniform(0.5, 6)) for at in _times(rng, 1)],
         new_names=rng.random() < 0.3,
+        lost_ends=_times(rng, 1) if rng.random() < 0.4 else [],
     )
 
 

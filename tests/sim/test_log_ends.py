@@ -26,14 +26,6 @@ def sent(requests: list[Request], at: float, pause_s: float = 0.05) -> list[tupl
     return [(at + pause_s * n, request) for n, request in enumerate(requests)]
 
 
-def lose_end(world: World, share: float) -> list[Request]:
-    """The log loses the last part of its records; returns the requests among them that had no outcome."""
-    log = world.broker.log(KEY)
-    end, old_end = round(log.end * share), log.end
-    world.broker.lose_end(KEY, end)
-    return world.audit.lose(KEY, range(end, old_end))
-
-
 @pytest.mark.parametrize("share", [0.0, 0.4, 0.9])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_log_that_loses_its_end_under_a_worker_repeats_nothing_and_skips_nothing(seed: int, share: float) -> None:
@@ -41,7 +33,7 @@ def test_a_log_that_loses_its_end_under_a_worker_repeats_nothing_and_skips_nothi
     before, after = normal(1, 8), normal(9, 12)
     world = World(seed, Scenario([*sent(before, 0.0), *sent(after, 4.0)], workers=1, partitions=1, trouble_s=15.0))
     counted = lost("lost_end")
-    world.kernel.at(3.0, lambda: lose_end(world, share))
+    world.kernel.at(3.0, lambda: world.lose_end(KEY, share))
     with quiet():
         world.run()
     # What a paused partition had not read yet is nobody's loss.
@@ -56,7 +48,7 @@ def test_a_log_that_lost_its_end_while_no_worker_ran_goes_on_there(seed: int, re
     before, after, late = normal(1, 10), normal(11, regrown), normal(11 + regrown, 3)
     requests = [*sent(before, 0.0), *sent(after, 9.0, 0.0), *sent(late, 30.0)]
     world = World(seed, Scenario(requests, workers=1, partitions=1, drains=[7.0], trouble_s=40.0))
-    world.kernel.at(8.0, lambda: lose_end(world, 0.6))
+    world.kernel.at(8.0, lambda: world.lose_end(KEY, 0.6))
     with quiet():
         world.run()
     assert all(r.outcomes == ["completed"] for r in [*after, *late])

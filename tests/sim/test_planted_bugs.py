@@ -18,6 +18,8 @@ from tests.sim.scenarios import random_scenario
 from tests.sim.world import Scenario, World, quiet
 from worker.delivery.publish import Publisher
 from worker.delivery.transport import Encoded, ExactlyOnce, Offset
+from worker.intake.end_watch import EndWatch
+from worker.intake.lane_members import LaneMembers
 from worker.intake.ledger import Commit, Ledger, TopicPartition
 from worker.job import Job, Origin, Picture
 from worker.lifecycle import Lifecycle
@@ -165,3 +167,35 @@ def test_a_planted_bug_is_found(plant: Any, faults: tuple[Fault, ...], monkeypat
             except Violation:
                 return
     pytest.fail(f"not found in {FEW} seeds")
+
+
+def seek_left_out(patch: pytest.MonkeyPatch) -> None:
+    """A bug that was there before: librdkafka compares leader epochs only where it is made to seek."""
+    patch.setattr(LaneMembers, "seek", lambda *_: None)
+
+
+def answer_that_is_older_than_the_loss(patch: pytest.MonkeyPatch) -> None:
+    """A bug that was there before: the log's bounds of before the loss decided where to go on after it."""
+    patch.setattr(EndWatch, "_ask_anew", lambda *_: None)
+
+
+def losing_an_end(seed: int) -> Scenario:
+    """A log loses its end, in every second world while nobody reads it, and what is sent then is written over it."""
+    scenario = random_scenario(seed)
+    drains = [2.0] if seed % 2 else []
+    quiet_scenario = replace(scenario, plan=Plan(), kills=[], stalls=[], joins=[], drains=drains, older=0)
+    return replace(quiet_scenario, workers=1, partitions=1, lost_ends=[2.5, 4.5], trouble_s=12.0)
+
+
+@pytest.mark.parametrize("plant", [None, seek_left_out, answer_that_is_older_than_the_loss])
+def test_a_planted_bug_about_lost_ends_is_found(plant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    if plant is not None:
+        plant(monkeypatch)
+    with quiet():
+        for seed in range(FEW):
+            try:
+                World(seed, losing_an_end(seed)).run()
+            except Violation:
+                assert plant is not None
+                return
+    assert plant is None, f"not found in {FEW} seeds"

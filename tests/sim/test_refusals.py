@@ -64,3 +64,18 @@ def test_completed_events_that_are_too_large_become_failed_ones(seed: int) -> No
         play.run()
     assert large.outcomes == ["failed internal"]
     assert all(request.outcomes == ["completed"] for request in others)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_right_on_the_group_that_is_gone_for_a_while_ends_no_worker(seed: int) -> None:
+    """librdkafka's members give up for good; new ones take their places, and nothing is lost or done twice."""
+    requests = mixed()
+    play = world(seed, requests, trouble_s=60.0)
+    play.kernel.at(0.4, lambda: setattr(play.broker, "group_is_forbidden", True))
+    answered: list[int] = []
+    play.kernel.at(30.0, lambda: answered.extend(r.number for r in requests if r.outcomes))
+    play.kernel.at(30.0, lambda: setattr(play.broker, "group_is_forbidden", False))
+    with quiet():
+        play.run()
+    assert len(answered) < len(requests)
+    assert (play.crashes, play.ends) == (0, [])

@@ -14,9 +14,9 @@ from confluent_kafka import KafkaException
 from tests.sim.audit import Audit, Violation
 from tests.sim.broker import Broker
 from tests.sim.faults import STALL_S, Faults, Plan
-from tests.sim.group import Group
+from tests.sim.group import Group, Key
 from tests.sim.kernel import Crashed, Kernel
-from tests.sim.requests import Kind, Request
+from tests.sim.requests import TOPICS, Kind, Request
 from tests.sim.store import Bucket
 from tests.sim.worker import SETTINGS, SLOTS, SimWorker
 from worker.delivery.transport import TRANSACTION_CONFIG
@@ -45,6 +45,8 @@ class Scenario:
     drains: list[float] = field(default_factory=list)
     joins: list[float] = field(default_factory=list)
     outages: list[tuple[float, float]] = field(default_factory=list)
+    # When a log of requests loses its end, be it read by a worker at that moment or not.
+    lost_ends: list[float] = field(default_factory=list)
     new_names: bool = False
     slots: int = SLOTS
     buffer: int = SETTINGS.buffer_per_partition
@@ -158,6 +160,8 @@ class World:
             kernel.at(delay, self._drain_one)
         for delay in scenario.joins:
             kernel.at(delay, self._join)
+        for delay in scenario.lost_ends:
+            kernel.at(delay, self._lose_an_end)
         for begin, end in scenario.outages:
             kernel.at(begin, lambda: setattr(self.bucket, "up", False))
             kernel.at(end, lambda: setattr(self.bucket, "up", True))
@@ -174,6 +178,19 @@ class World:
         session = self.broker.open_session("upstream")
         self.broker.produce(session, 60.0, request.topic, request.job_id.encode(), b"aborted", [])
         self.broker.abort(session)
+
+    def _lose_an_end(self) -> None:
+        rng = self.kernel.rng
+        keys = [(topic, n) for topic in TOPICS.requests for n in range(self.broker.partitions)]
+        longest = max(keys, key=lambda key: self.broker.log(key).end)
+        self.lose_end(longest, rng.uniform(0.2, 1.0))
+
+    def lose_end(self, key: Key, share: float) -> list[Request]:
+        """The log keeps this share of its records; returns the lost requests that had no outcome."""
+        log = self.broker.log(key)
+        end, old_end = round(log.end * share), log.end
+        self.broker.lose_end(key, end)
+        return self.audit.lose(key, range(end, old_end))
 
     def _all_sent(self) -> bool:
         return len(self.audit.requests) + len(self.audit.gone) == len(self.scenario.requests)

@@ -63,11 +63,11 @@ _MEMBERSHIP_ERRORS = {
 }
 
 
-# The same offsets with the same metadata will be refused again.
+# The same offsets with the same metadata will be refused again. A right that is missing is no reason: it is not the
+# outcomes' fault, and they must not be made smaller for it.
 _OFFSETS_REFUSED = {
     KafkaError.OFFSET_METADATA_TOO_LARGE,
     KafkaError.INVALID_COMMIT_OFFSET_SIZE,
-    KafkaError.GROUP_AUTHORIZATION_FAILED,
 }
 
 

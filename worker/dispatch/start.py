@@ -24,10 +24,11 @@ from worker.intake.consume import Intake
 from worker.intake.consumer_proxy import ConsumerProxy
 from worker.intake.end_watch import EndWatch
 from worker.intake.lag import LagGauge
-from worker.intake.lane_members import LaneMembers
+from worker.intake.lane_members import LaneMembers, Renewal
 from worker.intake.ledger import Ledger
 from worker.intake.log_bounds import LogBounds
 from worker.intake.patience import Patience
+from worker.intake.positions import Positions
 from worker.intake.request_reader import RequestReader
 from worker.job import Lane
 from worker.poll_waits import PollWaits
@@ -61,7 +62,8 @@ def build(
     ledger = Ledger()
     codec = make_codec(settings, waits=False)
     patience = Patience(topics.requests, threads.monotonic, kafka_config.max_poll_interval_s(settings))
-    members = LaneMembers({topic: connections.member(lane) for topic, lane in lanes.items()}, patience)
+    renewal = Renewal(lambda topic: connections.member(lanes[topic]), threads)
+    members = LaneMembers({topic: connections.member(lane) for topic, lane in lanes.items()}, patience, renewal)
     proxy = ConsumerProxy(members, connections.offsets_reader(), threads, patience, lambda: health.beat("poll"))
     dispatcher = Dispatcher(
         ledger,
@@ -87,6 +89,7 @@ def build(
         proxy,
         ledger,
         ends,
+        Positions(members, threads),
         dispatcher,
         dispatcher,
         settings,

@@ -15,7 +15,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from worker.intake.consumer_proxy import ConsumerProxy
 from worker.intake.end_watch import EndWatch
-from worker.intake.lane_members import LaneMembers
+from worker.intake.lane_members import LaneMembers, lacks_right
 from worker.intake.ledger import Ledger
 from worker.intake.ledger import TopicPartition as Key
 from worker.intake.log_follower import LogFollower
@@ -74,6 +74,7 @@ class Intake:
         proxy: ConsumerProxy,
         ledger: Ledger,
         ends: EndWatch,
+        positions: Positions,
         reader: RecordReader,
         hooks: IntakeHooks,
         settings: Settings,
@@ -86,7 +87,7 @@ class Intake:
         self._members = members
         self._proxy = proxy
         self._ledger = ledger
-        self._log = LogFollower(members, proxy, ledger, ends, Positions(members), hooks, self._unpause)
+        self._log = LogFollower(members, proxy, ledger, ends, positions, hooks, self._unpause)
         self._reopener = Reopener(members, ledger)
         self._reader = reader
         self._hooks = hooks
@@ -117,17 +118,25 @@ class Intake:
             message = self._members.poll(topic, timeout_s if lane is Lane.URGENT and not has_come else 0.0)
             if message is not None:
                 has_come = True
-                self._take(message)
+                self._take(message, topic)
         self._proxy.serve()
         self._log.look(self._paused, self._now())
         self._reader.retry_held()
         self._balance()
         self._reopener.look(self._paused, self._now())
 
-    def _take(self, message: Message) -> None:
+    def _take(self, message: Message, topic: str) -> None:
         error = message.error()
         if error is not None:
-            if error.fatal():
+            if lacks_right(error):
+                self._on_error(KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED))
+                # Its `close` calls nobody back (tried).
+                with self._ledger.lock:
+                    held = [TopicPartition(*key) for key in self._ledger.partitions() if key[0] == topic]
+                self._on_lost(held)
+                self._members.give_up(topic)
+                return
+            if error.fatal() or error.code() == KafkaError._FATAL:
                 raise KafkaException(error)
             if not self._log.on_event(message, error):
                 _log.warning("consume_error", error=error.str(), code=error.name())

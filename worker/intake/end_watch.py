@@ -6,6 +6,7 @@ What is asked of the brokers is answered later (`log_bounds`), and then comes ba
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from worker.intake.resets import Cause, GoOn, Lost, go_on
 # no error anywhere.
 COMPARE_IDS_S = 30.0
 LEARN_ID_AFTER_S = 2.0
+# So often the end of a partition is asked for again, a second apart, before its offset is taken without an epoch.
+VAIN_ANSWERS_MAX = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +63,13 @@ class EndWatch:
         self._old_ids: set[str] = set()
         self._compare_at = self._learn_at = math.inf
         self._ends: dict[Key, int] = {}
+        self._vain_answers: Counter[Key] = Counter()
         self._lost: dict[Key, Lost] = {}
         # Partitions of topics that have another id now, and that id.
         self._recreated: dict[Key, str] = {}
         self._paused_ends: dict[Key, int] = {}
+        # Of these two, the partitions that are asked about at the moment: the answer may be older than what is known.
+        self._asked_before: set[Key] = set()
 
     def recreated(self, committed: Mapping[Key, str | None]) -> dict[Key, str]:
         """The partitions among these that are of another topic than was committed, with its id. Waits, within bounds.
@@ -86,8 +92,12 @@ class EndWatch:
         """Partitions have gone, and what was asked for them is of no use."""
         for key in keys:
             known: dict[Key, Any]
-            for known in (self._topic_ids, self._ends, self._lost, self._recreated, self._paused_ends):
+            for known in (
+                *(self._topic_ids, self._ends, self._vain_answers),
+                *(self._lost, self._recreated, self._paused_ends),
+            ):
                 known.pop(key, None)
+            self._asked_before.discard(key)
 
     def on_end(self, key: Key, offset: int) -> None:
         """A consumer has read to the end of a partition, beyond its last record."""
@@ -96,6 +106,14 @@ class EndWatch:
     def on_lost(self, key: Key, lost: Lost) -> None:
         """A consumer's next offset is not there; it stands still until it is moved."""
         self._lost[key] = lost
+        self._ask_anew(key)
+        # An end that was reached may be among what is lost; it is told again where it is not.
+        self._ends.pop(key, None)
+        self._vain_answers.pop(key, None)
+
+    def _ask_anew(self, key: Key) -> None:
+        if self._bounds.is_asked(key):
+            self._asked_before.add(key)
 
     def end(self, key: Key) -> int | None:
         """The end of a paused partition, of which fetches tell nothing; None where it is not known."""
@@ -114,9 +132,16 @@ class EndWatch:
     def _reached(self, answers: Answers) -> list[Reached]:
         events = []
         for key in [key for key in self._ends if key in answers.bounds or key in answers.failed]:
-            offset, bounds = self._ends.pop(key), answers.bounds.get(key)
-            # An epoch that begins above this offset would do as well: its end lies above, too.
-            epoch = bounds.end_epoch if bounds is not None and bounds.end >= offset else None
+            offset, bounds = self._ends[key], answers.bounds.get(key)
+            epoch = None
+            if bounds is not None and bounds.end >= offset:
+                # An epoch that begins above this offset would do as well: its end lies above, too.
+                epoch = bounds.end_epoch
+            elif self._vain_answers[key] < VAIN_ANSWERS_MAX:
+                # A leader that moves, or an end that has just been lost: without its epoch, an offset would be trusted.
+                self._vain_answers[key] += 1
+                continue
+            del self._ends[key], self._vain_answers[key]
             events.append(Reached(key, offset, epoch))
         return events
 
@@ -129,12 +154,14 @@ class EndWatch:
 
     def _found(self, answers: Answers) -> list[Found]:
         events = []
-        for key in [key for key in self._recreated if key in answers.bounds]:
+        too_old = self._asked_before & (answers.bounds.keys() | answers.failed)
+        self._asked_before -= too_old
+        for key in [key for key in self._recreated if key in answers.bounds and key not in too_old]:
             new_id = self._recreated.pop(key)
             self._forget_id(key, new_id)
             beginning = GoOn(answers.bounds[key].first, Cause.RECREATED)
             events.append(Found(key, self._lost.pop(key, Lost(0)), beginning, new_id))
-        for key in [key for key in self._lost if key in answers.bounds]:
+        for key in [key for key in self._lost if key in answers.bounds and key not in too_old]:
             lost, topic_id = self._lost.pop(key), answers.topic_ids.get(key[0])
             known = self._topic_ids.get(key)
             same = None if known is None or topic_id is None else topic_id == known
@@ -154,6 +181,8 @@ class EndWatch:
                 self._topic_ids[key] = topic_id
                 learnt.append(Learnt(key, topic_id))
             elif known is not None and known != topic_id:
+                if key not in self._recreated:
+                    self._ask_anew(key)
                 self._recreated[key] = topic_id
         if now >= self._compare_at and self._topic_ids:
             is_learning = None in self._topic_ids.values()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -26,6 +27,29 @@ _log = structlog.get_logger()
 
 OnPartitions = Callable[[list[TopicPartition]], None]
 
+# A member without a right on the group is of no use any more when the right comes back. A new one is tried so often.
+RENEW_AFTER_S = 10.0
+_CLOSE_S = 5.0
+# confluent-kafka tells of a fatal error of a consumer only in words what it is.
+_NO_RIGHT = KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED).str()
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """How a member is replaced.
+
+    Args:
+        make: a new consumer for a topic, which has not subscribed yet.
+    """
+
+    make: Callable[[str], Consumer]
+    threads: Threads
+
+
+def lacks_right(error: KafkaError) -> bool:
+    """Whether a consumer has given up for good for want of a right on the group, as librdkafka does with KIP-848."""
+    return error.code() == KafkaError._FATAL and _NO_RIGHT in error.str()
+
 
 class LaneMembers:
     """The poll thread's, but for `are_assigned` and `leave`.
@@ -34,8 +58,12 @@ class LaneMembers:
         consumers: by topic; none of them has subscribed yet.
     """
 
-    def __init__(self, consumers: Mapping[str, Consumer], patience: Patience) -> None:
+    def __init__(self, consumers: Mapping[str, Consumer], patience: Patience, renewal: Renewal | None = None) -> None:
         self._consumers = dict(consumers)
+        self._renewal = renewal
+        # Members that are out of use, and when to replace them, in the monotonic clock's seconds.
+        self._out_of_use: dict[str, float] = {}
+        self._callbacks: dict[str, dict[str, Callable[[Consumer, list[TopicPartition]], None]]] = {}
         self._patience = patience
         self._first = {topic: FirstAssignment() for topic in consumers}
         self._metadata: Mapping[str, Any] = MappingProxyType({})
@@ -53,12 +81,12 @@ class LaneMembers:
         """Join the group, each with its topic. The callbacks are called within `poll` and `leave`, one at a time."""
         for topic, consumer in self._consumers.items():
             first = self._first[topic]
-            consumer.subscribe(
-                [topic],
-                on_assign=self._callback(topic, on_assign, first.on_assigned),
-                on_revoke=self._callback(topic, on_revoke),
-                on_lost=self._callback(topic, on_lost, first.on_lost),
-            )
+            self._callbacks[topic] = {
+                "on_assign": self._callback(topic, on_assign, first.on_assigned),
+                "on_revoke": self._callback(topic, on_revoke),
+                "on_lost": self._callback(topic, on_lost, first.on_lost),
+            }
+            consumer.subscribe([topic], **self._callbacks[topic])
 
     def _callback(
         self, topic: str, call: OnPartitions, then: Callable[[], None] = lambda: None
@@ -66,21 +94,55 @@ class LaneMembers:
         def callback(_consumer: Consumer, partitions: list[TopicPartition]) -> None:
             with self._one_callback:
                 self._calling_back = topic
-                call(partitions)
-                then()
-                self._calling_back = None
+                try:
+                    call(partitions)
+                    then()
+                finally:
+                    self._calling_back = None
 
         return callback
 
     def _may_ask(self, topic: str) -> bool:
         """Whether a call to this member returns. One that leaves answers only within its own callback: another call
         would wait for its `close`, which may hang, and then no member could leave."""
-        return topic not in self._leaving or topic == self._calling_back
+        return topic == self._calling_back or not (topic in self._leaving or topic in self._out_of_use)
+
+    def give_up(self, topic: str) -> None:
+        """The member has no right on its group any more: it leaves, and another one takes its place a while later.
+
+        What it holds is taken from the books before: its `close` calls nobody back.
+
+        Raises:
+            RuntimeError: this worker cannot make another one.
+        """
+        if self._renewal is None:
+            raise RuntimeError(f"the member of {topic} is out of use")
+        threads = self._renewal.threads
+        if topic in self._out_of_use:
+            return
+        _log.error("member_out_of_use", topic=topic, hint="the Kafka user has no right to READ the group")
+        self._out_of_use[topic] = threads.monotonic() + RENEW_AFTER_S
+        if not threads.call("leave", self._consumers[topic].close, _CLOSE_S):
+            _log.warning("group_not_left", topic=topic, waited_s=_CLOSE_S)
+        self._first[topic].on_lost()
+
+    def _is_in_use(self, topic: str) -> bool:
+        due = self._out_of_use.get(topic)
+        if due is None:
+            return True
+        assert self._renewal is not None
+        if self._renewal.threads.monotonic() < due:
+            return False
+        self._consumers[topic] = self._renewal.make(topic)
+        del self._out_of_use[topic]
+        self._consumers[topic].subscribe([topic], **self._callbacks[topic])
+        _log.info("member_renewed", topic=topic)
+        return True
 
     def poll(self, topic: str, timeout_s: float) -> Message | None:
         """Poll one member; each of them has to be, again and again."""
         self._patience.polled(topic)
-        return self._consumers[topic].poll(timeout_s)
+        return self._consumers[topic].poll(timeout_s) if self._is_in_use(topic) else None
 
     def metadata(self, now: float) -> Mapping[str, Any]:
         """The group metadata for transactions by topic, as it is now. `now` in seconds.
@@ -152,7 +214,8 @@ class LaneMembers:
             within_s: for all of them; one that hangs takes no more than its part.
         """
         deadline = threads.monotonic() + within_s
-        for left, topic in zip(range(len(self._consumers), 0, -1), self._consumers, strict=True):
+        members = [topic for topic in self._consumers if topic not in self._out_of_use]
+        for left, topic in zip(range(len(members), 0, -1), members, strict=True):
             part_s = max(0.0, deadline - threads.monotonic()) / left
             self._leaving.add(topic)
             # librdkafka's close waits without a limit for a coordinator that goes away at that moment.

@@ -112,9 +112,8 @@ class Ledger:
         if offset in book.delivered or (book.position is not None and offset < book.position):
             return None
         if leader_epoch is not None:
-            if offset in book.restored and book.restored_epoch is not None and leader_epoch > book.restored_epoch:
-                # Written after the map: the log had lost its end, and this is another record than the finished one.
-                book.restored = book.restored.below(offset)
+            if book.restored_epoch is not None and leader_epoch > book.restored_epoch:
+                self._forget_lost(book, offset, leader_epoch)
             book.leader_epoch = max(leader_epoch, -1 if book.leader_epoch is None else book.leader_epoch)
         finished = offset in book.restored
         book.delivered[offset] = finished
@@ -141,7 +140,10 @@ class Ledger:
         book.opened_at = offset if book.opened_at is None else book.opened_at
         book.position = offset
         # Without one, what is below might belong to a later epoch than the last record's: better none than a wrong one.
-        book.leader_epoch = leader_epoch
+        # But where the map knows more, that is of its own epoch: the log has lost it, if its end is really here.
+        if not book.restored.knows_from(offset):
+            is_older = leader_epoch is not None and leader_epoch < (book.leader_epoch or 0)
+            book.leader_epoch = None if is_older else leader_epoch
         return not book.delivered
 
     def topic_id(self, key: TopicPartition) -> str | None:
@@ -280,6 +282,13 @@ class Ledger:
         metadata = offset_metadata.encode(base, runs, starts, book.topic_id)
         book.metadata_bytes = len(metadata)
         return Commit(*key, base, metadata, book.leader_epoch)
+
+    @staticmethod
+    def _forget_lost(book: _Partition, offset: int, leader_epoch: int) -> None:
+        """A record was written after the map: what that knows from here on is of others, which the log has lost."""
+        book.restored = book.restored.below(offset)
+        book.starts = {known: count for known, count in book.starts.items() if known < offset}
+        book.restored_epoch = leader_epoch
 
     @staticmethod
     def _trim(book: _Partition) -> None:

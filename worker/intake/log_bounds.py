@@ -91,6 +91,10 @@ class LogBounds:
         """Ask for the ids of these topics with the next question, if they are not being asked for."""
         self._topics.update(topic for topic in topics if self._asked is None or topic not in self._asked.ids)
 
+    def is_asked(self, key: Key) -> bool:
+        """Whether a question about this partition is under way. Its answer may be older than what is known since."""
+        return self._asked is not None and key in self._asked.ends
+
     def poll(self, now: float) -> Answers:
         """What has been answered since the last call; asks the next question when it is time."""
         answers = Answers()

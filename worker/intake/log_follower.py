@@ -94,15 +94,29 @@ class LogFollower:
         with self._ledger.lock:
             if key not in self._ledger.partitions():
                 return True
-            next_offset, leader_epoch = self._ledger.next_offset(key), self._ledger.leader_epoch(key)
+            next_offset = self._ledger.next_offset(key)
         if error.code() == KafkaError._PARTITION_EOF:
             if offset is not None and (next_offset is None or offset > next_offset):
                 self._ends.on_end(key, offset)
         else:
-            _log.warning("offset_not_there", topic=key[0], partition=key[1], error=error.str())
-            at = offset if offset is not None and offset >= 0 else next_offset or 0
-            self._ends.on_lost(key, Lost(at, leader_epoch, divergence(error.str())))
+            self._on_missing(key, next_offset if next_offset is not None else max(0, offset or 0), error.str())
         return True
+
+    def _on_missing(self, key: Key, offset: int, text: str) -> None:
+        """The consumer says that the offset to be read next is not there.
+
+        Args:
+            offset: of the books: an event may be older than the consumer's last move, and say another.
+        """
+        _log.warning("offset_not_there", topic=key[0], partition=key[1], offset=offset, error=text)
+        with self._ledger.lock:
+            leader_epoch = self._ledger.leader_epoch(key)
+        diverges_at = divergence(text)
+        if diverges_at is None:
+            self._unpause(key)
+            if self._positions.compares_again(key, offset, leader_epoch):
+                return
+        self._ends.on_lost(key, Lost(offset, leader_epoch, diverges_at))
 
     def on_record(self, key: Key, offset: int, now: float) -> None:
         """A record is about to be entered into the books."""
@@ -157,23 +171,30 @@ class LogFollower:
                 gone = lost.offset - found.offset
                 metrics.LOST_OFFSETS.labels("lost_end").inc(gone)
                 _log.error("log_end_lost", topic=key[0], partition=key[1], offsets=gone, goes_on_at=offset)
-                offset = self._cut_back(key, found.offset)
+                offset = self._cut_back(key, found.offset, knows_epoch=lost.knows_epoch)
             case Cause.NOTHING:
-                pass
+                with self._ledger.lock:
+                    offset = self._ledger.next_offset(key)
+        with self._ledger.lock:
+            leader_epoch = self._ledger.leader_epoch(key)
         self._unpause(key)
-        self._positions.move(key, offset)
+        self._positions.move(key, offset, leader_epoch)
 
-    def _cut_back(self, key: Key, end: int) -> int | None:
+    def _cut_back(self, key: Key, end: int, *, knows_epoch: bool) -> int | None:
         """The log has lost what was above this offset; returns where to read on, None for the beginning.
 
         What is above is another record from now on, so nothing that is known of it holds, and nothing that was begun.
+
+        Args:
+            knows_epoch: whether the log still knows the epoch of what is left; else it is of no use any more.
         """
         with self._ledger.lock:
             self._ledger.revoke([key])
         self._hooks.wait_for_flush()
         [place] = self._proxy.committed_at_assignment([TopicPartition(*key)])
         with self._ledger.lock:
-            self._ledger.assign(*key, _offset(place), place.metadata, place.leader_epoch, end=end)
+            leader_epoch = place.leader_epoch if knows_epoch else None
+            self._ledger.assign(*key, _offset(place), place.metadata, leader_epoch, end=end)
             offset = self._ledger.next_offset(key)
         self._hooks.release_unowned()
         self._hooks.commit_soon(key)

@@ -54,6 +54,10 @@ class CompletionMap:
         starts = {offset: count for offset, count in self.starts.items() if offset < end}
         return CompletionMap(runs, starts, self.topic_id)
 
+    def knows_from(self, offset: int) -> bool:
+        """Whether anything is known of this offset or a higher one."""
+        return any(end > offset for _, end in self.finished) or any(started >= offset for started in self.starts)
+
     def count(self, first: int, end: int) -> int:
         """How many of these offsets are known to be finished."""
         return sum(max(0, min(stop, end) - max(start, first)) for start, stop in self.finished)

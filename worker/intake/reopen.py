@@ -10,6 +10,7 @@ from confluent_kafka import KafkaException, TopicPartition
 from worker.intake.lane_members import LaneMembers
 from worker.intake.ledger import Ledger
 from worker.intake.ledger import TopicPartition as Key
+from worker.intake.positions import place
 from worker.intake.standstill import Progress, Standstill
 from worker.telemetry import metrics
 
@@ -38,6 +39,7 @@ class Reopener:
         self._looked_at = now
         with self._ledger.lock:
             read = {key: self._ledger.next_offset(key) for key in self._ledger.partitions() if key not in paused}
+            leader_epochs = {key: self._ledger.leader_epoch(key) for key in read}
         progress = {key: Progress(position, self._end(key)) for key, position in read.items()}
         for key in self._standstill.find(progress, now):
             position = progress[key].position
@@ -47,13 +49,14 @@ class Reopener:
             self._members.pause([TopicPartition(*key)])
             self._members.resume([TopicPartition(*key)])
             if position is not None:
-                self._seek(TopicPartition(*key, position))
+                # With the epoch: a seek without one would end a comparison of epochs that is under way.
+                self._seek(place(*key, position, leader_epochs[key]))
 
-    def _seek(self, place: TopicPartition) -> None:
+    def _seek(self, to: TopicPartition) -> None:
         try:
-            self._members.seek(place)
+            self._members.seek(to)
         except KafkaException as error:
-            _log.warning("seek_failed", topic=place.topic, partition=place.partition, error=str(error))
+            _log.warning("seek_failed", topic=to.topic, partition=to.partition, error=str(error))
 
     def _end(self, key: Key) -> int | None:
         answer = self._members.watermarks(*key)

@@ -42,6 +42,11 @@ class Lost:
     leader_epoch: int | None = None
     diverges_at: int | None = None
 
+    @property
+    def knows_epoch(self) -> bool:
+        """Whether the log does, as far as it was asked."""
+        return self.diverges_at is None or self.diverges_at >= 0
+
 
 @dataclass(frozen=True, slots=True)
 class GoOn:
