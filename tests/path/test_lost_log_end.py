@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from devtools.local.kafka import KafkaCluster
+from tests import scrape
 from tests.conftest import require_java
 from tests.harness import Broker, Client, Site
 from tests.path.test_hostile import stand_in
@@ -107,4 +108,4 @@ def test_what_is_written_over_an_end_that_was_lost_while_no_worker_ran_is_done_o
 
 def assert_counted(lost: int, log: str, get: Callable[[str], tuple[int, str]]) -> None:
     assert [int(n) for n in re.findall(r'"offsets": (\d+), .*"event": "log_end_lost"', log)] == [lost], log
-    assert f'sdxl_worker_lost_offsets_total{{cause="lost_end"}} {lost}.0' in get("/metrics")[1]
+    assert scrape.value(get("/metrics")[1], 'sdxl_worker_lost_offsets_total{cause="lost_end"}') == lost
