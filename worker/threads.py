@@ -104,8 +104,8 @@ class SystemThreads:
         # Not of an executor, whose threads Python waits for when the process ends.
         thread = threading.Thread(target=function, name=name, daemon=True)
         # librdkafka has been seen to wait for ever in a rebalance callback of `close` with the interpreter's lock held:
-        # `rd_kafka_assign0` waits without a limit for the client's own thread, and confluent-kafka 2.16 does not give the
-        # lock back around it. librdkafka#4884 (open) shows the same stack; why no answer comes is not certain.
+        # `rd_kafka_assign0` waits without a limit for the client's own thread, and confluent-kafka 2.16 does not give
+        # the lock back around it. librdkafka#4884 (open) shows the same stack; why no answer comes is not certain.
         # Then no Python code runs any more, and only a thread of C can end the process.
         faulthandler.dump_traceback_later(timeout_s + FROZEN_AFTER_S, exit=True, file=2)
         try:
