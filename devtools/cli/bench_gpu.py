@@ -16,6 +16,7 @@ from worker.cli.output import note_console, print_json, result_console
 from worker.client.errors import CommandError
 from worker.errors import SettingsError
 from worker.settings import Settings
+from worker.telemetry import logs
 
 if TYPE_CHECKING:
     from devtools.bench.gpu.run import Plan
@@ -66,6 +67,8 @@ def gpu(
     With random weights: times and memory are those of any SDXL. A part that fails says so in the report. Exit code 2:
     there is no GPU that torch can use.
     """
+    # What the worker logs while it loads is not of the report.
+    logs.configure("ERROR", "auto")
     console = note_console()
     with console.status("importing torch and diffusers") as note:
         if not toy:

@@ -10,6 +10,7 @@ from confluent_kafka import OFFSET_BEGINNING, OFFSET_INVALID, KafkaError, KafkaE
 
 from worker.client import reader as module
 from worker.client.connection import Connection
+from worker.client.offsets import offsets_at
 from worker.client.reader import Reader
 
 
@@ -123,3 +124,20 @@ def test_one_that_reads_to_the_end_keeps_to_the_partitions_that_there_were(clust
         cluster.partitions["a"] = 3
         reading.poll(0)
         assert len(cluster.assigned) == 3
+
+
+def test_offsets_are_asked_for_again_while_a_leader_moves() -> None:
+    codes = [KafkaError.FENCED_LEADER_EPOCH, KafkaError.NOT_LEADER_FOR_PARTITION, None]
+
+    def offsets_for_times(places: list[TopicPartition], timeout: float) -> Any:
+        assert timeout > 0
+        code = codes.pop(0)
+        if code is not None:
+            raise KafkaException(KafkaError(code))
+        return [SimpleNamespace(topic=place.topic, partition=place.partition, offset=7, error=None) for place in places]
+
+    consumer = cast("Any", SimpleNamespace(offsets_for_times=offsets_for_times))
+    assert offsets_at(consumer, [("t", 3)], 0) == {("t", 3): 7}
+    codes[:] = [KafkaError.TOPIC_AUTHORIZATION_FAILED]
+    with pytest.raises(KafkaException):
+        offsets_at(consumer, [("t", 3)], 0)

@@ -151,8 +151,8 @@ def test_the_pixels_of_long_prompts_do_not_depend_on_company(model: WatchedModel
     jobs = _long_jobs(48, 0, LORAS)
     result = in_company(model, jobs, random.Random(1))
     assert (result["differing_pixels"], result["differing_latents"], result["refused"]) == (0, 0, 0)
-    assert result["refined"] > 10
-    assert result["preemptions"] > 10
+    assert result["refined"] > 5
+    assert result["preemptions"] > 5
 
 
 def test_a_short_prompt_is_the_same_beside_long_ones(model: WatchedModel) -> None:

@@ -23,13 +23,13 @@ def in_time(call: Callable[[float], T]) -> T:
 def offsets_at(consumer: Consumer, places: Iterable[Place], timestamp_ms: int) -> dict[Place, int]:
     """The first offsets at or after a time, or at `OFFSET_END`; negative where there is none. Raises KafkaException."""
     asked = [TopicPartition(*place, timestamp_ms) for place in places]
-    return _by_place(in_time(lambda slice_s: consumer.offsets_for_times(asked, timeout=slice_s)))
+    return in_time(lambda slice_s: _by_place(consumer.offsets_for_times(asked, timeout=slice_s)))
 
 
 def committed_offsets(consumer: Consumer, places: Iterable[Place]) -> dict[Place, int]:
     """What the consumer's group has committed; negative for a partition without a commit. Raises KafkaException."""
     asked = [TopicPartition(*place) for place in places]
-    return _by_place(in_time(lambda slice_s: consumer.committed(asked, timeout=slice_s)))
+    return in_time(lambda slice_s: _by_place(consumer.committed(asked, timeout=slice_s)))
 
 
 def _by_place(answers: Sequence[TopicPartition]) -> dict[Place, int]:

@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from worker.client.connection import Connection
 from worker.client.errors import CommandError
 from worker.client.offsets import in_time, offsets_at
-from worker.client.reach import reach
+from worker.client.reach import KNOWS_LEADERS, reach
 
 BATCH = 1_000
 # Without a record and without an end for so long, the broker is taken to be gone.
@@ -51,7 +51,7 @@ class RangeReader:
             "error_cb": self._trouble,
         }
         own = {"fetch.wait.max.ms": 50, "queued.min.messages": 50_000, "queued.max.messages.kbytes": 65_536}
-        self._consumer = Consumer(own | connection.config() | fixed)
+        self._consumer = Consumer(own | KNOWS_LEADERS | connection.config() | fixed)
         self._servers = connection.settings.kafka_bootstrap_servers
 
     def close(self) -> None:

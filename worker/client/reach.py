@@ -24,6 +24,18 @@ SLICE_S = 0.5
 MAX_SLICE_S = 2.0
 
 _PASSING = frozenset({KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN})
+# What a broker answers at once while the client knows an older leader of a partition, or none yet.
+_LEADER_MOVES = frozenset(
+    {
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.FENCED_LEADER_EPOCH,
+    }
+)
+_LEADER_PAUSE_S = 0.1
+# For clients that ask for offsets: librdkafka does not learn by itself that a leader has moved (tried, 2.16).
+KNOWS_LEADERS = {"metadata.max.age.ms": 2_000}
 _DOWN = frozenset({KafkaError._ALL_BROKERS_DOWN})
 _REFUSED = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL})
 
@@ -91,6 +103,9 @@ def in_slices(call: Callable[[float], T], give_up: Callable[[float], bool]) -> T
         try:
             return call(slice_s)
         except KafkaException as error:
-            if error.args[0].code() not in _PASSING or give_up(time.monotonic() - began):
+            code = error.args[0].code()
+            if code not in _PASSING | _LEADER_MOVES or give_up(time.monotonic() - began):
                 raise
+            if code in _LEADER_MOVES:
+                time.sleep(_LEADER_PAUSE_S)
         slice_s = min(2 * slice_s, MAX_SLICE_S)

@@ -21,7 +21,7 @@ from confluent_kafka import (
 from worker.client.connection import Connection, Record
 from worker.client.errors import CommandError
 from worker.client.offsets import REQUEST_TIMEOUT_S, committed_offsets, offsets_at
-from worker.client.reach import reach
+from worker.client.reach import KNOWS_LEADERS, reach
 from worker.events.record_headers import read_headers
 
 FETCH_WAIT_MS = 50  # librdkafka's embedded broker makes every fetch wait this long
@@ -50,7 +50,7 @@ class Reader:
             "allow.auto.create.topics": False,
         }
         self._trouble = connection.trouble()
-        self._config = own | connection.config() | fixed
+        self._config = own | KNOWS_LEADERS | connection.config() | fixed
         self._consumer = Consumer(self._config | {"error_cb": self._trouble})
         self._ended: set[tuple[str, int]] = set()
         self._topics = tuple(topics)

@@ -27,7 +27,7 @@ from devtools.local.process import ProcessError
 from worker.errors import ErrorCode
 from worker.events.schemas import current, file_stem, schema_dir
 from worker.events.single_object import SingleObjectCodec
-from worker.events.types import EVENT_TYPES, Event, GenerationRequest
+from worker.events.types import JOB_EVENT_TYPES, Event, GenerationRequest
 
 CHECKER = Path(asyncapi.__file__).with_name("asyncapi_check")
 
@@ -46,14 +46,14 @@ class TestPage:
     def test_it_is_up_to_date(self) -> None:
         assert page.PAGE.read_text() == page.page(), "run python -m devtools.contract"
 
-    @pytest.mark.parametrize("cls", EVENT_TYPES)
+    @pytest.mark.parametrize("cls", JOB_EVENT_TYPES)
     def test_fingerprint_and_wire_bytes_are_those_of_the_specification(self, cls: type[Event]) -> None:
         schema = json.loads((schema_dir() / f"{file_stem(cls)}.avsc").read_text())
         crc = crc_64_avro(to_parsing_canonical_form(schema).encode())
         wire = (b"\xc3\x01" + crc.to_bytes(8, "little")).hex(" ").upper()
         assert f"`{crc:#018x}` | `{wire}` |" in page.page()
 
-    @pytest.mark.parametrize("cls", EVENT_TYPES)
+    @pytest.mark.parametrize("cls", JOB_EVENT_TYPES)
     def test_every_field_has_a_row_with_its_default(self, cls: type[Event]) -> None:
         section = page.page().partition(f"### {cls.__name__}\n")[2].partition("\n#")[0]
         for field in json.loads(current()[cls].text)["fields"]:
@@ -80,7 +80,7 @@ class TestChannels:
         assert sorted(channel.topic for channel in CHANNELS) == sorted(TOPICS.all)
 
     def test_every_header_that_is_written_is_described_and_none_beside_them(self) -> None:
-        written = {name for cls in EVENT_TYPES for name in event_headers(cls)}
+        written = {name for cls in JOB_EVENT_TYPES for name in event_headers(cls)}
         assert written == HEADERS.keys()
         assert all(map(dead_letter_meaning, dead_letter_headers()))
 
@@ -101,7 +101,7 @@ class TestAsyncApi:
 
     def test_payloads_are_the_schemas_of_the_repository(self) -> None:
         messages = yaml.safe_load(asyncapi.DOCUMENT.read_text())["components"]["messages"]
-        for cls in EVENT_TYPES:
+        for cls in JOB_EVENT_TYPES:
             written = messages[cls.__name__]["payload"]["schema"]
             assert written == json.loads((schema_dir() / f"{file_stem(cls)}.avsc").read_text())
 
