@@ -18,10 +18,8 @@ from worker.topics import Topics
 
 NAMED = {"job_id", "topic", "partition", "offset", "trace_id"}
 # A commit is refused where the members of the other lanes are still joining; the next one takes its place.
-OF_THE_PROCESS = {
-    "starting", "model_loaded", "start_times", "loras_over_capacity", "canary", "ready", "assigned", "revoked", "commit_refused", "signal",
-    "stopped",
-}  # fmt: skip
+OF_THE_PROCESS = {"starting", "model_loaded", "start_times", "canary", "ready", "assigned", "revoked", "commit_refused"}
+OF_THE_PROCESS |= {"loras_over_capacity", "signal", "stopped"}
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PROMPT = "a lighthouse at dusk"
 
