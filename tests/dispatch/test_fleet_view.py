@@ -98,8 +98,11 @@ def test_silence_and_a_farewell_end_it_and_an_old_report_changes_nothing() -> No
     assert list(known.workers(SILENT_S)) == ["a"]
     known.hear(report(sequence=2, session_id="t", accepts=False), SILENT_S)
     assert known.workers(SILENT_S) == {}
-    known.workers(SILENT_S + FORGOTTEN_S)
-    assert known.silent(SILENT_S + FORGOTTEN_S) == []
+    assert known.silent(2 * SILENT_S) == [], "it has said that it takes nothing more"
+    known.hear(report(sequence=3, session_id="t"), 2 * SILENT_S)
+    assert known.silent(4 * SILENT_S) == ["a"]
+    known.workers(2 * SILENT_S + FORGOTTEN_S)
+    assert known.silent(2 * SILENT_S + FORGOTTEN_S) == []
 
 
 def test_the_partition_with_the_fewest_requests_on_their_way_is_next() -> None:

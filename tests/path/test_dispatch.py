@@ -117,7 +117,10 @@ def test_without_workers_requests_wait_and_a_late_worker_gets_them(
         jobs = [client.request().job_id for _ in range(6)]
         waiting = 'sdxl_worker_dispatch_waiting_requests{priority="normal"}'
         until(lambda: scrape.value(alone.get("/metrics")[1], waiting) == 6, "the requests were not read")
+        reporting = 'sdxl_worker_dispatch_workers{state="reporting"}'
+        assert scrape.value(alone.get("/metrics")[1], reporting) == 0
         with stand_in_worker(apache_site, "late") as late:
+            until(lambda: scrape.value(alone.get("/metrics")[1], reporting) == 1, "the worker was not heard of")
             client.wait_for(lambda _: all(client.of(job) for job in jobs))
             client.settle(1)
             assert len(client.results) == len(jobs)

@@ -30,6 +30,7 @@ from worker.threads import Threads
 _log = structlog.get_logger()
 
 DISPATCHED_AT = "dispatched-at"
+GAUGES_EVERY_S = 1.0
 # What a request that no worker will draw counts as: it is refused at once.
 _REFUSED_PICTURES = 0.01
 
@@ -74,6 +75,7 @@ class Dispatcher:
         # The record that the reader decodes just now, or that waits in it for the registry.
         self._records: dict[Origin, Record] = {}
         self._mail: deque[Callable[[], None]] = deque()
+        self._gauges_at = float("-inf")
         self.publisher = make_publisher(
             PublisherHooks(
                 on_started=lambda _job, _attempt: None,
@@ -146,8 +148,15 @@ class Dispatcher:
         if self._held:
             for choice in self._backlog.choose(self._fleet.workers(now), now):
                 self._send(choice.request, choice.worker.name, now)
+        if now >= self._gauges_at:
+            self._gauges_at = now + GAUGES_EVERY_S
+            self._set_gauges(now)
+
+    def _set_gauges(self, now: float) -> None:
         for lane in Lane:
             metrics.DISPATCH_WAITING.labels(lane.label).set(self._backlog.waiting(lane))
+        metrics.DISPATCH_WORKERS.labels("reporting").set(len(self._fleet.workers(now)))
+        metrics.DISPATCH_WORKERS.labels("silent").set(len(self._fleet.silent(now)))
 
     def _send(self, request: Request, worker: str, now: float) -> None:
         origin = request.key

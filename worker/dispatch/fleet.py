@@ -64,10 +64,6 @@ class Fleet:
             if sent.offset is not None and sent.offset < positions.get(sent.place, -1):
                 del self._sent[key]
 
-    def leave(self, worker_id: str) -> None:
-        """A worker has said that it is gone."""
-        self._known.pop(worker_id, None)
-
     def send(self, request: Request, place: Place) -> None:
         """A request is about to be written to a partition."""
         self._sent[request.key] = _Sent(request, place)
@@ -117,8 +113,10 @@ class Fleet:
         return min(self._places(worker_id, lane), key=lambda place: (load.count(place), place))
 
     def silent(self, now_s: float) -> list[str]:
-        """Workers that have stopped to report without a word."""
-        return [name for name, known in self._known.items() if now_s - known.heard_s >= SILENT_S]
+        """Workers that took work and have stopped to report without a farewell."""
+        return [
+            name for name, known in self._known.items() if known.report.accepts and now_s - known.heard_s >= SILENT_S
+        ]
 
     @property
     def on_the_way(self) -> int:

@@ -149,7 +149,11 @@ DISPATCH_WAITING = Gauge(
 DISPATCH_WAIT = Histogram(
     "sdxl_worker_dispatch_wait_seconds", "From the reading of a request to its sending", ["priority"], buckets=_SHORT
 )
-DISPATCH_WORKERS = Gauge("sdxl_worker_dispatch_workers", "Workers by what the dispatcher knows of them", ["state"])
+DISPATCH_WORKERS = Gauge(
+    "sdxl_worker_dispatch_workers",
+    "Workers that are sent work (reporting), and that no longer report (silent)",
+    ["state"],
+)
 COST = Counter("sdxl_worker_cost_dollars", "Device time priced with GPU_HOURLY_USD")
 MODEL = Info("sdxl_worker_model", "The loaded model")
 
