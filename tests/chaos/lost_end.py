@@ -10,20 +10,30 @@ from pathlib import Path
 from confluent_kafka import Consumer, TopicPartition
 
 from devtools.local.kafka import KafkaCluster
+from worker.client.reach import KNOWS_LEADERS, in_slices
 
 Place = tuple[str, int]
 
-_TIMEOUT_S = 10.0
+_WITHIN_S = 60.0
 
 
 def end_of(kafka: KafkaCluster, place: Place) -> int:
     """The end of a partition."""
-    consumer = Consumer({"bootstrap.servers": kafka.bootstrap_servers, "group.id": "chaos-ends", "log_level": 0})
+    about = {"bootstrap.servers": kafka.bootstrap_servers, "group.id": "chaos-ends", "log_level": 0}
+    consumer = Consumer(about | KNOWS_LEADERS)
     try:
-        _, end = consumer.get_watermark_offsets(TopicPartition(*place), timeout=_TIMEOUT_S)
+        return end_by(consumer, TopicPartition(*place))
     finally:
         consumer.close()
-    return end
+
+
+def end_by(consumer: Consumer, place: TopicPartition) -> int:
+    """The end of a partition, whose leader may be on the move: the chaos run bounces brokers."""
+    found = in_slices(
+        lambda slice_s: consumer.get_watermark_offsets(place, timeout=slice_s), lambda waited_s: waited_s > _WITHIN_S
+    )
+    assert found is not None
+    return found[1]
 
 
 def lose_end(kafka: KafkaCluster, place: Place, written_s: float) -> None:

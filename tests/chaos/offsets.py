@@ -7,6 +7,9 @@ import time
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
+from tests.chaos.lost_end import end_by
+from worker.client.reach import KNOWS_LEADERS
+
 SAMPLE_EVERY_S = 0.5
 _TIMEOUT_S = 10.0
 
@@ -55,6 +58,7 @@ class OffsetWatch:
                 # Else it would wait for open transactions, and see less.
                 "isolation.level": "read_uncommitted",
                 "log_level": 0,
+                **KNOWS_LEADERS,
             }
         )
         self._places = [TopicPartition(topic, partition) for topic in topics for partition in range(partitions)]
@@ -86,8 +90,7 @@ class OffsetWatch:
         """The records above the committed offsets as they were sampled last, by partition."""
         behind = {}
         for place in self._places:
-            _, end = self._consumer.get_watermark_offsets(place, timeout=_TIMEOUT_S)
-            lag = end - self._marks.highest.get((place.topic, place.partition), 0)
+            lag = end_by(self._consumer, place) - self._marks.highest.get((place.topic, place.partition), 0)
             if lag:
                 behind[f"{place.topic}/{place.partition}"] = lag
         return behind
