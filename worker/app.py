@@ -24,7 +24,7 @@ from worker.delivery.upload import PictureStore
 from worker.dispatch.reporter import Reporter
 from worker.dispatch.work import STANDARD_SIDE
 from worker.engine.safety import make_screen
-from worker.errors import StartupError, StoreUnavailable
+from worker.errors import StoreUnavailable
 from worker.events.codec import make_codec
 from worker.intake.admit import AdmissionRules
 from worker.intake.cancellations import CancellationReader
@@ -44,7 +44,7 @@ from worker.lifecycle import Lifecycle
 from worker.poll_waits import PollWaits
 from worker.presets import preset_named
 from worker.rule_files import read_rules
-from worker.runtime import Crashed, Worker
+from worker.runtime import Worker, serve_until_signal
 from worker.settings import Settings
 from worker.signals import Signals, StoppedEarly
 from worker.telemetry import gpu, logs, metrics
@@ -52,7 +52,7 @@ from worker.telemetry.exposition import Exposition
 from worker.telemetry.health import Health, serve
 from worker.telemetry.job_log import JobLog
 from worker.telemetry.laps import Laps
-from worker.threads import EXIT_CRASHED, SystemThreads, Threads
+from worker.threads import SystemThreads, Threads
 from worker.topics import Topics
 from worker.work_in_hand import WorkInHand
 
@@ -400,26 +400,15 @@ def _first_facts(settings: Settings) -> dict[str, Any]:
 
 
 def _serve(worker: Worker, signals: Signals) -> int:
+    limit_s = worker.settings.drain_timeout_s
     worker.health.watch(worker)
-    worker.start()
-    _log.info("ready")
-    try:
-        while not signals.count:
-            worker.poll()
-        _log.warning(
-            "signal",
-            number=signals.number,
-            unfinished_jobs=worker.unfinished(),
-            limit_s=worker.settings.drain_timeout_s,
-            hint="running jobs are finished; a second signal ends at once",
-        )
-        worker.drain(worker.settings.drain_timeout_s, hurry=lambda: signals.count > 1)
-    except Crashed as crash:
-        # What is not committed is repeated by the next owner; a close would commit on top of a broken state.
-        _log.error("crashed")
-        worker.stop()
-        if isinstance(crash.__cause__, StartupError):
-            raise crash.__cause__ from None
-        return EXIT_CRASHED
-    _log.info("stopped")
-    return 0
+    return serve_until_signal(
+        worker,
+        signals,
+        limit_s,
+        lambda: {
+            "unfinished_jobs": worker.unfinished(),
+            "limit_s": limit_s,
+            "hint": "running jobs are finished; a second signal ends at once",
+        },
+    )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
 from worker.cluster.watch import ClusterWatch
 from worker.delivery.retry_queue import RetryQueue
 from worker.dispatch.reporter import Reporter
+from worker.errors import StartupError
 from worker.intake.cancellations import CancellationReader
 from worker.intake.consume import Intake
 from worker.intake.lag import LagGauge
@@ -18,9 +19,10 @@ from worker.intake.lane_members import LaneMembers
 from worker.intake.ledger import Ledger
 from worker.lifecycle import Lifecycle
 from worker.settings import Settings
+from worker.signals import Signals
 from worker.telemetry import metrics
 from worker.telemetry.health import Health
-from worker.threads import Loop, Threads
+from worker.threads import EXIT_CRASHED, Loop, Threads
 
 _log = structlog.get_logger()
 
@@ -34,6 +36,47 @@ REPORT_S = 0.5
 
 class Crashed(Exception):
     """A loop has ended by an exception; the process follows it."""
+
+
+class Process(Protocol):
+    """What serves until it is stopped: a worker, or a dispatcher."""
+
+    def start(self) -> None: ...
+    def poll(self) -> None: ...
+    def drain(self, timeout_s: float, hurry: Callable[[], bool]) -> None: ...
+    def stop(self) -> None: ...
+
+
+def serve_until_signal(
+    process: Process, signals: Signals, drain_s: float, at_signal: Callable[[], Mapping[str, object]]
+) -> int:
+    """Start a process and poll it until a signal, then drain it; a second signal ends the drain.
+
+    Args:
+        at_signal: what the log says with the signal.
+
+    Returns:
+        0 after a drain, 1 when a loop has crashed.
+
+    Raises:
+        StartupError: a loop has crashed with it.
+    """
+    process.start()
+    _log.info("ready")
+    try:
+        while not signals.count:
+            process.poll()
+        _log.warning("signal", number=signals.number, **at_signal())
+        process.drain(drain_s, hurry=lambda: signals.count > 1)
+    except Crashed as crash:
+        # What is not committed is repeated by the next owner; a close would commit on top of a broken state.
+        _log.error("crashed")
+        process.stop()
+        if isinstance(crash.__cause__, StartupError):
+            raise crash.__cause__ from None
+        return EXIT_CRASHED
+    _log.info("stopped")
+    return 0
 
 
 @dataclass

@@ -17,7 +17,6 @@ from worker.dispatch.dispatcher import Dispatcher
 from worker.dispatch.fleet import Fleet
 from worker.dispatch.report_reader import ReportReader
 from worker.dispatch.runtime import DispatchProcess
-from worker.errors import StartupError
 from worker.events.codec import make_codec
 from worker.intake.admit import AdmissionRules
 from worker.intake.consume import Intake
@@ -33,13 +32,13 @@ from worker.intake.request_reader import RequestReader
 from worker.job import Lane
 from worker.poll_waits import PollWaits
 from worker.rule_files import read_rules
-from worker.runtime import Crashed
+from worker.runtime import serve_until_signal
 from worker.settings import Settings
 from worker.signals import Signals, StoppedEarly
 from worker.telemetry import logs
 from worker.telemetry.exposition import Exposition
 from worker.telemetry.health import Health, serve
-from worker.threads import EXIT_CRASHED, SystemThreads, Threads
+from worker.threads import SystemThreads, Threads
 from worker.topics import Topics
 
 _log = structlog.get_logger()
@@ -140,7 +139,10 @@ def _run(settings: Settings, signals: Signals) -> int:
         connections = RealConnections(settings, cast("Any", None), checker)
         process = build(settings, rules, connections, SystemThreads(), health)
         signals.starting = False
-        return _serve(process, signals, settings.drain_timeout_s)
+        process.health.watch(process)
+        return serve_until_signal(
+            process, signals, settings.drain_timeout_s, lambda: {"waiting_requests": process.unfinished()}
+        )
     finally:
         server.shutdown()
         server.server_close()
@@ -150,23 +152,3 @@ def _run(settings: Settings, signals: Signals) -> int:
 
 def _facts(settings: Settings) -> dict[str, Any]:
     return {"version": __version__, "worker_id": settings.worker_id, "group_id": settings.kafka_group_id}
-
-
-def _serve(process: DispatchProcess, signals: Signals, drain_s: float) -> int:
-    process.health.watch(process)
-    process.start()
-    _log.info("ready")
-    try:
-        while not signals.count:
-            process.poll()
-        _log.warning("signal", number=signals.number, waiting_requests=process.unfinished())
-        process.drain(drain_s, hurry=lambda: signals.count > 1)
-    except Crashed as crash:
-        # What is not committed is repeated by the next owner; a close would commit on top of a broken state.
-        _log.error("crashed")
-        process.stop()
-        if isinstance(crash.__cause__, StartupError):
-            raise crash.__cause__ from None
-        return EXIT_CRASHED
-    _log.info("stopped")
-    return 0
