@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import structlog
-import typer
-
-from worker.errors import WorkerError
+from worker.cli.long_running import exit_with
 from worker.settings import load_settings
 from worker.telemetry import logs
 
@@ -21,11 +18,4 @@ def dispatch() -> None:
     logs.configure(settings.log_level, settings.log_format)
     from worker.dispatch.start import run
 
-    try:
-        code = run(settings)
-    except WorkerError:
-        raise
-    except Exception:
-        structlog.get_logger().error("dispatcher_died", exc_info=True)
-        raise
-    raise typer.Exit(code)
+    exit_with(lambda: run(settings), died="dispatcher_died")

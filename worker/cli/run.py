@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Annotated, NoReturn
 
-import structlog
 import typer
 
 from worker import startup
-from worker.errors import WorkerError
+from worker.cli.long_running import exit_with
 from worker.settings import load_settings
 from worker.telemetry import logs
 
@@ -48,15 +47,7 @@ def run(
         raise typer.Exit(run_on_cards(settings, gpus))
     from worker.app import run as run_worker
 
-    try:
-        code = run_worker(settings)
-    except WorkerError:
-        raise
-    except Exception:
-        # Whoever reads the log later needs the places; the line and the exit code are those of every verb.
-        structlog.get_logger().error("worker_died", exc_info=True)
-        raise
-    raise typer.Exit(code)
+    exit_with(lambda: run_worker(settings), died="worker_died")
 
 
 def pull_then_run(arguments: Sequence[str]) -> NoReturn:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import structlog
-import typer
-
-from worker.errors import WorkerError
+from worker.cli.long_running import exit_with
 from worker.settings import load_settings
 from worker.telemetry import logs
 
@@ -20,11 +17,4 @@ def webhooks() -> None:
     logs.configure(settings.log_level, settings.log_format)
     from worker.webhooks.start import run
 
-    try:
-        code = run(settings)
-    except WorkerError:
-        raise
-    except Exception:
-        structlog.get_logger().error("webhooks_died", exc_info=True)
-        raise
-    raise typer.Exit(code)
+    exit_with(lambda: run(settings), died="webhooks_died")

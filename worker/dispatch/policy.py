@@ -26,10 +26,11 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from worker.job import Lane
+from worker.report import guide
 
 LOOK_AHEAD = 1
 # Beyond these waits in seconds a lane is owed a place; the alerts use the same bounds.
-BOUNDS_S: Mapping[Lane, float] = {Lane.URGENT: 2.0, Lane.HIGH: 5.0, Lane.NORMAL: 10.0}
+BOUNDS_S: Mapping[Lane, float] = {lane: guide.BOUNDS_S[lane.label] for lane in Lane}
 # A request may be passed over for so long, for the sake of fewer LoRA changes; an urgent one never is.
 PATIENCE_S: Mapping[Lane, float] = {Lane.URGENT: 0.0, Lane.HIGH: 1.0, Lane.NORMAL: 4.0}
 # How many requests of a lane are looked at for one whose LoRAs a worker has.
