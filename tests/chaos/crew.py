@@ -134,9 +134,7 @@ class Crew:
         elif code is None:
             self._note_crash(post.life, f"did not end its drain in {DRAIN_LIMIT_S:g} s")
         elif code or post.state != "draining":
-            self.crashes.append(
-                f"{post.life.name} ended with exit code {code}: {post.life.log}\n{_last_words(post.life.log)}"
-            )
+            self._note_crash(post.life, f"ended with exit code {code}")
 
     def _note_crash(self, life: Life, what: str) -> None:
         # With the end of the log: where CI runs, the file is gone with the machine.
