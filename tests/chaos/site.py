@@ -18,7 +18,7 @@ from tests.chaos.plan import Kind
 from tests.chaos.proxy import Mood, S3Proxy
 from worker.topics import Topics, TopicsError, create_topics
 
-# After all brokers were killed, the coordinator tells offsets as of the high watermark that was last written down: older
+# After all brokers were killed, the coordinator tells offsets as of the high watermark that was last written down: old
 # ones, until the followers have fetched again (KAFKA-15910).
 STALE_S = 10.0
 # A slow broker is suspended and runs in turns of this length.
