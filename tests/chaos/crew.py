@@ -14,7 +14,7 @@ from tests.chaos.worker_main import EXIT_CANNOT_START
 
 # As Kubernetes would: a worker that ended by itself comes again.
 RESTART_PAUSE_S = 1.0
-# The default of DRAIN_TIMEOUT_S, and as much more as `k8s/base` grants: with all brokers away, each wait for a last commit
+# The default of DRAIN_TIMEOUT_S, and as much more as `k8s/base` grants: with all brokers away, each wait for a commit
 # and for leaving the group lasts until its end.
 DRAIN_LIMIT_S = 30.0 + 120.0
 AT_WORK_SHARE = 0.8
