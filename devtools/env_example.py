@@ -1,4 +1,4 @@
-"""`.env.example`, made from `worker/settings.py` by `python -m devtools.env_example`; a test holds it to the code."""
+"""`.env.example`, made from `worker/settings/` by `python -m devtools.env_example`; a test holds it to the code."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from enum import Enum
 
 from pydantic.fields import FieldInfo
 
-from devtools.settings_table import ROOT, group_of
-from worker.settings import Settings
+from devtools.settings_table import ROOT, SECTIONS
 
 FILE = ROOT / ".env.example"
 WIDTH = 118
 
 _HEAD = """\
-# Written by `python -m devtools.env_example` from worker/settings.py; do not edit it here. Copy it to .env, which git
+# Written by `python -m devtools.env_example` from worker/settings/; do not edit it here. Copy it to .env, which git
 # ignores, and take the # away from what you change: the values shown are the defaults. docs/settings.md says more.
 # Whatever is empty counts as not set. Passwords and keys are better kept as files in SECRETS_DIR than in this file.
 # A worker needs at least KAFKA_BOOTSTRAP_SERVERS, AWS_S3_BUCKET, and credentials where the machine has no role.
@@ -28,13 +27,10 @@ _HEAD = """\
 
 def text() -> str:
     """The whole file."""
-    groups = group_of((ROOT / "worker" / "settings.py").read_text())
-    parts, current = [_HEAD], ""
-    for name, field in Settings.model_fields.items():
-        if groups[name] != current:
-            current = groups[name]
-            parts.append(f"\n# ---- {current}\n")
-        parts.append(_entry(name.upper(), field))
+    parts = [_HEAD]
+    for words, (section, _) in SECTIONS.items():
+        parts.append(f"\n# ---- {words}\n")
+        parts.extend(_entry(name.upper(), field) for name, field in section.model_fields.items())
     return "".join(parts)
 
 

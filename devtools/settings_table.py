@@ -1,11 +1,10 @@
-"""The settings table of the docs, made from `worker/settings.py`: `python -m devtools.settings_table` writes it.
+"""The settings table of the docs, made from `worker/settings/`: `python -m devtools.settings_table` writes it.
 
-The groups are the comments that stand over the fields there. A test holds the page to the code.
+A table for each section of the settings. A test holds the page to the code.
 """
 
 from __future__ import annotations
 
-import ast
 import json
 import types
 from enum import StrEnum
@@ -15,14 +14,24 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from worker.settings import Settings
+from worker.settings.content import ContentSettings
+from worker.settings.delivery import DeliverySettings
+from worker.settings.engine import EngineSettings
+from worker.settings.gateway import GatewaySettings
+from worker.settings.http_and_logs import HttpAndLogSettings
+from worker.settings.kafka import KafkaSettings
+from worker.settings.model import ModelSettings
+from worker.settings.s3 import S3Settings
+from worker.settings.section import Section
+from worker.settings.traces import TraceSettings
+from worker.settings.webhooks import WebhookSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "settings.md"
 
 _INTRODUCTION = """# Settings
 
-Generated from `worker/settings.py` by `python -m devtools.settings_table`; do not edit by hand.
+Generated from `worker/settings/` by `python -m devtools.settings_table`; do not edit by hand.
 
 The worker reads its settings once, at the start. They come from these places; the first one that names a setting wins:
 
@@ -38,17 +47,18 @@ Any librdkafka property can also be set as `KAFKA_` and its name in upper case w
 single variables.
 """
 
-# `group_of` finds the comment above a field; these are the headings for them.
-_HEADINGS = {
-    "Kafka": "Kafka",
-    "S3": "S3",
-    "SDXL": "SDXL",
-    "engine": "Engine and limits of requests",
-    "content": "Profiles and content rules",
-    "delivery": "Delivery",
-    "HTTP and logs": "HTTP and logs",
-    "gateway": "Gateway",
-    "Traces": "Traces",
+# By the words that open a section in `.env.example`: the section, and its heading on the page.
+SECTIONS: dict[str, tuple[type[Section], str]] = {
+    "Kafka": (KafkaSettings, "Kafka"),
+    "S3": (S3Settings, "S3"),
+    "SDXL": (ModelSettings, "SDXL"),
+    "engine": (EngineSettings, "Engine and limits of requests"),
+    "content": (ContentSettings, "Profiles and content rules"),
+    "delivery": (DeliverySettings, "Delivery"),
+    "HTTP and logs": (HttpAndLogSettings, "HTTP and logs"),
+    "Webhooks": (WebhookSettings, "Webhooks"),
+    "gateway": (GatewaySettings, "Gateway"),
+    "Traces": (TraceSettings, "Traces"),
 }
 
 _BOUNDS = {"Ge": ("ge", "≥"), "Gt": ("gt", ">"), "Le": ("le", "≤"), "Lt": ("lt", "<")}
@@ -56,29 +66,11 @@ _BOUNDS = {"Ge": ("ge", "≥"), "Gt": ("gt", ">"), "Le": ("le", "≤"), "Lt": ("
 
 def page() -> str:
     """The whole page as Markdown."""
-    groups = group_of((ROOT / "worker" / "settings.py").read_text())
-    parts, current = [_INTRODUCTION], ""
-    for name, field in Settings.model_fields.items():
-        if groups[name] != current:
-            current = groups[name]
-            heading = _HEADINGS.get(current, current)
-            parts.append(f"\n## {heading}\n\n| variable | default | values | |\n| --- | --- | --- | --- |\n")
-        parts.append(_row(name, field))
+    parts = [_INTRODUCTION]
+    for section, heading in SECTIONS.values():
+        parts.append(f"\n## {heading}\n\n| variable | default | values | |\n| --- | --- | --- | --- |\n")
+        parts.extend(_row(name, field) for name, field in section.model_fields.items())
     return "".join(parts)
-
-
-def group_of(source: str) -> dict[str, str]:
-    """The comment line that opens each field's group, up to its first full stop, by the field's name."""
-    lines = source.splitlines()
-    [settings] = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == "Settings"]
-    groups, current = {}, ""
-    for node in settings.body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            above, before = lines[node.lineno - 2].strip(), lines[node.lineno - 3].strip()
-            if above.startswith("# ") and not before:
-                current = above.removeprefix("# ").partition(".")[0]
-            groups[node.target.id] = current
-    return groups
 
 
 def _row(name: str, field: FieldInfo) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from pydantic_settings import BaseSettings
 
 from worker.errors import SettingsError
 from worker.lora_folder import lora_file
 from worker.rule_files import read_rules
 from worker.settings import Settings, librdkafka_properties, load_settings
+from worker.settings.section import Section
 
 HUSH = "hush-hush-0451"
 
@@ -173,6 +176,15 @@ def test_every_wrong_setting_is_told_at_once(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("HTTP_PORT", "any")
     with pytest.raises(SettingsError, match=r"SLOTS: .*; HTTP_PORT: "):
         load_settings()
+
+
+def test_no_section_hides_a_check_of_another() -> None:
+    """Pydantic keeps one validator for each name, so of two sections with the same name one would lose its check."""
+    sections = [base for base in Settings.__mro__ if issubclass(base, Section) and base is not Section]
+    names = [name for section in sections for name in vars(section) if re.fullmatch(r"_?[a-z]\w*(?<!_)", name)]
+    own = [name for name in names if not hasattr(BaseSettings, name)]
+    assert {"_s3_is_consistent", "_are_brokers", "kafka_client_config", "lora_dir"} <= set(own)
+    assert [name for name in own if own.count(name) > 1] == []
 
 
 def test_settings_cannot_be_changed() -> None:

@@ -51,6 +51,16 @@ def check_utf8(text: str) -> None:
         raise ValueError("it holds bytes that are not UTF-8")
 
 
+def in_any_case(value: object) -> object:
+    """Text in lower case, for settings whose values are words; anything else passes."""
+    return value.lower() if isinstance(value, str) else value
+
+
+def no_trailing_slash(value: str | None) -> str | None:
+    """An address without the slash at its end; `none` counts as no value."""
+    return None if value is None or value == "none" else value.rstrip("/")
+
+
 def credential(value: SecretStr | None) -> SecretStr | None:
     """A key or a secret, which never has blanks.
 
