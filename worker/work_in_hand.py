@@ -29,8 +29,14 @@ class WorkInHand:
 
     @property
     def loras(self) -> str:
-        """The LoRA set of the job that was started last and had one."""
-        return self._loras
+        """The LoRA set that is merged when all of this is drawn: that of the lowest lane's last, else the last one."""
+        with self._lock:
+            jobs = list(self._jobs.values())
+        last, lowest = self._loras, Lane.URGENT
+        for job in jobs:
+            if job.lane >= lowest and (loras := lora_set(job)):
+                last, lowest = loras, job.lane
+        return last
 
     def by_lane(self) -> dict[Lane, tuple[int, float]]:
         """Requests and seconds of work of each lane that are not drawn."""

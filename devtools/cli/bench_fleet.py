@@ -50,7 +50,8 @@ def fleet(
     console = result_console()
     console.print("highest load that keeps the bounds, with and without a dispatcher")
     console.print(_loads(report["simulated"]))
-    console.print("\nchanges of LoRAs per picture at a load of 85 %, with and without affinity")
+    console.print("\nchanges of LoRAs per picture at a load of 85 %, with and without affinity,")
+    console.print("and what affinity leaves of them and of those that read files")
     console.print(_changes(report["loras"]))
 
 
@@ -67,9 +68,15 @@ def _loads(rows: list[dict[str, Any]]) -> Table:
 
 def _changes(rows: list[dict[str, Any]]) -> Table:
     table = Table(box=None, header_style="bold")
-    for heading in ("workers", "affinity", "without", "share"):
+    for heading in ("workers", "affinity", "without", "share", "reads"):
         table.add_column(heading, justify="right")
     for row in rows:
         with_, without = row["changes_per_picture"], row["changes_per_picture_without_affinity"]
-        table.add_row(str(row["workers"]), f"{with_:.2f}", f"{without:.2f}", f"{row['share']:.0%}")
+        table.add_row(
+            str(row["workers"]),
+            f"{with_:.2f}",
+            f"{without:.2f}",
+            f"{row['lora_changes_share']:.0%}",
+            f"{row['reads_share']:.0%}",
+        )
     return table

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from tests.events.strategies import NOW
 from worker.dispatch.fleet import FORGOTTEN_S, SILENT_S, UNPLACED_S, Fleet
 from worker.dispatch.policy import Request
@@ -91,13 +94,13 @@ def test_silence_and_a_farewell_end_it_and_an_old_report_changes_nothing() -> No
     known.hear(report(sequence=5, normal=1), 0.0)
     known.hear(report(sequence=4, normal=0), 1.0)
     assert normal(known, 1.0) == (1, 2.0)
-    assert known.workers(SILENT_S) == {}
+    assert not len(known.workers(SILENT_S))
     assert known.silent(SILENT_S) == ["a"]
     # A new session begins to count anew.
     known.hear(report(sequence=1, session_id="t"), SILENT_S)
     assert list(known.workers(SILENT_S)) == ["a"]
     known.hear(report(sequence=2, session_id="t", accepts=False), SILENT_S)
-    assert known.workers(SILENT_S) == {}
+    assert not len(known.workers(SILENT_S))
     assert known.silent(2 * SILENT_S) == [], "it has said that it takes nothing more"
     known.hear(report(sequence=3, session_id="t"), 2 * SILENT_S)
     assert known.silent(4 * SILENT_S) == ["a"]
@@ -114,3 +117,43 @@ def test_the_partition_with_the_fewest_requests_on_their_way_is_next() -> None:
         places.append(known.place_for("a", Lane.NORMAL))
         known.send(Request(number, Lane.NORMAL, 0.0), places[-1])
     assert [partition for _, partition in places] == [3, 4, 3, 4]
+
+
+HAPPENS = st.lists(
+    st.one_of(
+        st.tuples(st.just("hear"), st.sampled_from("ab"), st.integers(0, 6), st.booleans(), st.sets(st.integers(0, 3))),
+        st.tuples(st.just("send"), st.integers(0, 9), st.integers(0, 3)),
+        st.tuples(st.sampled_from(("written", "durable", "unsend")), st.integers(0, 9), st.integers(0, 6)),
+        st.tuples(st.just("wait"), st.sampled_from((0.1, 1.0, SILENT_S))),
+    ),
+    max_size=40,
+)
+
+
+@given(HAPPENS)
+def test_looking_at_what_has_changed_is_as_good_as_looking_at_everything(happens: list[tuple[Any, ...]]) -> None:
+    often, once = fleet(), fleet()
+    now_s, sent = 0.0, set[int]()
+    for sequence, (what, *how) in enumerate(happens):
+        for known in (often, once):
+            match what:
+                case "hear":
+                    name, position, accepts, numbers = how
+                    places = tuple(WorkPartition(topic=NORMAL, partition=n, position=position) for n in sorted(numbers))
+                    known.hear(
+                        report(name, sequence, partitions=places, accepts=accepts, loras=(str(position),)), now_s
+                    )
+                case "send" if how[0] not in sent:
+                    known.send(Request(how[0], Lane.NORMAL, now_s, loras="x"), (NORMAL, how[1]))
+                case "written":
+                    known.written(how[0], how[1])
+                case "durable":
+                    known.durable(how[0], now_s)
+                case "unsend":
+                    known.unsend(how[0])
+        sent |= {how[0]} if what == "send" else set()
+        now_s += how[0] if what == "wait" else 0.0
+        often.workers(now_s)
+    once._changed.update("ab")
+    seen, seen_once = often.workers(now_s), once.workers(now_s)
+    assert {name: seen[name] for name in seen} == {name: seen_once[name] for name in seen_once}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.dispatch.policy import BOUNDS_S, LOOK_AHEAD, PATIENCE_S, Backlog, Choice, Request, Worker
+from worker.dispatch.policy import BOUNDS_S, LOOK_AHEAD, PATIENCE, Backlog, Choice, Request, Roster, Worker
 from worker.job import Lane
 
 MODELS = ("photo", "anime")
+SLOWEST_S = 3.0
 
 
 def request(
@@ -18,7 +21,7 @@ def request(
 
 
 def chosen(backlog: Backlog, *workers: Worker, now_s: float = 0.0) -> list[tuple[object, str]]:
-    choices = backlog.choose({worker.name: worker for worker in workers}, now_s)
+    choices = backlog.choose(Roster(workers), now_s)
     return [(choice.request.key, choice.worker.name) for choice in choices]
 
 
@@ -78,9 +81,36 @@ def test_a_request_that_fits_goes_first_until_the_first_one_runs_out_of_patience
     worker = holding("a", normal=1, loras=frozenset(["x"]))
     assert chosen(backlog, worker, now_s=1.0) == [(2, "a")]
     worker.unfinished[Lane.NORMAL] = 1
-    assert chosen(backlog, worker, now_s=1.0 + PATIENCE_S[Lane.NORMAL] - 0.1) == [(3, "a")]
+    assert chosen(backlog, worker, now_s=PATIENCE[Lane.NORMAL] - 0.1) == [(3, "a")]
     worker.unfinished[Lane.NORMAL] = 1
-    assert chosen(backlog, worker, now_s=1.0 + PATIENCE_S[Lane.NORMAL]) == [(1, "a")]
+    assert chosen(backlog, worker, now_s=PATIENCE[Lane.NORMAL]) == [(1, "a")]
+
+
+def test_look_ahead_is_kept_for_requests_that_fit_and_an_idle_worker_is_not() -> None:
+    busy, idle = holding("busy", normal=1, loras=frozenset(["x"])), Worker("idle", loras=frozenset(["x"]))
+    backlog = backlog_of(request(1, loras="z"), request(2, Lane.HIGH, loras="y"))
+    assert chosen(backlog, busy) == [], "a change and a stopped picture can wait"
+    assert chosen(backlog, busy, idle) == [(2, "idle")]
+    assert chosen(backlog, busy, now_s=PATIENCE[Lane.NORMAL]) == [(1, "busy")]
+
+
+def test_a_request_without_loras_waits_for_nobody() -> None:
+    backlog = backlog_of(request(1, loras="y"), request(2))
+    assert chosen(backlog, holding("busy", normal=1)) == [(2, "busy")]
+
+
+def test_loras_that_were_merged_lately_are_at_hand() -> None:
+    one, other = Worker("a"), Worker("b", loras=frozenset(["x"]))
+    other.take(request(0, loras="y"))
+    other.unfinished[Lane.NORMAL], other.seconds[Lane.NORMAL] = 0, 0.0
+    assert chosen(backlog_of(request(1, loras="x")), one, other) == [(1, "b")]
+
+
+def test_a_picture_that_is_stopped_for_another_is_drawn_on_with_its_own_loras() -> None:
+    worker = holding("a", normal=1, loras=frozenset(["x"]))
+    worker.take(request(1, Lane.URGENT, loras="y"))
+    assert worker.fits("x")
+    assert not worker.fits("y")
 
 
 def test_a_model_that_nobody_has_holds_up_nobody() -> None:
@@ -109,7 +139,7 @@ FLEETS = st.lists(
         Worker,
         name=st.uuids().map(str),
         rows=st.integers(1, 3),
-        picture_s=st.sampled_from((0.5, 1.0, 3.0)),
+        picture_s=st.sampled_from((0.5, 1.0, SLOWEST_S)),
         models=st.sets(st.sampled_from(MODELS)).map(frozenset),
         loras=st.sampled_from("xyz").map(frozenset),
     ),
@@ -123,10 +153,10 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(FLEETS, EVENTS)
 def test_whatever_happens(workers: list[Worker], events: list[object]) -> None:
-    fleet, backlog, now_s = {worker.name: worker for worker in workers}, Backlog(), 0.0
+    fleet, backlog, now_s = Roster(workers), Backlog(), 0.0
     arrived: dict[int, Request] = {}
     sent: dict[int, Choice] = {}
     finished: set[int] = set()
@@ -137,15 +167,17 @@ def test_whatever_happens(workers: list[Worker], events: list[object]) -> None:
             assert key not in sent, "it was sent twice"
             sent[key] = choice
             assert worker.accepts
-            assert worker.draws(choice.request)
+            assert worker.draws(choice.request.model)
             assert worker.unfinished[lane] <= worker.rows + LOOK_AHEAD, "it was sent more than its look-ahead"
         left = [one for key, one in arrived.items() if key not in sent]
         assert len(backlog) == len(left), "a request was lost"
         for one in left:
-            free = [w for w in workers if w.accepts and w.draws(one) and not any(w.unfinished[: one.lane + 1])]
-            assert not free, "it waits although a worker has nothing of its lane and above"
+            able = [w for w in workers if w.accepts and w.draws(one.model)]
+            assert all(any(w.unfinished) for w in able), "it waits although a worker has nothing to do"
+            if now_s - one.arrived_s >= min(PATIENCE[one.lane] * SLOWEST_S, BOUNDS_S[one.lane] / 2):
+                assert not any(w.is_idle(one.lane) for w in able), "a worker has nothing of its lane and above"
             if now_s - one.arrived_s > BOUNDS_S[one.lane]:
-                own = [w for w in workers if w.accepts and w.draws(one) and not w.unfinished[one.lane]]
+                own = [w for w in able if not w.unfinished[one.lane]]
                 queue = [o for o in left if (o.lane, o.model) == (one.lane, one.model)]
                 assert not own or one.key != queue[0].key, "it is overdue, and waits for other lanes"
 
@@ -159,21 +191,28 @@ def test_whatever_happens(workers: list[Worker], events: list[object]) -> None:
         elif isinstance(event, str):
             worker = workers[int(event) % len(workers)]
             worker.accepts = not worker.accepts
+            fleet.put(worker)
         elif running := [key for key in sent if key not in finished]:
             key = running[int(str(event)) % len(running)]
             finished.add(key)
             choice = sent[key]
             choice.worker.unfinished[choice.request.lane] -= 1
             choice.worker.seconds[choice.request.lane] -= choice.worker.picture_s
+            fleet.put(choice.worker)
         dispatch()
+    for of in itertools.product(Lane, (None, *MODELS)):
+        known, anew = (roster.ranking(*of, owed=False) for roster in (fleet, Roster(workers)))
+        assert (known.ranks, known.by_loras) == (anew.ranks, anew.by_loras), "a change was overlooked"
     # Once everybody is there and finishes what it has, nothing that some worker can draw is left.
     for worker in workers:
         worker.accepts = True
+        fleet.put(worker)
     dispatch()
     while running := [key for key in sent if key not in finished]:
         for key in running:
             finished.add(key)
             sent[key].worker.unfinished[sent[key].request.lane] -= 1
             sent[key].worker.seconds[sent[key].request.lane] -= sent[key].worker.picture_s
+            fleet.put(sent[key].worker)
         dispatch()
-    assert all(not any(w.draws(arrived[key]) for w in workers) for key in arrived.keys() - sent.keys())
+    assert all(not any(w.draws(arrived[key].model) for w in workers) for key in arrived.keys() - sent.keys())

@@ -8,110 +8,47 @@ late instead: it keeps a request until some worker has room for it. The rules, i
    a time, and one more (its look-ahead, so that it never waits for the dispatcher). A request whose lane has waited
    beyond its bound is owed a place: then only the worker's requests of the same lane count, and the worker's own
    scheduler shares its steps among the lanes.
-3. It goes to the worker that would begin it first: the one with the fewest seconds of work of that lane and above.
-   Seconds, not requests: a fast card may have two before a slow one has one.
-4. Among workers that would begin it at about the same time, to one that has its LoRAs merged already, then to the one
-   with the least work of any lane, then to the one whose own LoRAs are asked for least, then to the fastest.
-5. Where none of these has its LoRAs, a later request of the lane that fits the chosen worker may go first, but not for
-   longer than the lane's patience.
+3. It goes to a worker that would begin it first: one with the fewest seconds of work of that lane and above. Seconds,
+   not requests: a fast card may have two before a slow one has one. Workers that would begin it at about the same time
+   are equal here (`TIE_SHARE`).
+4. Among these, to one that has its LoRAs merged already. Else to one that has nothing to do, since whoever stops a
+   picture for it changes its LoRAs twice; then to one that had its LoRAs merged lately and need not read them again;
+   then to the one whose own LoRAs are asked for least, to the one with the least work of any lane, to the fastest.
+5. While the lane's first request is patient (`PATIENCE`) and nobody has its LoRAs, a later one that some worker can
+   draw without a change goes before it, and neither is look-ahead used up for it nor a picture stopped. A worker that
+   has nothing to do is never kept waiting.
 
 A request may name a model; only workers that have it are asked, and it never holds up requests for other models.
+`roster.py` keeps the workers in the order that the third rule asks for.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 
+from worker.dispatch.roster import LOOK_AHEAD, Ranking, Request, Roster, Worker
 from worker.job import Lane
 from worker.report import guide
 
-LOOK_AHEAD = 1
+__all__ = ["BOUNDS_S", "LOOK_AHEAD", "PATIENCE", "Backlog", "Choice", "Request", "Roster", "Worker"]
+
 # Beyond these waits in seconds a lane is owed a place; the alerts use the same bounds.
 BOUNDS_S: Mapping[Lane, float] = {lane: guide.BOUNDS_S[lane.label] for lane in Lane}
-# A request may be passed over for so long, for the sake of fewer LoRA changes; an urgent one never is.
-PATIENCE_S: Mapping[Lane, float] = {Lane.URGENT: 0.0, Lane.HIGH: 1.0, Lane.NORMAL: 4.0}
+# For so long a request that needs a change of LoRAs may be passed over: in pictures of the worker that would begin it
+# first, and never for longer than half of its bound. An urgent one never is.
+PATIENCE: Mapping[Lane, float] = {Lane.URGENT: 0.0, Lane.HIGH: 0.5, Lane.NORMAL: 2.0}
 # How many requests of a lane are looked at for one whose LoRAs a worker has.
 WINDOW = 256
-# Two workers begin a request at about the same time when they differ by less than this share of its own seconds. A
-# normal request may wait for one picture where that saves a change of LoRAs; an urgent one never waits for that.
-TIE_SHARE: Mapping[Lane, float] = {Lane.URGENT: 0.0, Lane.HIGH: 0.25, Lane.NORMAL: 1.0}
+# How many workers that would begin a request at about the same time are compared.
+COMPARED = 32
+# Two workers begin a request at about the same time when they differ by less than this share of its own seconds. It may
+# wait for one picture where that saves a change of LoRAs; an urgent one never does.
+TIE_SHARE: Mapping[Lane, float] = {Lane.URGENT: 0.0, Lane.HIGH: 1.0, Lane.NORMAL: 1.0}
 # Sets are counted over about this many requests, so that what is rarely asked for gives way.
 COUNTED = 4_096
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A request as the policy sees it.
-
-    Attributes:
-        key: what the caller knows it by.
-        lane: its lane.
-        arrived_s: when the dispatcher read it, on the dispatcher's clock.
-        pictures: its work as a multiple of a standard picture's.
-        loras: name of its LoRA set; empty for none, which every worker can draw at no cost.
-        model: the model that it must be drawn with; None for whichever a worker has.
-    """
-
-    key: Hashable
-    lane: Lane
-    arrived_s: float
-    pictures: float = 1.0
-    loras: str = ""
-    model: str | None = None
-
-
-@dataclass(slots=True)
-class Worker:
-    """What is known of a worker: its last report, and what has been sent to it since.
-
-    Attributes:
-        name: its id.
-        rows: how many pictures it draws at a time.
-        picture_s: seconds that it takes for a standard picture.
-        models: what it has loaded.
-        loras: the LoRA sets that it has merged, or will have when what it was sent is drawn.
-        accepts: whether anything may be sent; false while it drains.
-        lanes: those that it has a partition of.
-        unfinished: requests by lane that it has not finished.
-        seconds: seconds of work by lane that these are.
-    """
-
-    name: str
-    rows: int = 1
-    picture_s: float = 1.0
-    models: frozenset[str] = frozenset()
-    loras: frozenset[str] = frozenset()
-    accepts: bool = True
-    lanes: frozenset[Lane] = frozenset(Lane)
-    unfinished: list[int] = field(default_factory=lambda: [0] * len(Lane))
-    seconds: list[float] = field(default_factory=lambda: [0.0] * len(Lane))
-
-    def has_room(self, lane: Lane, *, owed: bool = False) -> bool:
-        """Whether it may be sent one more request of `lane`; `owed` leaves the lanes above out of account."""
-        held = self.unfinished[lane] if owed else sum(self.unfinished[: lane + 1])
-        return self.accepts and lane in self.lanes and held < self.rows + LOOK_AHEAD
-
-    def ahead_s(self, lane: Lane) -> float:
-        """Seconds until it would begin a new request of `lane`: its work of that lane and those above."""
-        return sum(self.seconds[: lane + 1]) / self.rows
-
-    def draws(self, request: Request) -> bool:
-        """Whether it has the model that the request names."""
-        return request.model is None or request.model in self.models
-
-    def fits(self, request: Request) -> bool:
-        """Whether it can draw the request without changing its LoRAs."""
-        return not request.loras or request.loras in self.loras
-
-    def take(self, request: Request) -> None:
-        """Count a request that is sent to it. What it draws last is what it will have merged."""
-        self.unfinished[request.lane] += 1
-        self.seconds[request.lane] += request.pictures * self.picture_s
-        if request.loras:
-            self.loras = frozenset((request.loras,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +63,8 @@ class Backlog:
     """Requests that wait in the dispatcher, by lane and model, in order of arrival."""
 
     def __init__(self) -> None:
-        self._queues: dict[tuple[Lane, str | None], dict[Hashable, Request]] = {}
-        self._passed_over_s: dict[Hashable, float] = {}
+        # Ordered, since a plain dict gets slower with every entry that is deleted at its front.
+        self._queues: dict[tuple[Lane, str | None], OrderedDict[Hashable, Request]] = {}
         self._popularity = Popularity()
 
     def __len__(self) -> int:
@@ -135,22 +72,22 @@ class Backlog:
 
     def add(self, request: Request) -> None:
         """Append a request to its queue."""
-        self._queues.setdefault((request.lane, request.model), {})[request.key] = request
+        self._queues.setdefault((request.lane, request.model), OrderedDict())[request.key] = request
         self._popularity.count(request.loras)
 
     def remove(self, request: Request) -> None:
         """Take a request out: it was sent, or its partition was given up. Unknown ones are ignored."""
-        queue = self._queues.get((request.lane, request.model), {})
-        queue.pop(request.key, None)
-        self._passed_over_s.pop(request.key, None)
-        if not queue:
-            self._queues.pop((request.lane, request.model), None)
+        queue = self._queues.get((request.lane, request.model))
+        if queue is not None:
+            queue.pop(request.key, None)
+            if not queue:
+                del self._queues[request.lane, request.model]
 
     def waiting(self, lane: Lane) -> int:
         """Number of requests of a lane."""
         return sum(len(queue) for (of, _), queue in self._queues.items() if of == lane)
 
-    def choose(self, workers: Mapping[str, Worker], now_s: float) -> Iterator[Choice]:
+    def choose(self, workers: Roster, now_s: float) -> Iterator[Choice]:
         """Yield what is to be sent now, and take it out; `workers` are updated as if it had been sent.
 
         What nobody has room for stays.
@@ -166,28 +103,51 @@ class Backlog:
         ]
         return [model for _, model in sorted(firsts, key=lambda first: first[0])]
 
-    def _choose(self, lane: Lane, model: str | None, workers: Mapping[str, Worker], now_s: float) -> Iterator[Choice]:
-        opened: dict[bool, list[Worker]] = {}
+    def _choose(self, lane: Lane, model: str | None, workers: Roster, now_s: float) -> Iterator[Choice]:
         while queue := self._queues.get((lane, model)):
             first = next(iter(queue.values()))
-            owed = now_s - first.arrived_s > BOUNDS_S[lane]
-            if owed not in opened:
-                opened[owed] = [worker for worker in workers.values() if worker.draws(first)]
-            opened[owed] = [worker for worker in opened[owed] if worker.has_room(lane, owed=owed)]
-            if not opened[owed]:
+            ranking = workers.ranking(lane, model, owed=now_s - first.arrived_s > BOUNDS_S[lane])
+            choice = self._choose_one(queue, first, ranking, workers, now_s)
+            if choice is None:
                 return
-            worker = _best(opened[owed], first, self._popularity)
-            request = first if worker.fits(first) else self._fitting(queue, first, worker, now_s)
-            worker.take(request)
-            self.remove(request)
-            yield Choice(request, worker)
+            choice.worker.take(choice.request)
+            workers.put(choice.worker)
+            self.remove(choice.request)
+            yield choice
 
-    def _fitting(self, queue: Mapping[Hashable, Request], first: Request, worker: Worker, now_s: float) -> Request:
-        """Return a later request that the worker can draw without a change of LoRAs, while the first has patience."""
-        since_s = self._passed_over_s.setdefault(first.key, now_s)
-        if now_s - since_s >= PATIENCE_S[first.lane]:
-            return first
-        return next((request for request in islice(queue.values(), WINDOW) if worker.fits(request)), first)
+    def _choose_one(
+        self, queue: Mapping[Hashable, Request], first: Request, ranking: Ranking, workers: Roster, now_s: float
+    ) -> Choice | None:
+        """The next request of a queue and its worker; None while the first one is to wait."""
+        soonest = ranking.first()
+        if soonest is None:
+            return None
+        at_s, *_, name = soonest
+        lane, picture_s = first.lane, workers[name].picture_s
+        limit_s = at_s + TIE_SHARE[lane] * first.pictures * picture_s
+        patience_s = min(PATIENCE[lane] * picture_s, BOUNDS_S[lane] / 2)
+        patient = now_s - first.arrived_s < patience_s
+        for request in islice(queue.values(), WINDOW if patient else 1):
+            fitting = ranking.fitting(request.loras, limit_s)
+            if fitting is not None:
+                return Choice(request, workers[fitting[-1]])
+        if patient and any(workers[name].unfinished):
+            return None
+        return Choice(first, self._best(first, [workers[rank[-1]] for rank in ranking.within(limit_s, COMPARED)]))
+
+    def _best(self, request: Request, workers: list[Worker]) -> Worker:
+        """Return the worker that the request goes to, none of which has its LoRAs; see the module's fourth rule."""
+        return min(
+            workers,
+            key=lambda worker: (
+                any(worker.unfinished),
+                request.loras not in worker.recent,
+                self._popularity.of(worker),
+                round(sum(worker.seconds), 3),
+                worker.picture_s,
+                worker.name,
+            ),
+        )
 
 
 class Popularity:
@@ -195,31 +155,16 @@ class Popularity:
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
+        self._total = 0
 
     def count(self, loras: str) -> None:
         """Count a request; older requests count half as much from time to time, and are forgotten."""
         self._counts[loras] += 1
-        if self._counts.total() > COUNTED:
+        self._total += 1
+        if self._total > COUNTED:
             self._counts = Counter({known: count // 2 for known, count in self._counts.items() if count > 1})
+            self._total = self._counts.total()
 
     def of(self, worker: Worker) -> int:
         """What a worker would give up by changing its LoRAs."""
         return sum(self._counts[loras] for loras in worker.loras)
-
-
-def _best(workers: list[Worker], request: Request, popularity: Popularity) -> Worker:
-    """Return the worker that the request goes to; see the module's third and fourth rule."""
-    lane = request.lane
-    ahead = [(worker.ahead_s(lane), worker) for worker in workers]
-    least_s = min(ahead_s for ahead_s, _ in ahead)
-    share = TIE_SHARE[lane] * request.pictures
-    return min(
-        (worker for ahead_s, worker in ahead if ahead_s <= least_s + share * worker.picture_s),
-        key=lambda worker: (
-            not worker.fits(request),
-            sum(worker.seconds),
-            popularity.of(worker),
-            worker.picture_s,
-            worker.name,
-        ),
-    )

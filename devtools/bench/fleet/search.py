@@ -52,7 +52,11 @@ def figures(workers: int, requests: int, seed: int) -> dict[str, Any]:
 
 
 def lora_changes(workers: int, requests: int, seed: int, load: float = 0.85) -> dict[str, Any]:
-    """Changes of the LoRA set per picture with a Zipf choice among `LORAS` sets, with and without affinity."""
+    """Changes of the LoRA set per picture with a Zipf choice among `LORAS` sets, with and without affinity.
+
+    `lora_changes_share` is what affinity leaves of them; `reads_share` what it leaves of the changes to a set that the
+    worker has not drawn lately.
+    """
     fleet = Fleet((PICTURE_S,) * workers, load, requests, loras=LORAS, change_s=CHANGE_S)
     with_, without = with_dispatch(fleet, seed), with_dispatch(replace(fleet, affinity=False), seed)
     return {
@@ -60,6 +64,7 @@ def lora_changes(workers: int, requests: int, seed: int, load: float = 0.85) -> 
         "load": load,
         "changes_per_picture": round(with_.changes_share, 3),
         "changes_per_picture_without_affinity": round(without.changes_share, 3),
-        "share": round(with_.changes_share / without.changes_share, 3),
+        "lora_changes_share": round(with_.changes_share / without.changes_share, 3),
+        "reads_share": round(with_.reads_share / without.reads_share, 3),
         "p95_waits_s": {lane.label: round(with_.quantile_s(lane), 3) for lane in Lane},
     }

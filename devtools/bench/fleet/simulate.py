@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-from worker.dispatch.policy import Backlog, Request, Worker
+from worker.dispatch.policy import Backlog, Request, Roster, Worker
+from worker.dispatch.roster import remembered
 from worker.job import Lane
 
 # Shares of the lanes, as in the capacity model.
@@ -47,10 +48,11 @@ class Fleet:
 
 @dataclass(slots=True)
 class Outcome:
-    """Waits in seconds until the first step, by lane, and the share of requests that changed a worker's LoRAs."""
+    """Waits in seconds until the first step by lane, changes of a worker's LoRAs, and those that read files for it."""
 
     waits_s: dict[Lane, list[float]] = field(default_factory=lambda: {lane: [] for lane in Lane})
     changes: int = 0
+    reads: int = 0
     drawn: int = 0
 
     def quantile_s(self, lane: Lane, quantile: float = QUANTILE) -> float:
@@ -63,6 +65,11 @@ class Outcome:
         """Changes of the LoRA set per picture."""
         return self.changes / self.drawn if self.drawn else 0.0
 
+    @property
+    def reads_share(self) -> float:
+        """Changes to a set that the worker had not drawn lately, per picture."""
+        return self.reads / self.drawn if self.drawn else 0.0
+
 
 @dataclass(slots=True)
 class _Gpu:
@@ -74,6 +81,7 @@ class _Gpu:
     began_s: float = 0.0
     turn: int = 0
     merged: str = ""
+    recent: tuple[str, ...] = ()
 
 
 class _Simulation:
@@ -133,9 +141,10 @@ class _Simulation:
                 self.outcome.waits_s[lane].append(self.now_s - request.arrived_s)
                 self.outcome.drawn += 1
         if request.loras and request.loras != gpu.merged:
-            gpu.merged = request.loras
-            rest_s += self.fleet.change_s
             self.outcome.changes += counts
+            self.outcome.reads += counts and request.loras not in gpu.recent
+            gpu.recent, gpu.merged = remembered(gpu.recent, (request.loras,)), request.loras
+            rest_s += self.fleet.change_s
         gpu.running, gpu.began_s = (lane, number, request, rest_s), self.now_s
         turn = gpu.turn
         self.at(self.now_s + rest_s, lambda: self._end(index, turn))
@@ -163,7 +172,7 @@ def without_dispatch(fleet: Fleet, seed: int) -> Outcome:
 def with_dispatch(fleet: Fleet, seed: int) -> Outcome:
     """Each request goes where the policy sends it, when it does."""
     simulation = _Simulation(fleet, seed)
-    workers = {str(index): Worker(str(index), picture_s=seconds) for index, seconds in enumerate(fleet.picture_s)}
+    workers = Roster(Worker(str(index), picture_s=seconds) for index, seconds in enumerate(fleet.picture_s))
     backlog = Backlog()
     loras: dict[int, str] = {}
 
@@ -187,6 +196,9 @@ def with_dispatch(fleet: Fleet, seed: int) -> Outcome:
             worker = workers[str(index)]
             worker.unfinished[request.lane] -= 1
             worker.seconds[request.lane] -= request.pictures * worker.picture_s
+            if not any(worker.unfinished) and fleet.affinity:
+                worker.loras = frozenset((request.loras,))
+            workers.put(worker)
             dispatch()
 
         simulation.at(simulation.now_s + way_s(), report)
