@@ -254,7 +254,7 @@ def test_the_refiner_follows_compiled_steps_with_loras(make_model: Any) -> None:
 
 def test_nothing_is_reserved_where_no_lora_can_be_merged(toy: WatchedModel) -> None:
     for options in ({"lora_dir": None}, {"lora_dir": toy.lora_dir, "lora_methods": LoraMethods(LoraMode.HOOKS)}):
-        model = SdxlModel(toy.base, **options)  # type: ignore[arg-type]
+        model = SdxlModel(toy.base, **options)
         assert fast_path(model).names == (NAME,)
         assert model.lora_cache.exchange.bytes_held == 0
 
