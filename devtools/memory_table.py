@@ -11,6 +11,7 @@ from worker.memory_plan import show
 from worker.memory_plan.cards import known_cards
 from worker.memory_plan.plan import Models, Wishes
 from worker.memory_plan.weights import SDXL_BASE, SDXL_REFINER
+from worker.memory_plan.working import LATENTS_1024
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "memory.md"
 _BEGIN, _END = "<!-- made by python -m devtools.memory_table -->\n", "<!-- end -->\n"
@@ -26,7 +27,8 @@ def with_table(page: str) -> str:
     _, end, after = rest.partition(_END)
     if not begin or not end:
         raise ValueError("the page has lost the marks around its table")
-    table = show.cards(Models(SDXL_BASE, SDXL_REFINER), Wishes(dtype="bfloat16"), known_cards(), dtype=None)
+    wishes = Wishes(dtype="bfloat16", compiled=(LATENTS_1024,))
+    table = show.cards(Models(SDXL_BASE, SDXL_REFINER), wishes, known_cards(), dtype=None)
     return "".join((before, begin, *(f"{line}\n" for line in show.markdown(table)), end, after))
 
 

@@ -324,7 +324,7 @@ def load_model(settings: Settings) -> tuple[SdxlModel, ModelInfo, dict[str, Any]
     device = resolve_device(settings.device)
     dtype = resolve_dtype(settings.dtype, device)
     precision = str(dtype).removeprefix("torch.")
-    tile_px = plan_start(settings, device, precision)
+    tile_px, has_room = plan_start(settings, device, precision)
     laps.end("memory_plan_s")
     digests = DigestCache(settings.digest_cache_path or default_place())
     model_ids = [name for name in (settings.sdxl_model_id, settings.sdxl_refiner_id) if name is not None]
@@ -385,7 +385,7 @@ def load_model(settings: Settings) -> tuple[SdxlModel, ModelInfo, dict[str, Any]
         settings.refiner_offload,
         embeddings=embeddings,
         lora_cache_bytes=settings.lora_cache_mb << 20,
-        lora_second_copy=settings.lora_second_copy,
+        lora_second_copy=settings.lora_second_copy and has_room,
         lora_methods=info.lora_methods,
     )
     try_out(model, model_id=settings.sdxl_model_id, refiner_id=settings.sdxl_refiner_id)

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.errors import ModelLoadError, SettingsError
-from worker.memory_plan.cards import GIB, card_named, card_of_size
+from worker.memory_plan.cards import GIB, card_named, card_of_size, known_cards
 from worker.memory_plan.cures import cure
-from worker.memory_plan.plan import Models, Wishes, make_plan
+from worker.memory_plan.plan import GRAPH_BYTES, Models, Wishes, make_plan
 from worker.memory_plan.refusal import refuse
 from worker.memory_plan.weights import SDXL_BASE, SDXL_REFINER
 
@@ -62,6 +62,29 @@ def test_the_second_copy_for_loras_is_there_where_there_is_room() -> None:
     assert make_plan(BASE, BF16, card_named("RTX 4090")).lora_copy == 0
 
 
+def test_captured_steps_count_for_every_stage_and_again_for_the_second_copy() -> None:
+    card, sizes = card_named("RTX 4090"), (64 * 64, 128 * 128)
+    asked = replace(BF16, compiled=sizes)
+    step = make_plan(BASE, replace(BF16, max_pixels=1024 * 1024), card).buckets[-1].step
+    for models, wishes, graphs in (
+        (BASE, asked, 2),
+        (BASE, replace(asked, loras=True), 4),
+        (BOTH, asked, 4),
+    ):
+        plan, without = make_plan(models, wishes, card), make_plan(models, replace(wishes, compiled=()), card)
+        assert plan.graphs == pytest.approx(step + graphs * GRAPH_BYTES, rel=0.25)
+        assert plan.total == without.total + plan.graphs
+        assert plan.needed == without.needed, "a worker without room for them draws eagerly"
+    assert make_plan(BOTH, replace(asked, refiner_offload=True), card).graphs == 0
+
+
+def test_captured_steps_never_change_how_pictures_are_decoded() -> None:
+    for card in known_cards():
+        wishes = replace(BF16, dtype=card.dtype)
+        many = replace(wishes, compiled=(128 * 128,) * 50)
+        assert make_plan(BASE, many, card).tile_px == make_plan(BASE, wishes, card).tile_px
+
+
 @pytest.mark.parametrize(
     ("card", "models", "wishes", "settings"),
     [
@@ -107,6 +130,7 @@ wished = st.builds(
     rows=st.none() | st.integers(1, 64),
     loras=st.booleans(),
     lora_bytes=st.integers(0, 4 * 10**9),
+    compiled=st.sampled_from([(), (64 * 64,), (128 * 128,) * 8]),
 )
 
 

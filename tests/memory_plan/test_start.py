@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -33,17 +34,17 @@ def settings(**given: object) -> Settings:
 
 def test_a_small_card_decodes_in_tiles_and_says_so(card: SimpleNamespace) -> None:
     with structlog.testing.capture_logs() as logged:
-        assert plan_start(settings(), CUDA, "float16") == 256
+        assert plan_start(settings(), CUDA, "float16") == (256, True)
     assert [(line["event"], line["card"], line["vae_tile_px"]) for line in logged] == [
         ("memory_planned", card.name, 256)
     ]
     card.total_memory = card.free = 24 * 2**30
-    assert plan_start(settings(), CUDA, "float16") is None
+    assert plan_start(settings(), CUDA, "float16") == (None, True)
 
 
 def test_free_memory_decides_nothing_but_whether_the_worker_starts(card: SimpleNamespace) -> None:
     card.total_memory, card.free = 24 * 2**30, 14 * GB
-    assert plan_start(settings(), CUDA, "float16") is None
+    assert plan_start(settings(), CUDA, "float16") == (None, True)
     card.free = 3 * GB
     with pytest.raises(ModelLoadError, match=r"3\.0 GB free"):
         plan_start(settings(), CUDA, "float16")
@@ -57,4 +58,16 @@ def test_what_cannot_fit_is_refused_with_what_would() -> None:
 
 @pytest.mark.parametrize(("setting", "tile_px"), [("auto", None), ("none", None), ("256", 256)])
 def test_without_a_card_only_the_setting_decides(setting: str, tile_px: int | None) -> None:
-    assert plan_start(settings(vae_tile_px=setting), torch.device("cpu"), "float32") == tile_px
+    assert plan_start(settings(vae_tile_px=setting), torch.device("cpu"), "float32") == (tile_px, True)
+
+
+@pytest.mark.parametrize(
+    ("gib", "compile", "second_copy"), [(24, "auto", True), (12, "auto", False), (12, "off", True)]
+)
+def test_captured_steps_ask_for_the_whole_second_copy_or_none(
+    card: SimpleNamespace, tmp_path: Path, gib: int, compile: str, second_copy: bool
+) -> None:
+    (tmp_path / "style.safetensors").write_bytes(b"1")
+    card.total_memory = card.free = gib * 2**30
+    asked = settings(sdxl_lora_path=tmp_path, compile=compile)
+    assert plan_start(asked, CUDA, "bfloat16").second_copy is second_copy

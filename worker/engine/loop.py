@@ -103,6 +103,7 @@ class StepEngine:
         self._stopwatch = clock if stopwatch is None else stopwatch
         self._calls = calls
         self._fast = FastPath() if fast is None else fast
+        self._fast.times.tell(scheduler.cost)
         self._accelerator = accelerator_of(model.device) if accelerator is None else accelerator
         self._checkpoints = checkpoints
         self._ladder = MemoryLadder(model, scheduler.policy.rows_max)

@@ -103,6 +103,11 @@ class SdxlModel:
         if self._offload is not None and self._offload.bring(stage) and stage is Stage.BASE:
             self.lora_cache.exchange.on_moved()
 
+    @property
+    def merges_loras(self) -> bool:
+        """Whether there may be jobs whose LoRAs are merged into the weights."""
+        return self.lora_dir is not None and self.lora_methods.mode is not LoraMode.HOOKS
+
     def unet(self, stage: Stage) -> Any:
         """Return the UNet of a stage."""
         return self._pipe(stage).unet

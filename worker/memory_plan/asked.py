@@ -8,6 +8,7 @@ from worker.call_sizes import UNPADDED_ROWS
 from worker.lora_folder import is_lora_file
 from worker.memory_plan.plan import Models, Wishes
 from worker.memory_plan.weights import SDXL_BASE, SDXL_REFINER, read_weights
+from worker.memory_plan.working import PX_PER_LATENT
 from worker.settings import Settings
 
 
@@ -37,7 +38,16 @@ def wishes_of(settings: Settings, dtype: str) -> Wishes:
         loras=bool(sizes),
         lora_bytes=min(sum(sizes[: settings.lora_cache_size]), settings.lora_cache_mb << 20),
         largest_lora=max(sizes, default=0),
+        compiled=_compiled(settings),
     )
+
+
+def _compiled(settings: Settings) -> tuple[int, ...]:
+    """The latent positions of the pictures whose steps are compiled, where there is a GPU."""
+    if settings.compile == "off" or not settings.deterministic:
+        return ()
+    positions = [height * width // PX_PER_LATENT**2 for width, height in settings.sizes_compiled]
+    return tuple(positions * settings.compile_chunks)
 
 
 def _lora_sizes(folder: Path | None) -> list[int]:

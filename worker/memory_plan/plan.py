@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from worker.call_sizes import CallSizes
 from worker.memory_plan.cards import Card
@@ -14,6 +14,8 @@ CONTEXT_BYTES = 600_000_000
 # Workspaces of convolutions, cached prompts, and what lies unused between allocations. An estimate: without it a worker
 # starts, but may have to save memory while it runs.
 SPARE_BYTES = 500_000_000
+# What the driver keeps of one captured step, with its inputs: some 2,000 kernels with their arguments. An estimate.
+GRAPH_BYTES = 64_000_000
 
 # Sides of the tiles that a picture may be decoded in, the best first; None: as a whole.
 TILES_PX: tuple[int | None, ...] = (None, 512, 256)
@@ -41,6 +43,7 @@ class Wishes:
         loras: whether there are LoRAs at all.
         lora_bytes: of those that are kept on the device.
         largest_lora: of one of them.
+        compiled: latent positions of the pictures whose steps are compiled, once for each number of chunks.
     """
 
     dtype: str
@@ -52,6 +55,7 @@ class Wishes:
     loras: bool = False
     lora_bytes: int = 0
     largest_lora: int = 0
+    compiled: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,7 @@ class Plan:
         working: the most that a step or a decode needs, whichever is more.
         lora_copy: the second copy of the UNet's weights, for merged LoRAs; 0 where there are none, or no room for it.
         tile_px: side of the tiles that pictures are decoded in; None: as a whole.
+        graphs: what captured steps keep: memory of their own for the largest of them, and what the driver holds.
     """
 
     card: Card
@@ -85,16 +90,17 @@ class Plan:
     working: int
     tile_px: int | None
     buckets: tuple[Bucket, ...]
+    graphs: int = 0
 
     @property
     def needed(self) -> int:
-        """Bytes without which the largest picture cannot be drawn; neither the second copy nor anything spare."""
+        """Bytes without which the largest picture cannot be drawn: no second copy, no captured steps, nothing spare."""
         return CONTEXT_BYTES + self.weights + self.loras + self.working
 
     @property
     def total(self) -> int:
         """Bytes in use at the worst moment, as far as they can be told."""
-        return self.needed + self.lora_copy + SPARE_BYTES
+        return self.needed + self.lora_copy + self.graphs + SPARE_BYTES
 
     @property
     def fits(self) -> bool:
@@ -110,16 +116,28 @@ def make_plan(models: Models, wishes: Wishes, card: Card) -> Plan:
     """Return the plan for a card.
 
     With VAE_TILE_PX=auto, pictures are decoded in the largest tiles that leave something to spare, else in those that
-    fit, else in the smallest. The second copy for merged LoRAs is on the card where it fits with all else.
+    fit, else in the smallest; captured steps have no part in this choice, which changes pictures. The second copy for
+    merged LoRAs is on the card where it fits with all else, captured steps included, which are twice as many then.
     """
     tiles = TILES_PX if wishes.tile == "auto" else (TILE_CHOICES[wishes.tile],)
     plans = [_with_tiles(models, wishes, card, tile) for tile in tiles]
     roomy = [plan for plan in plans if plan.total <= card.total]
     plan = next(iter(roomy or [plan for plan in plans if plan.fits]), plans[-1])
-    copy = models.base.count(UNET) * DTYPE_BYTES[wishes.dtype] if wishes.loras else 0
-    if plan.total + copy > card.total:
+    plan = replace(plan, graphs=_graphs(models, wishes, card, second_copy=False))
+    if not wishes.loras:
         return plan
-    return Plan(plan.card, plan.weights, plan.loras, copy, plan.working, plan.tile_px, plan.buckets)
+    copy = models.base.count(UNET) * DTYPE_BYTES[wishes.dtype]
+    with_copy = replace(plan, lora_copy=copy, graphs=_graphs(models, wishes, card, second_copy=True))
+    return plan if with_copy.total > card.total else with_copy
+
+
+def _graphs(models: Models, wishes: Wishes, card: Card, *, second_copy: bool) -> int:
+    if not wishes.compiled or (wishes.refiner_offload and models.refiner is not None):
+        return 0
+    # Each is captured for every stage, and for the base's second copy; all of them share their working memory.
+    number = 1 + (models.refiner is not None) + second_copy
+    working = max(_bucket(models, wishes, card, None, positions).step for positions in wishes.compiled)
+    return working + number * len(wishes.compiled) * GRAPH_BYTES
 
 
 def _with_tiles(models: Models, wishes: Wishes, card: Card, tile_px: int | None) -> Plan:

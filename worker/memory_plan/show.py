@@ -26,6 +26,8 @@ def uses(plan: Plan, wishes: Wishes) -> Table:
         rows.append(("LoRAs that are kept", gb(plan.loras)))
     if wishes.loras:
         rows.append(("second copy for merged LoRAs", gb(plan.lora_copy) if plan.lora_copy else "no room on the card"))
+    if plan.graphs:
+        rows.append(("captured steps", gb(plan.graphs)))
     rows += [("spare", gb(SPARE_BYTES)), ("together", gb(plan.total)), (plan.card.name, gb(plan.card.total))]
     return ("use", "GB"), rows
 
@@ -90,6 +92,7 @@ def as_json(models: Models, wishes: Wishes, plan: Plan) -> dict[str, Any]:
         "working_bytes": plan.working,
         "lora_cache_bytes": plan.loras,
         "lora_copy_bytes": plan.lora_copy,
+        "graphs_bytes": plan.graphs,
         "vae_tile_px": plan.tile_px,
         "settings_that_fit": None if plan.fits else cure(models, wishes, plan),
         "assumed_models": models.base.assumed or (models.refiner is not None and models.refiner.assumed),

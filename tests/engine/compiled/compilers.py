@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from tests.engine.scenario import SLOTS, make_job
 from worker.call_sizes import CallSizes
-from worker.engine.accelerator import Accelerator
+from worker.engine.accelerator import Accelerator, Tensors
 from worker.engine.compiled.compiler import Compiler
-from worker.engine.compiled.fast_path import FastPath, Plan, warm_up
+from worker.engine.compiled.fast_path import FastPath, Plan
 from worker.engine.compiled.region import Outputs, Region
+from worker.engine.compiled.warm_up import warm_up
 from worker.engine.cost import Stage
 from worker.engine.pipeline import SdxlModel
 
@@ -51,10 +55,51 @@ def failing(error: BaseException, after: int = 0) -> NotCompiled:
     return NotCompiled(spoil=spoil)
 
 
+class Capturing(Accelerator):
+    """Captures graphs as CUDA does: a replay computes with the weights that lie where they lay, whatever has been put
+    in their place, and knows nothing of weights that came later.
+    """
+
+    def __init__(self, unet: Any) -> None:
+        self.captured = self.replayed = 0
+        self._modules = list(unet.modules())
+
+    def graph(self, call: Callable[[], Tensors]) -> Callable[[], Tensors]:
+        self.captured += 1
+        call()
+        weights = [
+            (module, name, None if parameter is None else parameter.data)
+            for module in self._modules
+            for name, parameter in module._parameters.items()
+        ]
+
+        def replay() -> Tensors:
+            self.replayed += 1
+            with self._put(weights):
+                return tuple(output.clone() for output in call())
+
+        return replay
+
+    @contextmanager
+    def _put(self, weights: Sequence[tuple[Any, str, torch.Tensor | None]]) -> Iterator[None]:
+        before = [dict(module._parameters) for module in self._modules]
+        with torch.inference_mode(False):
+            for module, name, data in weights:
+                module._parameters[name] = None if data is None else torch.nn.Parameter(data, requires_grad=False)
+        try:
+            yield
+        finally:
+            for module, parameters in zip(self._modules, before, strict=True):
+                module._parameters.clear()
+                module._parameters.update(parameters)
+
+
 def fast_path(
     model: SdxlModel,
     compiler: Compiler | None = None,
     *,
+    accelerator: Accelerator | None = None,
+    clock: Callable[[], float] = time.monotonic,
     sizes: Sequence[tuple[int, int]] = (SIDE,),
     chunks: int = 1,
     guided: bool = True,
@@ -69,5 +114,6 @@ def fast_path(
         groups,
         make_job("check", guidance=5.0),
         compiler=NotCompiled() if compiler is None else compiler,
-        accelerator=Accelerator(),
+        accelerator=Accelerator() if accelerator is None else accelerator,
+        clock=clock,
     )

@@ -30,7 +30,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> WatchedModel:
 def fast(model: WatchedModel) -> FastPath:
     before = graphs()
     fast = fast_path(model, Compiler("aot_eager"))
-    assert (len(fast.names), graphs() - before) == (1, 1)
+    # The second copy, into which LoRAs are merged, is drawn with the same graph.
+    assert (len(fast.names), graphs() - before) == (2, 1)
     return fast
 
 
@@ -45,7 +46,7 @@ def drawn(model: WatchedModel, fast: FastPath, *jobs: Job) -> dict[str, Picture]
 
 
 def test_nothing_is_compiled_after_the_warm_up(model: WatchedModel, fast: FastPath) -> None:
-    names = [path.stem for path in sorted(model.lora_dir.iterdir())][:3]  # type: ignore[union-attr]
+    names = [path.stem for path in sorted(model.lora_dir.iterdir())]  # type: ignore[union-attr]
     before = graphs()
     pictures = drawn(
         model,
@@ -57,11 +58,11 @@ def test_nothing_is_compiled_after_the_warm_up(model: WatchedModel, fast: FastPa
         guided("refined", refined=True, steps=6),
         guided("euler", scheduler="EulerAncestralDiscreteScheduler"),
         *[guided(name, loras=[(name, 0.7)]) for name in names],
-        guided("several", loras=[(name, 0.5) for name in names]),
+        guided("several", loras=[(name, 0.5) for name in names[:3]]),
         guided("again", seed=3),
     )
     compiled = {name for name, picture in pictures.items() if picture.compiled}
-    assert compiled == {"plain", "euler", "again"}
+    assert compiled == {"plain", "euler", "again", "several", *names}
     assert graphs() == before
     assert fast.names, "a call that would have been compiled gives its bucket up"
 

@@ -52,7 +52,7 @@ def test_a_warmed_shape_is_drawn_by_its_bucket_and_says_so(model: WatchedModel, 
 
 def test_the_refiner_has_a_bucket_of_its_own(model: WatchedModel, fast: FastPath) -> None:
     job = guided("refined", refined=True, steps=6)
-    assert len(fast.names) == 2
+    assert [group.stage for group in fast.groups] == list(Stage)
     [picture] = drawn(model, fast, job).values()
     assert picture.compiled
     assert np.array_equal(picture.pixels, drawn(model, None, job)["refined"].pixels)
@@ -79,15 +79,11 @@ def test_every_scheduler_draws_the_same_alone_and_in_company(
         make_job("unguided"),
         guided("higher", height=128),
         guided("longer", prompt="x" * 80),
-        guided("lora", loras=[("low-rank", 0.7)]),
         replace(guided("eager then"), compiled=False),
     ],
     ids=lambda job: job.job_id,
 )
 def test_anything_else_is_drawn_eagerly(model: WatchedModel, fast: FastPath, job: Job) -> None:
-    if job.loras:
-        name = next(path.stem for path in sorted(model.lora_dir.iterdir()))  # type: ignore[union-attr]
-        job = replace(job, loras=((name, 0.7),))
     both = drawn(model, fast, job, guided("beside", steps=3))
     assert (both[job.job_id].compiled, both["beside"].compiled) == (False, True)
     assert np.array_equal(both[job.job_id].pixels, drawn(model, None, job)[job.job_id].pixels)
@@ -95,7 +91,7 @@ def test_anything_else_is_drawn_eagerly(model: WatchedModel, fast: FastPath, job
 
 def test_prompts_of_several_chunks_have_buckets_where_they_are_asked_for(model: WatchedModel) -> None:
     fast = fast_path(model, chunks=2)
-    assert len(fast.names) == 2
+    assert [group.chunks for group in fast.groups] == [1, 2]
     assert drawn(model, fast, guided("long", prompt="x" * 80))["long"].compiled
 
 
@@ -148,8 +144,8 @@ def test_a_signal_during_the_warm_up_ends_it(model: WatchedModel) -> None:
 
 
 def test_a_bucket_that_fails_while_it_serves_is_given_up_and_its_rows_are_drawn_eagerly(model: WatchedModel) -> None:
-    # Each of the two checks runs two steps.
-    fast = fast_path(model, failing(RuntimeError("broken"), after=6))
+    # Each of the two checks runs two steps, with the model's own weights and with the second copy.
+    fast = fast_path(model, failing(RuntimeError("broken"), after=10))
     before = metrics.COMPILED_FALLBACKS._value.get()
     scene = stage(model, fast=fast)
     with capture_logs() as lines:

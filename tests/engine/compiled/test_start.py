@@ -55,10 +55,11 @@ def test_every_stage_gets_its_buckets_before_the_worker_is_ready(model: WatchedM
     compiler = NotCompiled()
     with capture_logs() as lines:
         fast = start_fast_path(model, wish(), CALLS, compiler=compiler)
-    assert fast.names == ("base 8x8 77x1 guided 8", "refiner 8x8 77x1 guided 8")
+    base, refiner = "base 8x8 77x1 guided 8", "refiner 8x8 77x1 guided 8"
+    assert fast.names == (base, f"{base} with LoRAs", refiner)
     assert len(compiler.made) == 2
     ready = [line for line in lines if line["event"] == "bucket_ready"]
-    assert [line["bucket"] for line in ready] == list(fast.names)
+    assert [(line["bucket"], line["loras"]) for line in ready] == [(base, True), (refiner, False)]
     assert len({line["latents_sha256"] for line in ready}) == 2
     assert not model._encoded._kept, "the prompt of the checks is nobody's"
 

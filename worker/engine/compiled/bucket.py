@@ -1,4 +1,9 @@
-"""One bucket of the fast path: the compiled step of one group, with its inputs in place."""
+"""One bucket of the fast path: the compiled step of one group, with its inputs in place.
+
+A captured graph computes with the weights where they lay when it was captured. So there are two graphs of the same
+compiled step, which share the inputs: one for the model's own weights, and one for the second copy, into which LoRAs
+are merged.
+"""
 
 from __future__ import annotations
 
@@ -36,14 +41,33 @@ class Bucket:
         self.group = group
         self._inputs = inputs
         self._held: _Held | None = None
+        self._accelerator = accelerator
         arguments = inputs.all()
-        self._call: Callable[[], Tensors] = accelerator.graph(lambda: region(*arguments))
+        self._region: Callable[[], Tensors] = lambda: region(*arguments)
+        self._own = accelerator.graph(self._region)
+        self._merged: Callable[[], Tensors] | None = None
 
-    def step(self, rows: Sequence[Row]) -> None:
-        """Advance every row by one step; all rows must be of the bucket's group. If this raises, all are unchanged."""
+    def capture_merged(self) -> None:
+        """Capture the step for the second copy, which the model must be computing with."""
+        self._merged = self._accelerator.graph(self._region)
+
+    def drop_merged(self) -> None:
+        """Forget the graph for the second copy, which must not be replayed once that copy is freed."""
+        self._merged = None
+
+    def step(self, rows: Sequence[Row], *, second_copy: bool = False) -> None:
+        """Advance every row by one step; all rows must be of the bucket's group. If this raises, all are unchanged.
+
+        Args:
+            second_copy: compute with the second copy of the weights instead of the model's own.
+        """
+        call = self._own
+        if second_copy:
+            assert self._merged is not None, "the step was not captured for the second copy"
+            call = self._merged
         batch = self._batch_of(rows)
         batch.solvers.fill(self._inputs, batch.latents)
-        noise, stepped, x0 = self._call()
+        noise, stepped, x0 = call()
         try:
             latents = batch.solvers.take((noise, stepped, x0), batch.latents)
         except BaseException:

@@ -1,4 +1,4 @@
-"""All buckets of a worker: planned, compiled and checked before it is ready, and given up where one fails.
+"""All buckets of a worker: planned before it is ready (`warm_up.py`), used, and given up where one fails.
 
 A call runs here only if the worker was told to expect its shape (COMPILE_SIZES) and the bucket agreed with its eager
 twin; everything else is drawn as without the fast path. Nothing is compiled while the worker serves.
@@ -6,25 +6,20 @@ twin; everything else is drawn as without the fast path. Nothing is compiled whi
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 
 import structlog
 import torch
 
 from worker.call_sizes import CallSizes
-from worker.engine.accelerator import Accelerator
 from worker.engine.compiled.bucket import Bucket
-from worker.engine.compiled.compiler import Compiler, graphs, no_recompilation
-from worker.engine.compiled.region import make_inputs, make_region
-from worker.engine.compiled.self_check import SelfCheckFailed, check, make_rows
-from worker.engine.cost import Group, Stage
-from worker.engine.denoise import Denoiser
+from worker.engine.compiled.compiler import no_recompilation
+from worker.engine.compiled.region import rows_of
+from worker.engine.cost import CostModel, Group, Stage
 from worker.engine.pipeline import SdxlModel
 from worker.engine.row import Row
-from worker.job import Job
+from worker.job import Job, LoraMethod
 from worker.telemetry import metrics
 
 _log = structlog.get_logger()
@@ -62,32 +57,76 @@ class Plan:
         ]
 
 
-class FastPath:
-    """The buckets that can be used, by group."""
+@dataclass(frozen=True, slots=True)
+class WarmUpTimes:
+    """What the warm-up has measured, in seconds and in its order, the cold ones included.
 
-    def __init__(self) -> None:
+    Full steps by group, and decodes by the latents' (height, width).
+    """
+
+    steps: dict[Group, tuple[float, ...]] = field(default_factory=dict)
+    decodes: dict[tuple[int, int], tuple[float, ...]] = field(default_factory=dict)
+
+    def tell(self, cost: CostModel) -> None:
+        """Let a cost model begin with what was measured."""
+        for group, seconds in self.steps.items():
+            cost.observe(group, rows_of(group), *seconds)
+        for (height, width), seconds in self.decodes.items():
+            cost.observe_decode(height, width, *seconds)
+
+
+class FastPath:
+    """The buckets that can be used, by group.
+
+    Args:
+        model: whose steps they are; None: there are none.
+    """
+
+    def __init__(self, model: SdxlModel | None = None) -> None:
+        self.times = WarmUpTimes()
+        self._model = model
         self._buckets: dict[Group, Bucket] = {}
+        # Those that draw jobs with merged LoRAs too.
+        self._merging: set[Group] = set()
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the buckets that can be used."""
-        return tuple(sorted(map(name_of, self._buckets)))
+        """The names of the buckets that can be used, and of those that LoRAs can be used with."""
+        merging = [f"{name_of(group)} with LoRAs" for group in self._merging & self._buckets.keys()]
+        return tuple(sorted([*map(name_of, self._buckets), *merging]))
 
-    def add(self, bucket: Bucket) -> None:
-        """Use a bucket from now on."""
+    @property
+    def groups(self) -> list[Group]:
+        """The groups that have a bucket."""
+        return list(self._buckets)
+
+    def add(self, bucket: Bucket, *, merges: bool = False) -> None:
+        """Use a bucket from now on; `merges`: for jobs with merged LoRAs too."""
         self._buckets[bucket.group] = bucket
+        if merges:
+            self._merging.add(bucket.group)
         metrics.COMPILED_BUCKETS.set(len(self._buckets))
 
     def draws(self, job: Job, groups: Sequence[Group]) -> bool:
         """Whether all steps of a job run here; it depends on the job and on this worker's buckets alone.
 
         Args:
-            groups: those of its segments, with the size of their calls.
+            groups: those of its segments, with the size of their calls. Its LoRAs must be in the cache.
         """
-        if job.compiled is False or any(weight for _, weight in job.loras):
-            # LoRAs are hooks, which a compiled step does not run.
+        if job.compiled is False or self._model is None:
             return False
-        return all(replace(group, compiled=True) in self._buckets for group in groups)
+        buckets = [replace(group, compiled=True) for group in groups]
+        if not all(bucket in self._buckets for bucket in buckets):
+            return False
+        match self._model.lora_methods.of(job):
+            case None:
+                return True
+            case LoraMethod.HOOKS:
+                # Which a compiled step does not run.
+                return False
+        merging = all(bucket in self._merging for bucket in buckets if bucket.stage is Stage.BASE)
+        # With a bias more, the step would be another one.
+        return merging and not self._model.lora_cache.add_biases(job.loras)
 
     def step(self, group: Group, rows: Sequence[Row]) -> bool:
         """Advance every row by one step; False, with every row unchanged, where the group has no bucket (any more).
@@ -100,60 +139,28 @@ class FastPath:
             return False
         try:
             with no_recompilation():
-                bucket.step(rows)
+                bucket.step(rows, second_copy=self._has_second_copy() and rows[0].conditioning.merged is not None)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever a compiled step raises, the eager one can still draw
             del self._buckets[group]
             metrics.COMPILED_BUCKETS.set(len(self._buckets))
             metrics.COMPILED_FALLBACKS.inc()
-            _log.error("bucket_given_up", bucket=name_of(group), reason=_line(error), hint="drawn eagerly from now on")
+            _log.error(
+                "bucket_given_up", bucket=name_of(group), reason=line_of(error), hint="drawn eagerly from now on"
+            )
             return False
         return True
 
     def forget(self) -> None:
-        """Free what is kept of the last rows."""
+        """Free what is kept of the last rows, and the graphs for a second copy that was given up."""
         for bucket in self._buckets.values():
             bucket.forget()
+            if not self._has_second_copy():
+                bucket.drop_merged()
 
-
-def warm_up(
-    model: SdxlModel,
-    groups: Iterable[Group],
-    job: Job,
-    *,
-    compiler: Compiler,
-    accelerator: Accelerator,
-) -> FastPath:
-    """Compile, run and check a bucket for each group; one that fails is left out, with a line in the log.
-
-    Args:
-        job: whose prompt the checks are drawn with; guided.
-    """
-    fast = FastPath()
-    for group in groups:
-        _log.info("bucket_compiling", bucket=name_of(group))
-        before, graphs_before = time.monotonic(), graphs()
-        try:
-            with torch.inference_mode():
-                bucket, latents = _checked(model, group, job, compiler, accelerator)
-        except torch.OutOfMemoryError:
-            _left_out(group, "it needs more memory than there is")
-        except SelfCheckFailed as error:
-            _left_out(group, str(error))
-        except Exception as error:  # a compiler may raise anything, and none of it is a reason not to draw
-            _left_out(group, _line(error))
-        else:
-            fast.add(bucket)
-            _log.info(
-                "bucket_ready",
-                bucket=name_of(group),
-                seconds=round(time.monotonic() - before, 1),
-                graphs=graphs() - graphs_before,
-                latents_sha256=latents,
-            )
-    accelerator.settle()
-    return fast
+    def _has_second_copy(self) -> bool:
+        return self._model is not None and self._model.lora_cache.exchange.has_second_copy
 
 
 def name_of(group: Group) -> str:
@@ -162,27 +169,7 @@ def name_of(group: Group) -> str:
     return f"{group.stage.name.lower()} {group.width}x{group.height} 77x{group.chunks} {guided} {group.samples}"
 
 
-def _checked(
-    model: SdxlModel, group: Group, job: Job, compiler: Compiler, accelerator: Accelerator
-) -> tuple[Bucket, str]:
-    stage = group.stage
-    model.bring(stage)
-    unet, config, rescale = model.unet(stage), model.scheduler_config(stage), model.guidance_rescale(stage)
-    conditioning, channels = model.condition(job, stage), int(unet.config.in_channels)
-    rows = partial(make_rows, group, job, conditioning, config, channels)
-    first = rows()[0].conditioning
-    inputs = make_inputs(group, channels=channels, prompt=first.prompt, pooled=first.pooled, time_ids=first.time_ids)
-    region = make_region(unet, group, rescale=rescale, velocity=config.prediction_type == "v_prediction")
-    bucket = Bucket(group, compiler.compile(region), inputs, accelerator)
-    return bucket, check(bucket, Denoiser(unet, rescale=rescale), rows)
-
-
-def _left_out(group: Group, reason: str) -> None:
-    metrics.COMPILED_FALLBACKS.inc()
-    _log.warning("bucket_left_out", bucket=name_of(group), reason=reason, hint="its pictures are drawn eagerly")
-
-
-def _line(error: Exception) -> str:
+def line_of(error: Exception) -> str:
     """The first line of a compiler's message, which can have hundreds."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from worker.engine.accelerator import Accelerator
 from worker.engine.compiled.bucket import Bucket
 from worker.engine.compiled.region import rows_of
 from worker.engine.cost import Group
@@ -32,21 +33,45 @@ class SelfCheckFailed(Exception):
     """A bucket draws something else than its eager twin, or not the same twice."""
 
 
-def check(bucket: Bucket, eager: Denoiser, make_rows: Callable[[], list[Row]]) -> str:
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a check has found.
+
+    `latents` are 16 hex digits of the bucket's latents, to be compared between cards of one kind; `seconds` what each
+    of its steps took, in their order.
+    """
+
+    latents: str
+    seconds: tuple[float, ...]
+
+
+def check(
+    bucket: Bucket,
+    eager: Denoiser,
+    make_rows: Callable[[], list[Row]],
+    accelerator: Accelerator,
+    clock: Callable[[], float],
+    *,
+    second_copy: bool = False,
+) -> Checked:
     """Run the same steps on both, and on the bucket twice.
 
     Args:
         make_rows: new rows at their first step, the same at every call.
-
-    Returns:
-        16 hex digits of the bucket's latents, to be compared between cards of one kind.
+        second_copy: the model computes with the second copy of its weights, and so shall the bucket.
 
     Raises:
         SelfCheckFailed: the sentence says by how much they differ.
     """
+    seconds: list[float] = []
+
+    def step(rows: list[Row]) -> None:
+        key = bucket.group, second_copy
+        seconds.append(accelerator.step(lambda: bucket.step(rows, second_copy=second_copy), key, clock))
+
     begun = _latents(make_rows())
     expected = _drawn(make_rows(), lambda rows: eager.step(rows, bucket.group.samples))
-    found, again = _drawn(make_rows(), bucket.step), _drawn(make_rows(), bucket.step)
+    found, again = _drawn(make_rows(), step), _drawn(make_rows(), step)
     bucket.forget()
     eager.forget()
     difference, limit = _difference(found, expected, begun), TOLERANCES[found.dtype]
@@ -54,7 +79,8 @@ def check(bucket: Bucket, eager: Denoiser, make_rows: Callable[[], list[Row]]) -
         raise SelfCheckFailed(f"it differs from the eager steps by {difference:.2g} (at most {limit:g} is tolerated)")
     if not torch.equal(found, again):
         raise SelfCheckFailed("it draws the same steps with other bits the second time")
-    return hashlib.sha256(found.contiguous().view(torch.uint8).cpu().numpy().tobytes()).hexdigest()[:_HASH_DIGITS]
+    digest = hashlib.sha256(found.contiguous().view(torch.uint8).cpu().numpy().tobytes())
+    return Checked(digest.hexdigest()[:_HASH_DIGITS], tuple(seconds))
 
 
 def make_rows(group: Group, job: Job, conditioning: Conditioning, config: Any, channels: int) -> list[Row]:

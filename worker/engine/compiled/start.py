@@ -11,7 +11,8 @@ import torch
 from worker.call_sizes import CallSizes
 from worker.engine.accelerator import accelerator_of
 from worker.engine.compiled.compiler import Compiler, missing_tool, use_cache
-from worker.engine.compiled.fast_path import FastPath, Plan, warm_up
+from worker.engine.compiled.fast_path import FastPath, Plan
+from worker.engine.compiled.warm_up import warm_up
 from worker.engine.cost import Stage
 from worker.engine.pipeline import SdxlModel
 from worker.engine.trial import trial_job

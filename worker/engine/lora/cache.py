@@ -196,6 +196,19 @@ class LoraCache:
         )
         return found or None
 
+    def reserve_second_copy(self) -> bool:
+        """Make the whole second copy of the UNet's weights now (`Exchange.reserve`); False where there is none."""
+        return self.exchange.reserve(self._target.names.modules[UNET].values())
+
+    def add_biases(self, loras: Loras) -> bool:
+        """Whether merging LoRAs, which must be in the cache, gives a layer of the UNet a bias that it does not have."""
+        modules = self._target.names.modules[UNET]
+        return any(
+            change.bias is not None and modules[module]._parameters["bias"] is None
+            for name, _ in _effective(loras)
+            for module, change in self._cache[name].file.changes[UNET].items()
+        )
+
     def mix(self, per_sample: Sequence[Loras]) -> LoraBatch | None:
         """Build the mix that `batch` applies to a UNet call, or None if no sample has a LoRA.
 

@@ -8,6 +8,10 @@ and the layers that a set changes are pointed at these. Rows without LoRAs can b
 and going back costs nothing. A layer's second tensor is made when a LoRA changes the layer first, and then kept.
 Which of the two a layer computes with follows from the set alone: kernels may depend on where a tensor lies.
 
+A second copy that is `reserve`d has a second tensor for every layer from the start, and all of them are used with any
+set, so that a captured graph can keep their addresses. It is given up for good where memory is short, since the graphs
+would keep addresses of what is freed.
+
 Without, the model's own weights of the layers that LoRAs have changed are kept in host memory, pinned for CUDA, and the
 layers' tensors are overwritten and restored. That is for cards without room; an allocation that fails while merging
 with a second copy leads there too. The bits are the same.
@@ -15,55 +19,27 @@ with a second copy leads there too. The bits are the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
 import torch
 
-from worker.engine.lora.change import Change
+from worker.engine.lora.change import SUPPORTED, Change
+from worker.engine.lora.slots import BIAS, WEIGHT, Parts, Slot, merged
 
 # (name, fingerprint, weight) of LoRAs that change the UNet, by name.
 LoraSet = tuple[tuple[str, str, float], ...]
-Parts = list[tuple[Change, float]]
 # The changes of a set: (module, change, weight), by the LoRAs' names.
 ChangesOf = Callable[[LoraSet], Iterable[tuple[Any, Change, float]]]
 HostOf = Callable[[torch.nn.Parameter], torch.Tensor | None]
 
 # Weights between two looks at the time: a layer of SDXL, or a few small ones.
 _SLICE_ELEMENTS = 4 << 20
-_WEIGHT, _BIAS = "weight", "bias"
 
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True, eq=False)
-class _Slot:
-    """One tensor that LoRAs change: a module's weight or bias.
-
-    `own` is the model's, on the device or in host memory; None for a bias that the module does not have. `merged` is
-    the second tensor, where there is one.
-    """
-
-    module: Any
-    name: str
-    own: torch.Tensor | None
-    merged: torch.Tensor | None = None
-
-    @property
-    def here(self) -> torch.Tensor:
-        """The tensor that the module computes with."""
-        tensor: torch.Tensor = getattr(self.module, self.name).data
-        return tensor
-
-    def point(self, tensor: torch.Tensor | None) -> None:
-        """Let the module compute with `tensor`."""
-        if self.own is not None:
-            getattr(self.module, self.name).data = tensor
-        else:
-            bias = None if tensor is None else torch.nn.Parameter(tensor, requires_grad=False)
-            self.module.register_parameter(self.name, bias)
 
 
 @dataclass(slots=True)
@@ -71,8 +47,8 @@ class _Work:
     """What is left to do for `target`."""
 
     target: LoraSet | None
-    changed: list[_Slot]
-    slots: list[tuple[_Slot, Parts]]
+    changed: list[Slot]
+    slots: list[tuple[Slot, Parts]]
 
 
 @dataclass(slots=True)
@@ -90,14 +66,17 @@ class Exchange:
     host_of: HostOf = lambda _: None
     merges: int = 0
     _copies: bool = field(init=False)
-    _slots: dict[tuple[Any, str], _Slot] = field(default_factory=dict)
+    _slots: dict[tuple[Any, str], Slot] = field(default_factory=dict)
     # The set that is merged, whether all of its tensors are written, and those that it changes.
     _holds: LoraSet | None = None
     _whole: bool = True
-    _changed: list[_Slot] = field(default_factory=list)
-    # Those that are pointed at their second tensor, and those whose only tensor is overwritten.
-    _pointed: list[_Slot] = field(default_factory=list)
-    _overwritten: set[_Slot] = field(default_factory=set)
+    _changed: list[Slot] = field(default_factory=list)
+    # Those that always have a second tensor.
+    _reserved: list[Slot] = field(default_factory=list)
+    # Those that are pointed at their second tensor, and those whose only or reserved tensor holds no longer the model's
+    # own values.
+    _pointed: list[Slot] = field(default_factory=list)
+    _overwritten: set[Slot] = field(default_factory=set)
     _used: LoraSet | None = None
     _work: _Work | None = None
 
@@ -124,6 +103,42 @@ class Exchange:
         """What the second tensors take on the device, in bytes."""
         return sum(slot.merged.nbytes for slot in self._slots.values() if slot.merged is not None)
 
+    def reserve(self, modules: Iterable[Any]) -> bool:
+        """Make the second tensors of all that LoRAs may change in `modules`; they stay where they are from then on.
+
+        Where there is too little memory, there is no second copy from then on.
+
+        Returns:
+            Whether there is one.
+        """
+        if not self._copies:
+            return False
+        self._forget()
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                for module in modules:
+                    for name in (WEIGHT, BIAS) if isinstance(module, SUPPORTED) else ():
+                        if getattr(module, name, None) is not None:
+                            slot = self._slot(module, name)
+                            slot.merged = slot.here.clone()
+                            self._reserved.append(slot)
+        except torch.OutOfMemoryError:
+            self._release_reserved()
+        return self._copies
+
+    @contextmanager
+    def scaled(self, factor: float) -> Iterator[None]:
+        """Compute with a reserved copy that holds the model's own weights times `factor`: another model, for checks."""
+        assert self._reserved, "there is no reserved copy"
+        self._forget()
+        try:
+            self._fill_reserved(factor)
+            self._point(self._reserved)
+            yield
+        finally:
+            self._forget()
+            self._fill_reserved(1.0)
+
     def ready(self, wanted: Hashable) -> bool:
         """Whether `use` can be called for a set."""
         if wanted is None and self._copies:
@@ -134,7 +149,7 @@ class Exchange:
         """Let the model compute with a set that is ready; costs nothing where it does already."""
         assert self.ready(wanted), f"{wanted} is not merged"
         if self._used != wanted:
-            self._point([] if wanted is None else self._changed)
+            self._point([] if wanted is None else list(dict.fromkeys(self._reserved + self._changed)))
             self._used = wanted
 
     def bring(self, wanted: LoraSet | None) -> None:
@@ -172,6 +187,9 @@ class Exchange:
         if not self._copies:
             return
         self._forget()
+        if self._reserved:
+            self._release_reserved()
+            return
         self._copies = False
         for slot in self._slots.values():
             slot.merged = None
@@ -214,29 +232,29 @@ class Exchange:
         return True
 
     def _begin(self, wanted: LoraSet | None) -> None:
-        """Plan to write the tensors that `wanted` changes, and to restore those that are overwritten."""
-        parts: dict[_Slot, Parts] = {}
+        """Plan to write the tensors that `wanted` changes, and to restore those that hold another set's values."""
+        parts: dict[Slot, Parts] = {}
         for module, change, weight in () if wanted is None else self.changes_of(wanted):
-            for name, has in ((_WEIGHT, change.kind is not None), (_BIAS, change.bias is not None)):
+            for name, has in ((WEIGHT, change.kind is not None), (BIAS, change.bias is not None)):
                 if has:
                     parts.setdefault(self._slot(module, name), []).append((change, weight))
         # What is in use may be about to be written.
         self._forget()
         self._whole = False
-        restored: list[tuple[_Slot, Parts]] = [(slot, []) for slot in self._overwritten if slot not in parts]
+        restored: list[tuple[Slot, Parts]] = [(slot, []) for slot in self._overwritten if slot not in parts]
         self._work = _Work(wanted, list(parts), restored + list(parts.items()))
 
-    def _slot(self, module: Any, name: str) -> _Slot:
+    def _slot(self, module: Any, name: str) -> Slot:
         slot = self._slots.get((module, name))
         if slot is None:
             parameter = getattr(module, name)
-            slot = _Slot(module, name, None if parameter is None else parameter.data)
+            slot = Slot(module, name, None if parameter is None else parameter.data)
             if parameter is not None and not self._copies:
                 slot.own = self._to_host(slot)
             self._slots[module, name] = slot
         return slot
 
-    def _to_host(self, slot: _Slot) -> torch.Tensor:
+    def _to_host(self, slot: Slot) -> torch.Tensor:
         """Return the model's own tensor, which the module computes with now, in host memory."""
         kept = self.host_of(getattr(slot.module, slot.name))
         if kept is not None:
@@ -245,14 +263,14 @@ class Exchange:
             host = torch.empty_like(slot.here, device="cpu", pin_memory=slot.here.is_cuda)
             return host.copy_(slot.here)
 
-    def _write(self, slot: _Slot, parts: Parts) -> int:
+    def _write(self, slot: Slot, parts: Parts) -> int:
         """Write the merged tensor of a slot, or without parts the model's own; return its size in elements."""
         # Tensors that are created in inference mode could not be changed outside of it later.
         with torch.inference_mode(False), torch.no_grad():
             if slot.own is None:
                 weight = slot.module.weight
                 none = torch.zeros(weight.shape[0], device=weight.device)
-                slot.merged = _merged(none, slot, parts).to(weight.dtype)
+                slot.merged = merged(none, slot, parts).to(weight.dtype)
                 return none.numel()
             if self._copies:
                 if slot.merged is None:
@@ -260,13 +278,30 @@ class Exchange:
                 out = slot.merged
             else:
                 out = slot.here
+            if self._reserved or not self._copies:
                 self._overwritten.add(slot)
-            out.copy_(_merged(slot.own.to(out.device), slot, parts) if parts else slot.own)
+            out.copy_(merged(slot.own.to(out.device), slot, parts) if parts else slot.own)
             if not parts:
                 self._overwritten.discard(slot)
             return out.numel()
 
-    def _point(self, changed: list[_Slot]) -> None:
+    def _fill_reserved(self, factor: float) -> None:
+        with torch.inference_mode(False), torch.no_grad():
+            for slot in self._reserved:
+                assert slot.own is not None
+                assert slot.merged is not None
+                torch.mul(slot.own, factor, out=slot.merged)
+        self._overwritten.clear()
+
+    def _release_reserved(self) -> None:
+        """Free the second copy for good. The model's own weights were never written, so that nothing is restored."""
+        self._forget()
+        self._slots.clear()
+        self._reserved.clear()
+        self._overwritten.clear()
+        self._changed, self.second_copy, self._copies = [], False, False
+
+    def _point(self, changed: list[Slot]) -> None:
         """Point these at their second tensors, and all others at the model's own."""
         with torch.inference_mode(False):
             for slot in self._pointed:
@@ -278,20 +313,6 @@ class Exchange:
     def _forget(self) -> None:
         self._point([])
         self._used, self._holds, self._whole, self._work = None, None, True, None
-
-
-def _merged(own: torch.Tensor, slot: _Slot, parts: Parts) -> torch.Tensor:
-    """Return `own` with the differences added, in float32."""
-    total = own.to(torch.float32, copy=True)
-    for change, weight in parts:
-        if slot.name == _BIAS:
-            assert change.bias is not None
-            delta = change.bias.to(own.device, torch.float32)
-        else:
-            assert change.kind is not None
-            delta = change.kind.to(own.device).delta(own)
-        total.add_(delta, alpha=weight)
-    return total
 
 
 def _wait_for(tensor: torch.Tensor) -> None:
