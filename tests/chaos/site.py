@@ -16,7 +16,8 @@ from tests.chaos.lost_end import Place, end_of, lose_end
 from tests.chaos.options import PARTITIONS
 from tests.chaos.plan import Kind
 from tests.chaos.proxy import Mood, S3Proxy
-from worker.topics import Topics, TopicsError, create_topics
+from worker.topic_admin import TopicsError, create_topics
+from worker.topics import Topics
 
 # A slow broker is suspended and runs in turns of this length.
 SUSPENDED_S, RUNNING_S = 0.3, 0.1

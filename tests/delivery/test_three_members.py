@@ -18,7 +18,8 @@ from worker.delivery.producer import TransactionalProducer
 from worker.delivery.transport import Encoded, Offset, TryAgain
 from worker.job import Lane
 from worker.settings import Settings
-from worker.topics import Topics, create_topics
+from worker.topic_admin import create_topics
+from worker.topics import Topics
 
 
 def joined(settings: Settings, topics: Topics) -> dict[str, Consumer]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from worker.call_sizes import CallSizes
 from worker.delivery.digest import request_digest
 from worker.delivery.keys import object_keys
-from worker.events.types import to_record
+from worker.events.conversion import to_record
 from worker.lora_method import LoraMethods, LoraMode
 
 if TYPE_CHECKING:

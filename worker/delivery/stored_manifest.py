@@ -11,7 +11,8 @@ from typing import Any, TypeAlias, cast
 from worker.call_sizes import stated_samples
 from worker.delivery.keys import Keys, object_keys
 from worker.delivery.manifest import MANIFEST_VERSION
-from worker.events.types import GenerationRequest, OutputFormat, from_record
+from worker.events.conversion import from_record
+from worker.events.types import GenerationRequest, OutputFormat
 from worker.job import AppliedProfile, LoraMethod
 from worker.lora_method import stated_method
 from worker.presets import Preset

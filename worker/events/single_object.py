@@ -10,8 +10,9 @@ from typing import TypeAlias
 from fastavro import schemaless_writer
 
 from worker.errors import UndecodableError
+from worker.events.conversion import to_record
 from worker.events.schemas import current, parse, released
-from worker.events.types import E, Event, to_record
+from worker.events.types import E, Event
 from worker.events.writers import Writer
 
 Headers: TypeAlias = Sequence[tuple[str, bytes | str | None]] | None
