@@ -16,6 +16,7 @@ from tests.chaos.worker_main import EXIT_CANNOT_START
 RESTART_PAUSE_S = 1.0
 DRAIN_LIMIT_S = 60.0
 AT_WORK_SHARE = 0.8
+LAST_WORDS = 4000
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +132,13 @@ class Crew:
         elif code == -signal.SIGTERM and post.state == "draining":
             return  # it was told to drain before it could listen: it had not begun anything
         elif code is None:
-            self.crashes.append(f"{post.life.name} did not end its drain in {DRAIN_LIMIT_S:g} s: {post.life.log}")
+            self._note_crash(post.life, f"did not end its drain in {DRAIN_LIMIT_S:g} s")
         elif code or post.state != "draining":
-            self.crashes.append(f"{post.life.name} ended with exit code {code}: {post.life.log}")
+            self._note_crash(post.life, f"ended with exit code {code}")
+
+    def _note_crash(self, life: Life, what: str) -> None:
+        # With the end of the log: where CI runs, the file is gone with the machine.
+        self.crashes.append(f"{life.name} {what}: {life.log}\n{life.log.read_text()[-LAST_WORDS:]}")
 
     def _victim(self) -> Post | None:
         up = [post for post in self.posts if post.state == "up" and post.life.process.running]
