@@ -54,7 +54,7 @@ class Recovery:
                 return self._block_first(batch, parts, suspects, now)
             if len(suspects) < len(parts):
                 return split(batch, parts, suspects)
-        pause = min(_RETRY_MAX_S, _RETRY_FIRST_S * 2 ** (self.tries - 1))
+        pause: float = min(_RETRY_MAX_S, _RETRY_FIRST_S * 2 ** (self.tries - 1))
         _log.warning("flush_failed", error=str(error), tries=self.tries, retry_in_s=pause, **_where(batch))
         return pause
 
