@@ -14,10 +14,11 @@ from tests.sim.worker import MODEL, SETTINGS
 from worker.delivery.encode import EncodedPicture
 from worker.delivery.finish import Finisher
 from worker.delivery.keys import Keys, object_keys
-from worker.delivery.manifest import dump_manifest, load_manifest
+from worker.delivery.manifest import dump_manifest
 from worker.delivery.messages import MessageWriter
 from worker.delivery.publish import Start
 from worker.delivery.retry_queue import RetryQueue
+from worker.delivery.stored_manifest import load_manifest
 from worker.errors import ErrorCode, StoreUnavailable
 from worker.events.types import GenerationCompleted, GenerationFailed, GenerationRequest, GenerationStatus, JobStatus
 from worker.intake.cancelled_jobs import CancelledJobs

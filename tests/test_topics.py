@@ -17,7 +17,8 @@ from worker.client.errors import CommandError
 from worker.client.ranges import RangeReader
 from worker.events.codec import make_codec
 from worker.settings import Settings
-from worker.topics import DAY_MS, TopicMismatchError, Topics, TopicsError, create_topics, describe_topics
+from worker.topic_admin import TopicMismatchError, TopicsError, create_topics, describe_topics
+from worker.topics import DAY_MS, Topics
 
 
 def test_names_carry_the_prefix() -> None:
@@ -131,6 +132,6 @@ def test_nothing_is_described_where_nothing_exists(kafka: KafkaCluster, topics: 
 
 
 def test_a_cluster_that_does_not_answer_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.topics.ADMIN_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("worker.topic_admin.ADMIN_TIMEOUT_S", 0.5)
     with pytest.raises(TopicsError, match="did not answer"):
         describe_topics({"bootstrap.servers": "127.0.0.1:1", "log_level": 0})

@@ -13,8 +13,10 @@ from worker import kafka_config
 from worker.cluster.checker import ClusterChecker
 from worker.cluster.contact import STATISTICS_INTERVAL_MS
 from worker.cluster.watch import Cluster
+from worker.delivery.at_least_once import IDEMPOTENT_CONFIG, AtLeastOnce
+from worker.delivery.exactly_once import TRANSACTION_CONFIG, ExactlyOnce
 from worker.delivery.producer import TransactionalProducer
-from worker.delivery.transport import IDEMPOTENT_CONFIG, TRANSACTION_CONFIG, AtLeastOnce, ExactlyOnce, Group, Transport
+from worker.delivery.transport import Group, Transport
 from worker.delivery.upload import PictureStore
 from worker.dispatch.reporter import PRODUCER_CONFIG
 from worker.job import Lane

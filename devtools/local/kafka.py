@@ -17,6 +17,7 @@ from confluent_kafka.admin import AdminClient
 
 from devtools.local.kafka_jars import check_java, kafka_jars, run_to_end
 from devtools.local.kafka_java import class_archive, java, reading, writing
+from devtools.local.kafka_properties import LOG4J_PROPERTIES, broker_properties
 from devtools.local.process import LOOPBACK, ChildProcess, ProcessError, free_ports
 
 START_TIMEOUT_S = 60.0
@@ -26,15 +27,6 @@ ARCHIVE_GRACE_S = 120.0
 _ENDED_BY_SIGTERM = 128 + 15  # as a JVM tells it
 FORMAT_TIMEOUT_S = 60.0
 METADATA_TIMEOUT_S = 2.0
-
-LOG4J_PROPERTIES = """\
-rootLogger.level = info
-rootLogger.appenderRef.out.ref = out
-appender.out.type = Console
-appender.out.name = out
-appender.out.layout.type = PatternLayout
-appender.out.layout.pattern = %d{ISO8601} %p %m (%c)%n
-"""
 
 
 class KafkaCluster:
@@ -199,25 +191,9 @@ class KafkaCluster:
         run_to_end(command, FORMAT_TIMEOUT_S, f"the storage of Kafka broker {broker} could not be formatted")
 
     def _properties(self, broker: int) -> dict[str, str]:
-        controllers = zip(self.broker_ids, self._controller_ports, strict=True)
-        voters = ",".join(f"{i}@{LOOPBACK}:{port}" for i, port in controllers)
-        client, controller = self._ports[broker - 1], self._controller_ports[broker - 1]
-        replicas = min(3, len(self._ports))
-        clients = ",".join(
-            f"{name}://{LOOPBACK}:{port}" for name, port in {"PLAINTEXT": client, **self._listeners}.items()
-        )
-        return {
-            "process.roles": "broker,controller",
-            "node.id": str(broker),
-            "controller.quorum.voters": voters,
-            "controller.listener.names": "CONTROLLER",
-            "listeners": f"{clients},CONTROLLER://{LOOPBACK}:{controller}",
-            "advertised.listeners": clients,
-            "log.dirs": str(self._home(broker) / "data"),
-            **_replication(replicas),
-            **LAPTOP_PROPERTIES,
-            **self._settings,
-        }
+        listeners = {"PLAINTEXT": self._ports[broker - 1], **self._listeners}
+        data = self._home(broker) / "data"
+        return broker_properties(broker, self._controller_ports, listeners, data) | self._settings
 
     def _await(self, broker: int) -> None:
         """Wait until this broker answers and has joined the cluster."""
@@ -247,43 +223,3 @@ def _archive_classes(jars: Path, archive: Path) -> None:
             process.stop(ARCHIVE_GRACE_S)
             if process.exit_code != _ENDED_BY_SIGTERM:  # killed while it wrote
                 archive.unlink(missing_ok=True)
-
-
-def _replication(replicas: int) -> dict[str, str]:
-    in_sync = str(max(1, replicas - 1))
-    factor = str(replicas)
-    return {
-        "default.replication.factor": factor,
-        "min.insync.replicas": in_sync,
-        "offsets.topic.replication.factor": factor,
-        "transaction.state.log.replication.factor": factor,
-        "transaction.state.log.min.isr": in_sync,
-        "share.coordinator.state.topic.replication.factor": factor,
-        "share.coordinator.state.topic.min.isr": in_sync,
-    }
-
-
-LAPTOP_PROPERTIES: Mapping[str, str] = {
-    "auto.create.topics.enable": "false",
-    # To save memory: few threads, few internal partitions, little preallocation.
-    "num.network.threads": "2",
-    "num.io.threads": "4",
-    "background.threads": "2",
-    "offsets.topic.num.partitions": "8",
-    "transaction.state.log.num.partitions": "8",
-    "share.coordinator.state.topic.num.partitions": "2",
-    "log.index.size.max.bytes": "1048576",
-    "log.cleaner.dedupe.buffer.size": "16777216",
-    # For quick restarts: a killed broker can only register again when its old session has expired.
-    "broker.session.timeout.ms": "3000",
-    "broker.heartbeat.interval.ms": "500",
-    "group.initial.rebalance.delay.ms": "0",
-    "controlled.shutdown.max.retries": "1",
-    "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
-    # Dead members are noticed within seconds. With KIP-848 only the broker's setting decides that.
-    "group.min.session.timeout.ms": "1000",
-    "group.consumer.min.session.timeout.ms": "1000",
-    "group.consumer.session.timeout.ms": "10000",
-    "group.consumer.min.heartbeat.interval.ms": "500",
-    "group.consumer.heartbeat.interval.ms": "1000",
-}

@@ -16,7 +16,8 @@ from devtools.local.kafka import KafkaCluster
 from devtools.local.kafka_jars import JavaMissingError
 from devtools.local.process import ProcessError, port_is_free
 from devtools.local.seaweedfs import SeaweedFS, SeaweedMissingError
-from worker.topics import DEFAULT_PARTITIONS, Topics, TopicsError, create_topics
+from worker.topic_admin import TopicsError, create_topics
+from worker.topics import DEFAULT_PARTITIONS, Topics
 
 KAFKA_PORT = 9092
 S3_PORT = 8333

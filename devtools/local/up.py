@@ -28,7 +28,8 @@ from devtools.local.services import (
     write_environment,
 )
 from devtools.models.shipped import DEMO_BASE, DEMO_LORAS, DEMO_REFINER
-from worker.topics import Topics, TopicsError, create_topics
+from worker.topic_admin import TopicsError, create_topics
+from worker.topics import Topics
 
 GATEWAY_PORT = 8007
 WORKER_PORT = 8008

@@ -16,7 +16,8 @@ from tests.chaos.lost_end import Place, end_of, lose_end
 from tests.chaos.options import PARTITIONS
 from tests.chaos.plan import Kind
 from tests.chaos.proxy import Mood, S3Proxy
-from worker.topics import Topics, TopicsError, create_topics
+from worker.topic_admin import TopicsError, create_topics
+from worker.topics import Topics
 
 # After all brokers were killed, the coordinator tells offsets as of the high watermark that was last written down: old
 # ones, until the followers have fetched again (KAFKA-15910).

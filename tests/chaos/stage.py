@@ -15,7 +15,8 @@ from tests.chaos.crew import Life
 from tests.chaos.options import BUCKET, PARTITIONS, SESSION_TIMEOUT_S, Options
 from tests.chaos.proxy import S3Proxy
 from tests.forking import ForkedProcess
-from worker.topics import Topics, create_topics
+from worker.topic_admin import create_topics
+from worker.topics import Topics
 
 BROKERS = 3
 GROUP = "chaos"

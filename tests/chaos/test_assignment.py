@@ -18,7 +18,8 @@ from worker.intake.patience import Patience
 from worker.job import Lane
 from worker.settings import Settings
 from worker.threads import SystemThreads
-from worker.topics import Topics, create_topics
+from worker.topic_admin import create_topics
+from worker.topics import Topics
 
 SETTLE_TIMEOUT_S = 60.0
 PARTITIONS = 12

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from worker.delivery.transport import Encoded, ExactlyOnce, Offset
+from worker.delivery.exactly_once import ExactlyOnce
+from worker.delivery.transport import Encoded, Offset
 from worker.intake.ledger import Ledger
 
 

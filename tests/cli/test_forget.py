@@ -24,9 +24,10 @@ from worker.cli.pictures import Saver
 from worker.cli.replay.run import _leave_out_forgotten
 from worker.cli.submission import Submission
 from worker.delivery import s3_listing
+from worker.delivery.completed import owners_event
 from worker.delivery.encode import EncodedPicture, encode_picture
 from worker.delivery.keys import checkpoint_key, object_keys
-from worker.delivery.manifest import ModelInfo, build_manifest, owners_event
+from worker.delivery.manifest import ModelInfo, build_manifest
 from worker.delivery.upload import PictureStore
 from worker.errors import ErrorCode, StoreUnavailable
 from worker.events.types import (

@@ -38,7 +38,8 @@ from worker.doctor.finding import Level
 from worker.errors import ClusterError
 from worker.intake.membership import FirstAssignment
 from worker.settings import Settings
-from worker.topics import Topics, create_topics, describe_topics
+from worker.topic_admin import create_topics, describe_topics
+from worker.topics import Topics
 
 PARTITIONS = 2
 USER = {

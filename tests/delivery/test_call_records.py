@@ -10,7 +10,8 @@ import pytest
 from tests.delivery.conftest import sample_picture, sample_request
 from worker.call_sizes import CallSizes
 from worker.delivery.digest import pixels_digest
-from worker.delivery.manifest import ModelInfo, dump_manifest, load_manifest
+from worker.delivery.manifest import ModelInfo, dump_manifest
+from worker.delivery.stored_manifest import load_manifest
 from worker.job import Lane
 from worker.replay.engine_driver import job_of_manifest
 from worker.replay.plan import Item, Standing

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from tests.delivery.conftest import sample_picture, sample_request
+from worker.delivery.completed import completed_event
 from worker.delivery.encode import EncodedPicture
-from worker.delivery.manifest import ModelInfo, completed_event, dump_manifest, load_manifest
+from worker.delivery.manifest import ModelInfo, dump_manifest
+from worker.delivery.stored_manifest import load_manifest
 from worker.events.types import GenerationCompleted, Priority
 from worker.job import AppliedProfile
 from worker.replay.compare import flaws, picture_flaws, reasons

@@ -11,7 +11,8 @@ import pytest
 from tests.delivery.conftest import sample_picture, sample_request
 from worker.delivery.digest import pixels_digest
 from worker.delivery.encode import encode_picture
-from worker.delivery.manifest import ModelInfo, build_manifest, dump_manifest, load_manifest
+from worker.delivery.manifest import ModelInfo, build_manifest, dump_manifest
+from worker.delivery.stored_manifest import load_manifest
 from worker.job import Lane
 from worker.replay.engine_driver import job_of_manifest
 from worker.replay.plan import Item, Standing

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
+from worker.delivery.at_least_once import AtLeastOnce
 from worker.delivery.reports import collect_reports
-from worker.delivery.transport import AtLeastOnce, Encoded, TryAgain
+from worker.delivery.transport import Encoded, TryAgain
 
 FATAL = KafkaException(KafkaError(KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER, "lost", fatal=True))
 PASSING = KafkaException(KafkaError(KafkaError._TIMED_OUT, "slow"))

@@ -12,8 +12,9 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from devtools.local.kafka import KafkaCluster
+from worker.delivery.exactly_once import TRANSACTION_CONFIG, ExactlyOnce
 from worker.delivery.producer import TransactionalProducer
-from worker.delivery.transport import TRANSACTION_CONFIG, Encoded, ExactlyOnce, TryAgain
+from worker.delivery.transport import Encoded, TryAgain
 from worker.startup import FenceWatch, WorkerIdTaken
 
 

@@ -9,7 +9,8 @@ import pytest
 from tests.delivery.conftest import sample_picture, sample_request
 from tests.delivery.s3_server import Answer, S3Server, settings_for
 from worker.delivery.finish import Finisher
-from worker.delivery.manifest import ModelInfo, load_manifest
+from worker.delivery.manifest import ModelInfo
+from worker.delivery.stored_manifest import load_manifest
 from worker.delivery.upload import PictureStore
 from worker.errors import ErrorCode, RequestRejected, StoreUnavailable
 from worker.job import Job, Picture

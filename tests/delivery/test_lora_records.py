@@ -9,7 +9,8 @@ import pytest
 
 from tests.delivery.conftest import sample_picture, sample_request
 from worker.delivery.digest import pixels_digest
-from worker.delivery.manifest import ModelInfo, dump_manifest, load_manifest
+from worker.delivery.manifest import ModelInfo, dump_manifest
+from worker.delivery.stored_manifest import load_manifest
 from worker.job import Lane, LoraMethod
 from worker.lora_method import LoraMethods, LoraMode
 from worker.replay.engine_driver import job_of_manifest

@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worker.delivery.completed import completed_event
 from worker.delivery.digest import request_digest
 from worker.delivery.encode import EncodedPicture
 from worker.delivery.keys import legacy_manifest_key, object_keys
-from worker.delivery.manifest import applied_profile, completed_event, dump_manifest, load_manifest, stored_request
+from worker.delivery.manifest import dump_manifest
+from worker.delivery.stored_manifest import applied_profile, load_manifest, stored_request
 from worker.events.types import (
     GenerationCompleted,
     GenerationRequest,

@@ -18,10 +18,11 @@ from devtools.local.seaweedfs import SeaweedFS
 from tests.delivery.s3_server import S3Server, settings_for
 from worker.delivery.encode import EncodedPicture
 from worker.delivery.keys import Keys, legacy_manifest_key, object_keys
-from worker.delivery.manifest import dump_manifest, load_manifest
+from worker.delivery.manifest import dump_manifest
 from worker.delivery.picture_put import Replaced, read_manifest, store_picture
 from worker.delivery.s3_errors import ConditionFailed
 from worker.delivery.s3_objects import Label, StoredObject
+from worker.delivery.stored_manifest import load_manifest
 from worker.delivery.upload import PictureStore
 from worker.errors import StoreUnavailable
 

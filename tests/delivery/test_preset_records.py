@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from tests.delivery.conftest import sample_picture, sample_request
+from worker.delivery.completed import completed_event
 from worker.delivery.encode import EncodedPicture
-from worker.delivery.manifest import applied_preset, completed_event, dump_manifest, load_manifest
+from worker.delivery.manifest import dump_manifest
 from worker.delivery.messages import MessageWriter
+from worker.delivery.stored_manifest import applied_preset, load_manifest
 from worker.errors import ErrorCode
 from worker.events.types import GenerationCompleted, GenerationStatus, JobStatus, Lora, Priority
 from worker.job import Failure, Lane, Message

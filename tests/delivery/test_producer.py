@@ -12,8 +12,9 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition, cimpl
 
 from devtools.local.embedded import EmbeddedBroker
+from worker.delivery.exactly_once import TRANSACTION_CONFIG, ExactlyOnce
 from worker.delivery.producer import LEFT_BEHIND_MAX, CallsLeftBehind, TransactionalProducer
-from worker.delivery.transport import TRANSACTION_CONFIG, Encoded, ExactlyOnce, Offset, TryAgain
+from worker.delivery.transport import Encoded, Offset, TryAgain
 
 FIND_COORDINATOR = 10
 RECORD = Encoded("letters", b"key", b"value", [])
@@ -103,7 +104,7 @@ def test_a_coordinator_that_never_comes_does_not_hold_the_call(broker: EmbeddedB
 def test_a_flush_that_got_no_answer_is_sent_anew_by_a_new_producer(
     broker: EmbeddedBroker, group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.delivery.transport.TRANSACTION_CALL_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("worker.delivery.exactly_once.TRANSACTION_CALL_TIMEOUT_S", 0.5)
     transport = ExactlyOnce(lambda: make(broker), group)
     transport.open()
     offsets = [Offset("letters", 0, 1, "", finishing=True)]

@@ -13,7 +13,8 @@ from tests.delivery.conftest import sample_picture, sample_request
 from worker.delivery.encode import EncodedPicture
 from worker.delivery.finish import Finisher
 from worker.delivery.keys import Keys
-from worker.delivery.manifest import ModelInfo, dump_manifest, load_manifest
+from worker.delivery.manifest import ModelInfo, dump_manifest
+from worker.delivery.stored_manifest import load_manifest
 from worker.engine.safety import Screen
 from worker.errors import ErrorCode, RequestRejected
 from worker.job import Lane, Origin, Picture

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.hashes import SHA1
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 
 from tests.delivery.s3_server import settings_for
-from worker.delivery.manifest import completed_event
+from worker.delivery.completed import completed_event
 from worker.delivery.signed_urls import cloudfront_signer
 from worker.delivery.upload import PictureStore
 from worker.errors import SettingsError, StoreUnavailable

@@ -13,11 +13,13 @@ from confluent_kafka import Consumer, TopicPartition
 
 from devtools.local.kafka import KafkaCluster
 from worker import kafka_config
+from worker.delivery.exactly_once import TRANSACTION_CONFIG, ExactlyOnce
 from worker.delivery.producer import TransactionalProducer
-from worker.delivery.transport import TRANSACTION_CONFIG, Encoded, ExactlyOnce, Offset, TryAgain
+from worker.delivery.transport import Encoded, Offset, TryAgain
 from worker.job import Lane
 from worker.settings import Settings
-from worker.topics import Topics, create_topics
+from worker.topic_admin import create_topics
+from worker.topics import Topics
 
 
 def joined(settings: Settings, topics: Topics) -> dict[str, Consumer]:

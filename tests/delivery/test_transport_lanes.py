@@ -8,8 +8,9 @@ from typing import Any, cast
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
+from worker.delivery.exactly_once import ExactlyOnce
 from worker.delivery.producer import GRACE_S
-from worker.delivery.transport import OFFSETS_MAX_S, ExactlyOnce, Offset, TryAgain
+from worker.delivery.transport import OFFSETS_MAX_S, Offset, TryAgain
 from worker.job import Lane
 
 TOPICS = tuple(lane.label for lane in Lane)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from io import BytesIO
 from typing import Any
@@ -27,6 +28,7 @@ from worker.events.types import (
     GenerationStatus,
     Lora,
     Priority,
+    timestamp,
 )
 from worker.settings import Settings
 
@@ -162,9 +164,11 @@ def test_huge_claims_end_at_once(claim: int) -> None:
 
 def test_a_time_beyond_any_calendar_is_undecodable() -> None:
     # The usual mistake: microseconds where milliseconds belong.
-    micros = varint(1_700_000_000_000_000)
+    millis, micros = varint(1_700_000_000_123), varint(1_700_000_000_000_000)
+    value = CODEC.encode(replace(REQUEST, requested_at=timestamp(1_700_000_000.123)), topic=TOPIC)[0]
+    assert value.count(b"\x02" + millis) == 1
     with pytest.raises(UndecodableError, match="requested_at: 1700000000000000 ms since 1970 is in none of the years"):
-        decode(VALUE[:-2] + b"\x02" + micros + b"\x00")
+        decode(value.replace(millis, micros))
 
 
 def test_invalid_utf8_is_undecodable() -> None:

@@ -25,10 +25,11 @@ from worker.errors import UndecodableError
 from worker.events.avro_binary import AvroError
 from worker.events.codec import EventCodec
 from worker.events.confluent import ConfluentCodec
+from worker.events.conversion import to_record
 from worker.events.registry import Registry
 from worker.events.schemas import current, parse
 from worker.events.single_object import MARKER, SingleObjectCodec
-from worker.events.types import BY_NAME, EVENT_TYPES, E, Event, GenerationCancellation, GenerationRequest, to_record
+from worker.events.types import BY_NAME, EVENT_TYPES, E, Event, GenerationCancellation, GenerationRequest
 from worker.events.writers import Writer
 
 pytestmark = pytest.mark.slow

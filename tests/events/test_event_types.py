@@ -16,6 +16,7 @@ from hypothesis import given
 from tests.events.declared import undeclared
 from tests.events.strategies import NOW, events, sample
 from worker.errors import ErrorCode
+from worker.events.conversion import from_record, to_record
 from worker.events.schemas import current, parse, schema_dir
 from worker.events.types import (
     EVENT_TYPES,
@@ -26,9 +27,7 @@ from worker.events.types import (
     Lora,
     OutputFormat,
     Priority,
-    from_record,
     timestamp,
-    to_record,
 )
 
 NO_DEFAULT = object()

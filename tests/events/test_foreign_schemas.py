@@ -14,8 +14,8 @@ from tests.events.declared import undeclared
 from tests.events.foreign import record, sized, varint
 from worker.errors import UndecodableError
 from worker.events.avro_binary import MAX_DEPTH, MAX_STEPS, AvroError
-from worker.events.avro_resolution import MAX_ITEMS
 from worker.events.avro_schema import MAX_SCHEMA_CHARS, MAX_SCHEMA_DEPTH
+from worker.events.avro_values import MAX_ITEMS
 from worker.events.types import GenerationCancellation, GenerationRequest, Lora, Priority
 from worker.events.writers import Writer
 

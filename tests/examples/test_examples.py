@@ -21,7 +21,8 @@ from worker.events.headers import result_headers
 from worker.events.schemas import current
 from worker.events.single_object import MARKER, SingleObjectCodec
 from worker.events.types import GenerationCompleted, GenerationFailed, GenerationRequest
-from worker.topics import Topics, create_topics
+from worker.topic_admin import create_topics
+from worker.topics import Topics
 
 LANGUAGES = ("python", "node", "java", "go")
 CODEC = SingleObjectCodec()

@@ -12,7 +12,8 @@ from devtools.local.embedded import EmbeddedBroker
 from devtools.local.kafka import KafkaCluster
 from devtools.local.seaweedfs import SeaweedFS
 from tests.harness import EMBEDDED_SETTINGS, Broker, Client, Site, WorkerProcess
-from worker.topics import Topics, create_topics
+from worker.topic_admin import create_topics
+from worker.topics import Topics
 
 PARTITIONS = 4
 

@@ -15,7 +15,8 @@ from tests.harness import Broker, Site, WorkerProcess, log_lines
 from tests.path.conftest import PARTITIONS
 from tests.path.test_contract import metric
 from tests.path.test_outages import until
-from worker.topics import Topics, create_topics
+from worker.topic_admin import create_topics
+from worker.topics import Topics
 
 NOT_STARTED = 2
 

@@ -15,7 +15,8 @@ from tests.harness import Client, Site, WorkerProcess
 from tests.path.conftest import PARTITIONS
 from tests.path.test_outages import until
 from worker.events.types import GenerationCompleted, GenerationFailed
-from worker.topics import Topics, create_topics
+from worker.topic_admin import create_topics
+from worker.topics import Topics
 
 PICTURE_S = "0.1"
 

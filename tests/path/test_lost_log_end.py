@@ -17,7 +17,7 @@ from tests.conftest import require_java
 from tests.harness import Broker, Client, Site
 from tests.path.test_hostile import stand_in
 from tests.path.test_outages import all_completed_once
-from worker.topics import create_topics
+from worker.topic_admin import create_topics
 
 # More are sent after the loss than were lost: a reader that stays where it was would miss as many as were lost.
 LOST, LATER = 5, 8

@@ -16,7 +16,7 @@ from tests.harness import Broker, Client, Site, WorkerProcess
 from tests.path.conftest import PARTITIONS
 from tests.path.test_contract import metric
 from worker.events.types import GenerationCompleted
-from worker.topics import create_topics
+from worker.topic_admin import create_topics
 
 JOBS = 12
 

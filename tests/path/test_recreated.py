@@ -8,7 +8,7 @@ from confluent_kafka.admin import AdminClient
 from tests.harness import Client, Site
 from tests.path.conftest import PARTITIONS
 from tests.path.test_outages import all_completed_once, until
-from worker.topics import create_topics
+from worker.topic_admin import create_topics
 
 
 @pytest.mark.parametrize("protocol", ["consumer", "classic"])

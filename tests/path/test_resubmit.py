@@ -21,7 +21,8 @@ from worker.delivery.messages import MessageWriter
 from worker.events.single_object import SingleObjectCodec
 from worker.events.types import GenerationRequest
 from worker.job import Origin, Original
-from worker.topics import Topics, create_topics
+from worker.topic_admin import create_topics
+from worker.topics import Topics
 
 VALUE, _ = SingleObjectCodec().encode(
     GenerationRequest(job_id="job-1", girl_id="luna", user_id=7, prompt="a lighthouse"), topic="t"

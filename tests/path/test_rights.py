@@ -23,7 +23,8 @@ from tests.conftest import require_java
 from tests.harness import Broker, Client, Site
 from tests.path.test_hostile import stand_in
 from tests.path.test_outages import all_completed_once, until
-from worker.topics import Topics, create_topics
+from worker.topic_admin import create_topics
+from worker.topics import Topics
 
 USER = {
     "KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT",

@@ -29,7 +29,8 @@ from worker.runtime import Worker
 from worker.settings import load_settings
 from worker.telemetry.health import Health
 from worker.threads import SystemThreads
-from worker.topics import Topics, create_topics
+from worker.topic_admin import create_topics
+from worker.topics import Topics
 
 LANES = ("urgent", "high", "normal")
 FORMATS = ("jpeg", "webp", "png")

@@ -17,7 +17,8 @@ from confluent_kafka import Consumer, TopicPartition
 from devtools.models.tiny import write_tiny
 from tests.harness import Client, Result, small_request
 from tests.replay.conftest import JOBS, PARTITIONS, Answered, Outcome
-from worker.delivery.transport import ExactlyOnce, TryAgain
+from worker.delivery.exactly_once import ExactlyOnce
+from worker.delivery.transport import TryAgain
 from worker.events.types import GenerationCompleted, GenerationFailed
 from worker.replay.state import State
 from worker.topics import Topics

@@ -12,11 +12,13 @@ import pytest
 from tests.delivery.conftest import sample_picture, sample_request
 from tests.sim.worker import MODEL
 from tests.test_lifecycle import Store
+from worker.delivery.completed import completed_event
 from worker.delivery.encode import encode_picture
 from worker.delivery.finish import Finisher
 from worker.delivery.keys import object_keys
-from worker.delivery.manifest import build_manifest, completed_event, dump_manifest, load_manifest
+from worker.delivery.manifest import build_manifest, dump_manifest
 from worker.delivery.messages import MessageWriter
+from worker.delivery.stored_manifest import load_manifest
 from worker.errors import ErrorCode
 from worker.events.types import (
     GenerationCompleted,

@@ -18,7 +18,8 @@ from tests.security.certificates import Files, write_certificates
 from tests.security.tokens import TokenEndpoint, unsigned_token
 from worker import kafka_config, msk_iam
 from worker.settings import Settings, load_settings
-from worker.topics import Topics, create_topics
+from worker.topic_admin import create_topics
+from worker.topics import Topics
 
 SIGN = "generate_auth_token_from_credentials_provider"
 MODULE = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule"

@@ -16,8 +16,9 @@ from tests.sim.faults import DELAYS, LOST, Fault, Plan
 from tests.sim.requests import TOPICS
 from tests.sim.scenarios import random_scenario
 from tests.sim.world import Scenario, World, quiet
+from worker.delivery.exactly_once import ExactlyOnce
 from worker.delivery.publish import Publisher
-from worker.delivery.transport import Encoded, ExactlyOnce, Offset
+from worker.delivery.transport import Encoded, Offset
 from worker.intake.end_watch import EndWatch
 from worker.intake.lane_members import LaneMembers
 from worker.intake.ledger import Commit, Ledger, TopicPartition

@@ -19,8 +19,9 @@ from worker import app, kafka_config
 from worker.call_sizes import CallSizes
 from worker.cluster.check import Problem
 from worker.cluster.contact import Contact
+from worker.delivery.exactly_once import TRANSACTION_CONFIG, ExactlyOnce
 from worker.delivery.manifest import ModelInfo
-from worker.delivery.transport import TRANSACTION_CONFIG, ExactlyOnce, Group, Transport
+from worker.delivery.transport import Group, Transport
 from worker.delivery.upload import PictureStore
 from worker.intake.admit import AdmissionRules
 from worker.job import EngineHooks, Job, Lane

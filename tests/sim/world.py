@@ -19,7 +19,7 @@ from tests.sim.kernel import Crashed, Kernel
 from tests.sim.requests import TOPICS, Kind, Request
 from tests.sim.store import Bucket
 from tests.sim.worker import SETTINGS, SLOTS, SimWorker
-from worker.delivery.transport import TRANSACTION_CONFIG
+from worker.delivery.exactly_once import TRANSACTION_CONFIG
 from worker.job import Job
 
 SESSION_TIMEOUT_S = 6.0

@@ -18,7 +18,7 @@ from tests.webhooks.events import completed, failed
 from tests.webhooks.stand_ins import CODEC, COMPLETED, FAILED, Consumer, Got, Log, Receiver
 from worker.errors import RegistryUnavailable
 from worker.telemetry import metrics
-from worker.webhooks import queue, service
+from worker.webhooks import attempts, queue, service
 from worker.webhooks.sender import Sender
 from worker.webhooks.service import Webhooks
 
@@ -33,7 +33,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue, "MAX_OWN_FAILURES", 4)
     monkeypatch.setattr(service, "IDLE_S", 0.001)
     monkeypatch.setattr(service, "COMMIT_EVERY_S", 0.005)
-    monkeypatch.setattr(service, "REGISTRY_PAUSE_S", 0.005)
+    monkeypatch.setattr(attempts, "REGISTRY_PAUSE_S", 0.005)
 
 
 @pytest.fixture

@@ -23,7 +23,8 @@ from tests.webhooks.stand_ins import CODEC, Receiver
 from worker.events.headers import result_headers
 from worker.events.types import GenerationCompleted, GenerationFailed, timestamp
 from worker.settings import load_settings
-from worker.topics import Topics, create_topics
+from worker.topic_admin import create_topics
+from worker.topics import Topics
 from worker.webhooks.payload import payload
 from worker.webhooks.signature import sign
 

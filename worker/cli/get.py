@@ -13,7 +13,7 @@ from worker.cli.requests import utc_now
 from worker.cli.status import latest_status
 from worker.client.connection import connect
 from worker.client.errors import CommandError
-from worker.delivery.manifest import owners_event
+from worker.delivery.completed import owners_event
 from worker.delivery.upload import PictureStore
 from worker.settings import load_settings
 

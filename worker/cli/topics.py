@@ -16,13 +16,8 @@ from worker.cli.output import print_json, result_console
 from worker.client.connection import Connection, connect
 from worker.client.errors import CommandError
 from worker.client.ranges import RangeReader
-from worker.topics import (
-    DEFAULT_PARTITIONS,
-    TopicDescription,
-    TopicsError,
-    create_topics,
-    describe_topics,
-)
+from worker.topic_admin import TopicDescription, TopicsError, create_topics, describe_topics
+from worker.topics import DEFAULT_PARTITIONS
 
 DAY_MS = 86_400_000
 

@@ -38,6 +38,11 @@ class Part:
     message: Message
     owner: Outcome | Notice
 
+    @property
+    def is_result(self) -> bool:
+        """Whether it is the result of its outcome, which cannot be left out."""
+        return isinstance(self.owner, Outcome) and self.message is self.owner.messages[0]
+
 
 def parts_of(outcomes: Iterable[Outcome], notices: Iterable[Notice]) -> list[Part]:
     """Every message to send, notices first."""

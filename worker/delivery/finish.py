@@ -9,10 +9,11 @@ from typing import Any
 
 import structlog
 
+from worker.delivery.completed import completed_event, owners_event
 from worker.delivery.digest import pixels_digest, request_digest
 from worker.delivery.encode import check_pixels, encode_picture
 from worker.delivery.keys import checkpoint_key, object_keys
-from worker.delivery.manifest import ModelInfo, build_manifest, completed_event, owners_event
+from worker.delivery.manifest import ModelInfo, build_manifest
 from worker.delivery.upload import PictureStore
 from worker.errors import ErrorCode, RequestRejected
 from worker.events.types import GenerationCompleted, Priority, timestamp

@@ -1,30 +1,21 @@
-"""The manifest: all that is needed to make a picture again and to prove that it is the same. Pure."""
+"""The manifest: all that is needed to make a picture again and to prove that it is the same. Pure.
+
+It is written here; `stored_manifest` reads it again.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
-from types import UnionType
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any
 
-from worker.call_sizes import CallSizes, stated_samples
+from worker.call_sizes import CallSizes
 from worker.delivery.digest import request_digest
-from worker.delivery.keys import Keys, legacy_manifest_key, object_keys
-from worker.events.types import (
-    GenerationCompleted,
-    GenerationRequest,
-    Lora,
-    OutputFormat,
-    Priority,
-    from_record,
-    to_record,
-)
-from worker.job import AppliedProfile, LoraMethod, effective_seed
-from worker.lora_method import LoraMethods, LoraMode, stated_method
-from worker.presets import Preset
-from worker.prompt_syntax import PromptSyntax
+from worker.delivery.keys import object_keys
+from worker.events.conversion import to_record
+from worker.lora_method import LoraMethods, LoraMode
 
 if TYPE_CHECKING:
     from worker.delivery.encode import EncodedPicture
@@ -36,56 +27,6 @@ MANIFEST_VERSION = 1
 _BY_JOB = frozenset({"calls", "lora_mode"})
 # Left out where they are the default, so that the keys of older checkpoints stay valid.
 _IF_SET = ("buckets", "numerics")
-
-_Shape: TypeAlias = "type | UnionType | dict[str, _Shape]"
-_NUMBER = int | float
-_LORA_SHAPE: dict[str, _Shape] = {"name": str, "weight": _NUMBER, "fingerprint": str}
-# Younger than the first manifests, so they may be absent.
-_PROFILE_SHAPE: dict[str, _Shape] = {"name": str, "fingerprint": str}
-_PRESET_SHAPE: dict[str, _Shape] = {
-    "name": str,
-    "scheduler": str,
-    "num_inference_steps": int,
-    "guidance_scale": _NUMBER,
-    "timestep_spacing": str | None,
-    "timesteps": list,
-    "eta": _NUMBER,
-}
-_SHAPE: dict[str, _Shape] = {
-    "job_id": str,
-    "girl_id": str,
-    "user_id": int,
-    "request_digest": str,
-    "request": {"affection_level": int, "nsfw_level": int},
-    "recipe": {
-        "prompt": str,
-        "negative_prompt": str | None,
-        "seed": int,
-        "num_inference_steps": int,
-        "guidance_scale": _NUMBER,
-        "width": int,
-        "height": int,
-        "scheduler": str,
-        "high_quality": bool,
-        "loras": list,
-    },
-    "model": {"model_fingerprint": str, "refiner_fingerprint": str | None},
-    "picture": {
-        "output_format": str,
-        "content_type": str,
-        "byte_count": int,
-        "sha256": str,
-        "pixel_sha256": str,
-        "blurhash": str,
-        "nsfw_score": _NUMBER | None,
-    },
-    "run": {
-        "generation_time": _NUMBER,
-        "queue_time": _NUMBER,
-        "gpu_seconds": _NUMBER,
-        "cost_usd": _NUMBER | None,
-    },
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,190 +122,6 @@ def dump_manifest(manifest: Mapping[str, Any]) -> bytes:
     return (json.dumps(manifest, ensure_ascii=False, allow_nan=False, indent=2) + "\n").encode()
 
 
-def load_manifest(data: bytes) -> dict[str, Any]:
-    """A stored manifest, checked as far as `completed_event` and `stored_request` rely on it.
-
-    Raises:
-        ValueError: no JSON, another version, a field absent or of another type, or ids that are none.
-    """
-    try:
-        manifest = json.loads(data, parse_constant=_no_constant)
-    except RecursionError:
-        raise ValueError("the manifest is nested too deeply") from None
-    _check(manifest, {"manifest_version": int}, "")
-    if manifest["manifest_version"] != MANIFEST_VERSION:
-        raise ValueError(f"manifest_version {manifest['manifest_version']} is not {MANIFEST_VERSION}")
-    _check(manifest, _SHAPE, "")
-    if manifest["recipe"].get("profile") is not None:
-        _check(manifest["recipe"]["profile"], _PROFILE_SHAPE, "recipe.profile")
-    applied_syntax(manifest["recipe"])
-    applied_samples(manifest)
-    applied_compilation(manifest)
-    if manifest["recipe"].get("preset") is not None:
-        _check(manifest["recipe"]["preset"], _PRESET_SHAPE, "recipe.preset")
-        for timestep in manifest["recipe"]["preset"]["timesteps"]:
-            _check(timestep, int, "recipe.preset.timesteps")
-        applied_preset(manifest["recipe"])
-    for lora in manifest["recipe"]["loras"]:
-        _check(lora, _LORA_SHAPE, "recipe.loras")
-    applied_method(manifest)
-    _keys(manifest)
-    OutputFormat(manifest["picture"]["output_format"])
-    return cast("dict[str, Any]", manifest)
-
-
-def completed_event(
-    manifest: Mapping[str, Any],
-    *,
-    url: Callable[[str], str],
-    priority: Priority,
-    worker_id: str,
-    attempt: int,
-    replay_id: str | None,
-    completed_at: datetime,
-) -> GenerationCompleted:
-    """The completed event of a stored picture, made from its manifest the first time and every later one.
-
-    Args:
-        url: an object key's public address, now.
-        priority: with `worker_id`, `attempt` and `replay_id`, of the request that is being answered.
-    """
-    recipe, picture, run, request = (manifest[name] for name in ("recipe", "picture", "run", "request"))
-    keys = _keys(manifest)
-    return GenerationCompleted(
-        job_id=manifest["job_id"],
-        girl_id=manifest["girl_id"],
-        user_id=manifest["user_id"],
-        priority=priority,
-        image_url=url(keys.image),
-        thumbnail_url=url(keys.thumbnail),
-        manifest_url=url(_place(manifest, keys)),
-        generation_time=run["generation_time"],
-        queue_time=run["queue_time"],
-        gpu_seconds=run["gpu_seconds"],
-        cost_usd=run["cost_usd"],
-        width=recipe["width"],
-        height=recipe["height"],
-        content_type=picture["content_type"],
-        byte_count=picture["byte_count"],
-        sha256=picture["sha256"],
-        blurhash=picture["blurhash"],
-        seed=effective_seed(recipe["seed"]),
-        prompt=recipe["prompt"],
-        negative_prompt=recipe["negative_prompt"],
-        affection_level=request["affection_level"],
-        nsfw_level=request["nsfw_level"],
-        num_inference_steps=recipe["num_inference_steps"],
-        guidance_scale=recipe["guidance_scale"],
-        high_quality=recipe["high_quality"],
-        scheduler=recipe["scheduler"],
-        loras=tuple(Lora(name=lora["name"], weight=lora["weight"]) for lora in recipe["loras"]),
-        output_format=OutputFormat(picture["output_format"]),
-        model_fingerprint=manifest["model"]["model_fingerprint"],
-        refiner_fingerprint=manifest["model"]["refiner_fingerprint"] if recipe["high_quality"] else None,
-        lora_fingerprints={lora["name"]: lora["fingerprint"] for lora in recipe["loras"]},
-        nsfw_score=picture["nsfw_score"],
-        worker_id=worker_id,
-        attempt=attempt,
-        replay_id=replay_id,
-        completed_at=completed_at,
-    )
-
-
-def owners_event(
-    manifest: Mapping[str, Any], *, url: Callable[[str], str], completed_at: datetime
-) -> GenerationCompleted:
-    """The completed event of a stored picture as it was for the request that it was made for."""
-    run = manifest["run"]
-    lane, worker_id, attempt = run.get("lane"), run.get("worker_id"), run.get("attempt")
-    return completed_event(
-        manifest,
-        url=url,
-        priority=next((priority for priority in Priority if priority.value == lane), Priority.UNKNOWN),
-        worker_id=worker_id if isinstance(worker_id, str) else "",
-        attempt=attempt if isinstance(attempt, int) else 1,
-        replay_id=None,
-        completed_at=completed_at,
-    )
-
-
-def stored_request(manifest: Mapping[str, Any]) -> GenerationRequest:
-    """The request as it was sent, to be made again.
-
-    Raises:
-        TypeError, ValueError: the stored request is none.
-    """
-    record = dict(manifest["request"])
-    for name in ("requested_at", "expires_at"):
-        if record.get(name) is not None:
-            record[name] = datetime.fromisoformat(record[name])
-    return from_record(GenerationRequest, record)
-
-
-def applied_profile(recipe: Mapping[str, Any]) -> AppliedProfile | None:
-    """The profile that a stored recipe was composed with."""
-    profile = recipe.get("profile")
-    return None if profile is None else AppliedProfile(profile["name"], profile["fingerprint"])
-
-
-def applied_preset(recipe: Mapping[str, Any]) -> Preset | None:
-    """The preset that a stored recipe was drawn with, as it was then. Raises ValueError: it contradicts itself."""
-    preset = recipe.get("preset")
-    if preset is None:
-        return None
-    known = {name: preset[name] for name in _PRESET_SHAPE}
-    return Preset(**(known | {"timesteps": tuple(preset["timesteps"])}))
-
-
-def applied_syntax(recipe: Mapping[str, Any]) -> PromptSyntax:
-    """How the prompts of a stored recipe were read. Raises ValueError: as none that is known."""
-    return PromptSyntax(recipe.get("prompt_syntax", PromptSyntax.LITERAL))
-
-
-def applied_samples(manifest: Mapping[str, Any]) -> int | None:
-    """The samples of the UNet calls that a stored picture was drawn with; None where they varied.
-
-    Raises:
-        ValueError: no worker has such calls.
-    """
-    return stated_samples(manifest["model"], guided=manifest["recipe"]["guidance_scale"] > 1)
-
-
-def applied_method(manifest: Mapping[str, Any]) -> LoraMethod | None:
-    """How the LoRAs of a stored picture were applied; None where it has none.
-
-    Raises:
-        ValueError: no worker applies them so.
-    """
-    return stated_method(manifest["model"], [(lora["name"], lora["weight"]) for lora in manifest["recipe"]["loras"]])
-
-
-def applied_compilation(manifest: Mapping[str, Any]) -> bool | None:
-    """Whether a stored picture's steps were compiled ones; None where its calls varied, which is not made again.
-
-    Raises:
-        ValueError: the manifest says neither yes nor no.
-    """
-    model = manifest["model"]
-    if model.get("deterministic") is not True:
-        return None
-    compiled = model.get("compiled", False)  # older manifests are of workers that had no compiled steps
-    if not isinstance(compiled, bool):
-        raise ValueError(f"the manifest's model.compiled is neither true nor false: {compiled!r}")
-    return compiled
-
-
-def _keys(manifest: Mapping[str, Any]) -> Keys:
-    return object_keys(manifest["girl_id"], manifest["job_id"], manifest["picture"]["output_format"])
-
-
-def _place(manifest: Mapping[str, Any], keys: Keys) -> str:
-    """Where this manifest lies; version 1.0 put them elsewhere."""
-    legacy = legacy_manifest_key(manifest["girl_id"], manifest["job_id"])
-    stated = manifest.get("keys")
-    return legacy if isinstance(stated, dict) and stated.get("manifest") == legacy else keys.manifest
-
-
 def _json(value: object) -> object:
     match value:
         case datetime():
@@ -397,20 +154,3 @@ def _recipe(job: Job, encoded: EncodedPicture, lora_fingerprints: Mapping[str, s
 
 def _cost(gpu_seconds: float, gpu_hourly_usd: float | None) -> float | None:
     return None if gpu_hourly_usd is None else gpu_seconds * gpu_hourly_usd / 3600
-
-
-def _check(value: object, shape: _Shape, path: str) -> None:
-    if isinstance(shape, dict):
-        if not isinstance(value, dict):
-            raise ValueError(f"the manifest's {path or 'top level'} is no object")
-        for name, inner in shape.items():
-            where = f"{path}.{name}" if path else name
-            if name not in value:
-                raise ValueError(f"the manifest lacks {where}")
-            _check(value[name], inner, where)
-    elif not isinstance(value, shape) or (isinstance(value, bool) and shape is not bool):
-        raise ValueError(f"the manifest's {path} is of the wrong type: {type(value).__name__}")
-
-
-def _no_constant(text: str) -> float:
-    raise ValueError(f"{text} is not JSON")

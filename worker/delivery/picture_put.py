@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from worker.delivery.keys import Keys, legacy_manifest_key
-from worker.delivery.manifest import dump_manifest, load_manifest
+from worker.delivery.manifest import dump_manifest
 from worker.delivery.s3_errors import ConditionFailed
 from worker.delivery.s3_objects import Label, Objects, StoredObject
+from worker.delivery.stored_manifest import load_manifest
 from worker.errors import StoreUnavailable
 
 if TYPE_CHECKING:

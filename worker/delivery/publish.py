@@ -1,9 +1,8 @@
 """The publisher: gathers what has ended, and makes it durable together with the offsets.
 
 It owns the producer. A flush happens at once for urgent outcomes and for starts, since a job waits for its start to be
-recorded; other outcomes wait for company, at most the flush interval. A flush that the brokers refuse is taken apart
-(`batch`) until the record that they refuse is alone; what cannot be written at all is kept aside (`blocked`) and holds
-back its own partition only.
+recorded; other outcomes wait for company, at most the flush interval. What becomes of a flush that does not pass is
+decided by `recovery`.
 """
 
 from __future__ import annotations
@@ -17,20 +16,18 @@ from typing import Any, Protocol
 
 import structlog
 
-from worker.delivery.batch import Batch, Part, parts_of, place, split, without_extras
-from worker.delivery.blocked import FIRST_PAUSE_S, BlockedOutcomes, Cause
+from worker.delivery.batch import Batch, Part, parts_of, place
+from worker.delivery.blocked import BlockedOutcomes
+from worker.delivery.encoded_batch import encode_all, record_of
+from worker.delivery.recovery import Recovery
 from worker.delivery.transport import Encoded, Membership, Offset, Refused, Transport, TryAgain
 from worker.errors import RegistryUnavailable
 from worker.events.codec import EventCodec
-from worker.job import Job, Message, Notice, Origin, Outcome
+from worker.job import Job, Notice, Origin, Outcome
 from worker.telemetry import logs, metrics
 
 _log = structlog.get_logger()
 
-_RETRY_FIRST_S = 0.1
-_RETRY_MAX_S = 5.0
-# A record that is not acknowledged, while others of its flush are, is sent alone after this many tries.
-_TRIES_BEFORE_SPLIT = 3
 # More than a rebalance or a broker's restart costs.
 _FAILING_TRIES = 3
 # Beyond the longest that a flush may take while a coordinator moves.
@@ -65,8 +62,6 @@ class Touch:
 
 
 Item = Outcome | Start | Notice | Touch
-# Records by the identity of their message, or why one cannot be written.
-_Records = Mapping[int, Encoded | Cause]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,12 +110,11 @@ class Publisher:
         self._parts: list[Part] = []
         self._offsets: Mapping[int, int] = {}
         self._retry_at = 0.0
-        self._tries = 0
         self._blocked = BlockedOutcomes()
+        self._recovery = Recovery(self._blocked)
         self._flush_number = 0
         self._under_way: int | None = None
         self._failing_since: float | None = None
-        self._failure = ""
         self._blocked_sentence: str | None = None
 
     def enqueue(self, item: Item, now: float) -> None:
@@ -151,13 +145,13 @@ class Publisher:
         """Why results do not become durable, as a sentence; None while they do."""
         failing_s = self.failing_s(now)
         if failing_s > STUCK_AFTER_S:
-            return f"nothing could be published for {failing_s:.0f} s: {self._failure or 'a flush hangs'}"
+            return f"nothing could be published for {failing_s:.0f} s: {self._recovery.failure or 'a flush hangs'}"
         return self._blocked_sentence
 
     @property
     def is_failing(self) -> bool:
         """Whether the flush that is under way has failed several times, or outcomes are blocked."""
-        return self._tries >= _FAILING_TRIES or self._blocked_sentence is not None
+        return self._recovery.tries >= _FAILING_TRIES or self._blocked_sentence is not None
 
     def wait(self, now: float, timeout_s: float) -> None:
         """Sleep until a flush is due, at most `timeout_s`."""
@@ -179,9 +173,9 @@ class Publisher:
         try:
             self._flush(batch, now)
         except Refused as refused:
-            self._on_refused(batch, refused, now)
+            self._go_on(self._recovery.after_refusal(batch, self._parts, refused, now), now)
         except (TryAgain, RegistryUnavailable) as error:
-            self._on_failed(batch, error, now)
+            self._go_on(self._recovery.after_failure(batch, self._parts, error, now), now)
         else:
             self._on_durable(batch, now)
         if not self._pending:
@@ -223,7 +217,7 @@ class Publisher:
             # At once, so that `idle` does not see a moment without a batch.
             batch = Batch()
             self._pending.append(batch)
-            self._tries = 0
+            self._recovery.tries = 0
         if items:
             self._sort(items, batch, now)
         else:
@@ -240,7 +234,7 @@ class Publisher:
                     if cause is None:
                         batch.outcomes.append(item)
                     else:
-                        self._block(item, topic, cause, now)
+                        self._recovery.keep_aside(item, topic, cause, now)
                 case Notice():
                     batch.notices.append(item)
                 case Touch():
@@ -260,13 +254,15 @@ class Publisher:
 
     def _flush(self, batch: Batch, now: float) -> None:
         # What may wait (for a coordinator, or for the schema registry) comes before the look into the books.
-        self._transport.prepare(again=self._tries > 0)
-        records = self._encode_all(batch)
+        self._transport.prepare(again=self._recovery.tries > 0)
+        records = encode_all(self._codec, batch)
         membership = self._transport.membership()
         try:
             offsets = self._compose(batch, now)
             if self._parts or offsets:
-                self._send([_of(records, index, part) for index, part in enumerate(self._parts)], offsets, membership)
+                self._send(
+                    [record_of(records, index, part) for index, part in enumerate(self._parts)], offsets, membership
+                )
         finally:
             self._under_way = None
         with self._books.lock:
@@ -292,8 +288,7 @@ class Publisher:
 
     def _is_left_out(self, part: Part, now: float) -> bool:
         """Whether a notice or a status is for a topic that refuses everything now."""
-        is_result = isinstance(part.owner, Outcome) and part.message is part.owner.messages[0]
-        if is_result or self._blocked.refuses(part.message.topic, now) is None:
+        if part.is_result or self._blocked.refuses(part.message.topic, now) is None:
             return False
         metrics.LEFT_OUT.inc()
         return True
@@ -302,24 +297,12 @@ class Publisher:
         before, result = time.perf_counter(), "failed"
         self._offsets = {}
         try:
-            self._offsets = self._transport.send(records, offsets, membership, again=self._tries > 0)
+            self._offsets = self._transport.send(records, offsets, membership, again=self._recovery.tries > 0)
             result = "committed"
         finally:
             seconds = time.perf_counter() - before
             metrics.TRANSACTION.labels(result).observe(seconds)
         metrics.PHASE.labels("publish").observe(seconds)
-
-    def _encode_all(self, batch: Batch) -> _Records:
-        return {id(part.message): self._encode(part.message) for part in parts_of(batch.outcomes, batch.notices)}
-
-    def _encode(self, message: Message) -> Encoded | Cause:
-        try:
-            return encoded(self._codec, message)
-        except RegistryUnavailable:
-            raise
-        except Exception as error:  # a value that no schema takes is one outcome's trouble
-            _log.error("event_not_encodable", topic=message.topic, exc_info=True)
-            return Cause(f"{message.topic}: {type(error).__name__} while the event was encoded", size=True)
 
     def _release_unowned(self, batch: Batch, now: float) -> None:
         """Release the outcomes of records that have another owner by now."""
@@ -335,7 +318,7 @@ class Publisher:
         for job, count in batch.starts:
             self._hooks.on_started(job, count)
         for index, part in enumerate(self._parts):
-            if index in self._offsets and isinstance(part.owner, Outcome) and self._is_result(index):
+            if index in self._offsets and part.is_result:
                 self._hooks.on_written(part.owner.origin, self._offsets[index])
         for outcome in batch.outcomes:
             self._blocked.remove(outcome, now)
@@ -343,107 +326,20 @@ class Publisher:
         self._failing_since = None
         self._replace_first([], now)
 
-    def _on_failed(self, batch: Batch, error: TryAgain | RegistryUnavailable, now: float) -> None:
-        """Send it again after a pause; what is not acknowledged, again and again, goes alone and then aside.
-
-        Nothing is left out of it: unlike a refusal, this passes.
-        """
-        self._tries += 1
-        self._failure = str(error)
-        suspects = error.suspects if isinstance(error, TryAgain) else {}
-        if self._tries >= _TRIES_BEFORE_SPLIT and suspects:
-            if batch.is_one_outcome:
-                self._block_first(batch, suspects, now)
-                return
-            if len(suspects) < len(self._parts):
-                self._replace_first(split(batch, self._parts, suspects), now)
-                return
-        pause = min(_RETRY_MAX_S, _RETRY_FIRST_S * 2 ** (self._tries - 1))
-        _log.warning("flush_failed", error=str(error), tries=self._tries, retry_in_s=pause, **_where(batch))
-        with self._changed:
-            self._retry_at = now + pause
-
-    def _on_refused(self, batch: Batch, refused: Refused, now: float) -> None:
-        self._failure = str(refused)
-        _log.error("flush_refused", error=str(refused), causes=_texts(refused.causes), **_where(batch))
-        of_topic = {index: cause for index, cause in refused.causes.items() if cause.of_topic}
-        for index, cause in of_topic.items():
-            self._blocked.refuse(self._parts[index].message.topic, cause, now + FIRST_PAUSE_S)
-        results = {index for index in of_topic if self._is_result(index)}
-        if not results and of_topic:
-            # Without what goes to those topics, the same flush may pass.
-            self._replace_first([batch], now)
-            return
-        for index in results:
-            outcome = self._parts[index].owner
-            assert isinstance(outcome, Outcome)
-            batch.outcomes = [other for other in batch.outcomes if other is not outcome]
-            self._block(outcome, self._parts[index].message.topic, of_topic[index], now)
-        if results:
-            self._replace_first([batch], now)
+    def _go_on(self, way: float | list[Batch], now: float) -> None:
+        """After a flush that did not pass: the same again after a pause in seconds, or these batches in its place."""
+        if isinstance(way, list):
+            self._replace_first(way, now)
         else:
-            self._take_apart(batch, refused.causes, now)
-
-    def _take_apart(self, batch: Batch, causes: Mapping[int, Cause], now: float) -> None:
-        if not causes and not batch.outcomes and not batch.notices:
-            # Offsets alone were refused: there is nothing to leave out.
-            self._on_failed(batch, TryAgain(self._failure), now)
-            return
-        if not batch.is_one_outcome:
-            self._replace_first(split(batch, self._parts, causes), now)
-            return
-        [outcome] = batch.outcomes
-        smaller = without_extras(outcome, self._parts, causes)
-        if smaller is not None:
-            _log.error("result_made_smaller", causes=_texts(causes), **logs.about_outcome(outcome))
-            metrics.LEFT_OUT.inc()
-            self._replace_first([Batch([smaller], touched=batch.touched)], now)
-            return
-        self._block_first(batch, causes, now)
-
-    def _block_first(self, batch: Batch, causes: Mapping[int, Cause], now: float) -> None:
-        """Keep the lone outcome aside and go on with what comes after it."""
-        [outcome] = batch.outcomes
-        index = next(iter(causes), 0)
-        topic = self._parts[index].message.topic if self._parts else outcome.messages[0].topic
-        self._block(outcome, topic, causes.get(index, Cause(self._failure)), now)
-        self._replace_first([Batch(touched=batch.touched)] if batch.touched else [], now)
-
-    def _is_result(self, index: int) -> bool:
-        part = self._parts[index]
-        return isinstance(part.owner, Outcome) and part.message is part.owner.messages[0]
-
-    def _block(self, outcome: Outcome, topic: str, cause: Cause, now: float) -> None:
-        _log.error("outcome_blocked", to=topic, cause=cause.text, **logs.about_outcome(outcome))
-        self._blocked.add(outcome, topic, cause, now)
+            with self._changed:
+                self._retry_at = now + way
 
     def _replace_first(self, batches: list[Batch], now: float) -> None:
-        self._tries = 0
+        self._recovery.tries = 0
         with self._changed:
             self._pending.popleft()
             self._pending.extendleft(reversed(batches))
             self._retry_at = now
-
-
-def encoded(codec: EventCodec, message: Message) -> Encoded:
-    """A message as the producer takes it. Raises RegistryUnavailable."""
-    headers: list[tuple[str, str | bytes | None]] = list(message.headers)
-    if message.value is None or isinstance(message.value, bytes):
-        return Encoded(message.topic, message.key, message.value, headers, _where_to(message))
-    value, framing = codec.encode(message.value, topic=message.topic)
-    return Encoded(message.topic, message.key, value, [*headers, *framing], _where_to(message))
-
-
-def _where_to(message: Message) -> dict[str, int]:
-    where = {} if message.partition is None else {"partition": message.partition}
-    return where if message.written_at is None else where | {"timestamp": round(message.written_at * 1000)}
-
-
-def _of(records: _Records, index: int, part: Part) -> Encoded:
-    record = records[id(part.message)]
-    if isinstance(record, Cause):
-        raise Refused(record.text, {index: record})
-    return record
 
 
 def _is_urgent(item: Item) -> bool:
@@ -456,22 +352,3 @@ def _is_urgent(item: Item) -> bool:
             return item.urgent
         case Notice():
             return False
-
-
-def _where(batch: Batch) -> dict[str, object]:
-    """The first record that the batch is about, for a log line."""
-    origins = [outcome.origin for outcome in batch.outcomes]
-    origins += [job.origin for job, _ in batch.starts] + [notice.origin for notice in batch.notices]
-    if not origins:
-        return {"outcomes": 0}
-    first = origins[0]
-    return {
-        "outcomes": len(batch.outcomes),
-        "topic": first.topic,
-        "partition": first.partition,
-        "offset": first.offset,
-    }
-
-
-def _texts(causes: Mapping[int, Cause]) -> list[str]:
-    return sorted({cause.text for cause in causes.values()})

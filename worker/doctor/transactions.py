@@ -14,7 +14,7 @@ from contextlib import suppress
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from worker import kafka_config
-from worker.delivery.transport import TRANSACTION_CONFIG
+from worker.delivery.exactly_once import TRANSACTION_CONFIG
 from worker.doctor.finding import Finding, failed, ok, skipped
 from worker.settings import Settings
 

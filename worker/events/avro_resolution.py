@@ -9,9 +9,8 @@ https://avro.apache.org/docs/1.12.0/specification/#schema-resolution
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, TypeAlias
 
 from worker.events.avro_binary import AvroError, BinaryReader
 from worker.events.avro_schema import (
@@ -27,11 +26,18 @@ from worker.events.avro_schema import (
     Union,
     unqualified,
 )
-
-Read: TypeAlias = Callable[[BinaryReader], Any]
-
-# Of an array or map that is kept: an item takes far more memory than the byte that it may come from.
-MAX_ITEMS = 1_000
+from worker.events.avro_values import (
+    Read,
+    fail,
+    read_array,
+    read_enum,
+    read_map,
+    read_record,
+    read_union,
+    skip_entries,
+    skip_items,
+    skip_record,
+)
 
 _TIMESTAMP = "timestamp-millis"
 _UNITS_PER_MILLI = {_TIMESTAMP: 1, "timestamp-micros": 1_000, "timestamp-nanos": 1_000_000}
@@ -91,17 +97,17 @@ class Resolver:
         """
         match writer, reader:
             case Union(), _:
-                return partial(_read_union, [self._branch(branch, reader) for branch in writer.branches])
+                return partial(read_union, [self._branch(branch, reader) for branch in writer.branches])
             case _, Union():
                 return self._first_match(writer, reader)
             case Primitive(), Primitive():
                 return _primitive(writer, reader)
             case Array(), Array():
-                return partial(_read_array, self.resolve(writer.items, reader.items))
+                return partial(read_array, self.resolve(writer.items, reader.items))
             case Map(), Map():
-                return partial(_read_map, self.resolve(writer.values, reader.values))
+                return partial(read_map, self.resolve(writer.values, reader.values))
             case (EnumType(), EnumType()) if unqualified(writer.name) == unqualified(reader.name):
-                return partial(_read_enum, tuple(_symbol(symbol, reader) for symbol in writer.symbols), reader.name)
+                return partial(read_enum, tuple(_symbol(symbol, reader) for symbol in writer.symbols), reader.name)
             case (Fixed(), Fixed()) if unqualified(writer.name) == unqualified(reader.name):
                 if writer.size == reader.size:
                     return lambda data: data.take(writer.size)
@@ -119,23 +125,23 @@ class Resolver:
             case EnumType():
                 return lambda data: data.read_index(len(writer.symbols))
             case Array():
-                return partial(_skip_items, self.skip(writer.items))
+                return partial(skip_items, self.skip(writer.items))
             case Map():
-                return partial(_skip_entries, self.skip(writer.values))
+                return partial(skip_entries, self.skip(writer.values))
             case Union():
-                return partial(_read_union, [self.skip(branch) for branch in writer.branches])
+                return partial(read_union, [self.skip(branch) for branch in writer.branches])
             case Record():
                 if writer not in self._skips:
                     # Known before it is complete, since a record may contain itself.
                     skips = self._skips[writer] = []
                     skips.extend(self.skip(field.type) for field in writer.fields)
-                return partial(_skip_record, self._skips[writer])
+                return partial(skip_record, self._skips[writer])
 
     def _branch(self, writer: Type, reader: Type) -> Read:
         try:
             return self.resolve(writer, reader)
         except AvroError as error:
-            return partial(_fail, str(error))
+            return partial(fail, str(error))
 
     def _first_match(self, writer: Type, reader: Union) -> Read:
         reasons = []
@@ -170,7 +176,7 @@ class Resolver:
         if missing is not None:
             raise AvroError(f"the writer's {unqualified(writer.name)[:80]} has no field {missing}")
         reads = [self._field(field, target) for field, target in zip(writer.fields, targets, strict=True)]
-        return partial(_read_record, [None if target is None else target.name for target in targets], reads)
+        return partial(read_record, [None if target is None else target.name for target in targets], reads)
 
     def _field(self, writer: Field, reader: Field | None) -> Read:
         if reader is None:
@@ -213,86 +219,3 @@ def _primitive(writer: Primitive, reader: Primitive) -> Read:
 
 def _symbol(symbol: str, reader: EnumType) -> str | None:
     return symbol if symbol in reader.symbols else reader.default
-
-
-def _fail(reason: str, _data: BinaryReader) -> Any:
-    raise AvroError(reason)
-
-
-def _read_enum(symbols: tuple[str | None, ...], name: str, data: BinaryReader) -> str:
-    symbol = symbols[data.read_index(len(symbols))]
-    if symbol is None:
-        raise AvroError(f"a symbol that {unqualified(name)} does not know")
-    return symbol
-
-
-def _read_union(branches: list[Read], data: BinaryReader) -> Any:
-    data.enter()
-    found = branches[data.read_index(len(branches))](data)
-    data.leave()
-    return found
-
-
-def _read_array(read: Read, data: BinaryReader) -> list[Any]:
-    data.enter()
-    found: list[Any] = []
-    for _ in data.items():
-        _check_room(len(found))
-        found.append(read(data))
-    data.leave()
-    return found
-
-
-def _read_map(read: Read, data: BinaryReader) -> dict[str, Any]:
-    data.enter()
-    found: dict[str, Any] = {}
-    for _ in data.items():
-        _check_room(len(found))
-        key = data.read_string()
-        found[key] = read(data)
-    data.leave()
-    return found
-
-
-def _read_record(names: list[str | None], reads: list[Read], data: BinaryReader) -> dict[str, Any]:
-    data.enter()
-    data.step(len(reads))
-    found: dict[str, Any] = {}
-    name: str | None = None
-    try:
-        for name, read in zip(names, reads, strict=True):
-            value = read(data)
-            if name is not None:
-                found[name] = value
-    except AvroError as error:
-        raise error if name is None else AvroError(f"{name}: {error}") from None
-    data.leave()
-    return found
-
-
-def _skip_items(skip: Read, data: BinaryReader) -> None:
-    data.enter()
-    for _ in data.skipped_items():
-        skip(data)
-    data.leave()
-
-
-def _skip_entries(skip: Read, data: BinaryReader) -> None:
-    data.enter()
-    for _ in data.skipped_items():
-        data.skip(data.read_long())
-        skip(data)
-    data.leave()
-
-
-def _skip_record(skips: list[Read], data: BinaryReader) -> None:
-    data.enter()
-    data.step(len(skips))
-    for skip in skips:
-        skip(data)
-    data.leave()
-
-
-def _check_room(count: int) -> None:
-    if count >= MAX_ITEMS:
-        raise AvroError(f"more than {MAX_ITEMS} items")

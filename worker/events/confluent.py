@@ -10,6 +10,7 @@ from confluent_kafka.schema_registry.avro import AvroSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 
 from worker.errors import UndecodableError
+from worker.events.conversion import to_record
 from worker.events.registry import Registry, SchemaKey
 from worker.events.schema_lookup import COMMAND, Patience, SchemaLookup
 from worker.events.schemas import current
@@ -23,7 +24,7 @@ from worker.events.single_object import (
     schema_id_header,
     unknown_framing,
 )
-from worker.events.types import E, Event, to_record
+from worker.events.types import E, Event
 from worker.events.writers import Writer
 
 _ID_BYTES = 4

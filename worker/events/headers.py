@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TypeAlias
 
 from worker.errors import ErrorCode
+from worker.events.conversion import to_record
 from worker.events.schemas import NAMESPACE
 from worker.events.single_object import Framing, Headers
 from worker.events.types import (
@@ -25,7 +26,6 @@ from worker.events.types import (
     JobEvent,
     JobStatus,
     WorkerReport,
-    to_record,
 )
 
 CONTENT_TYPE = "application/avro"

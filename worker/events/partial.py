@@ -14,8 +14,8 @@ from typing import Any
 
 from worker.errors import RegistryUnavailable, UndecodableError
 from worker.events.avro_binary import AvroError, BinaryReader
-from worker.events.avro_resolution import MAX_ITEMS
 from worker.events.avro_schema import Array, EnumType, Fixed, Map, Primitive, Record, Type, Union
+from worker.events.avro_values import MAX_ITEMS
 from worker.events.codec import EventCodec
 from worker.events.single_object import CONFLUENT_MAGIC, MARKER, Headers, schema_id_header
 from worker.events.types import Event

@@ -10,8 +10,9 @@ from typing import TypeAlias
 from fastavro import schemaless_writer
 
 from worker.errors import UndecodableError
+from worker.events.conversion import to_record
 from worker.events.schemas import current, parse, released
-from worker.events.types import E, Event, to_record
+from worker.events.types import E, Event
 from worker.events.writers import Writer
 
 Headers: TypeAlias = Sequence[tuple[str, bytes | str | None]] | None
@@ -83,9 +84,11 @@ class SingleObjectCodec:
 
     def _remedy(self, expected: str | None) -> str:
         """What a writer with another schema must do, and the schemas that it may write with."""
+        # Last, since a reason has a limited length.
+        replaced = {schema.fingerprint for schema in released()} - {schema.fingerprint for schema in current().values()}
         known = ", ".join(
             f"{writer.name} {fingerprint.hex()}"
-            for fingerprint, writer in self._writers.items()
+            for fingerprint, writer in sorted(self._writers.items(), key=lambda item: item[0] in replaced)
             if expected in (None, writer.name)
         )
         return f"{UNKNOWN_WRITER_REMEDY} Known: {known}"

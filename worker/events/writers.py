@@ -7,10 +7,12 @@ from functools import cache
 
 from worker.errors import UndecodableError
 from worker.events.avro_binary import AvroError, BinaryReader
-from worker.events.avro_resolution import Read, Resolver
+from worker.events.avro_resolution import Resolver
 from worker.events.avro_schema import Names, Record, parse_record, unqualified
+from worker.events.avro_values import Read
+from worker.events.conversion import from_record
 from worker.events.schemas import current
-from worker.events.types import BY_NAME, E, Event, from_record
+from worker.events.types import BY_NAME, E, Event
 
 
 class Writer:

@@ -12,9 +12,10 @@ from starlette.types import ASGIApp
 
 from worker import __version__
 from worker.errors import SettingsError
-from worker.gateway.api import job_routes, metrics_routes, probe_routes
+from worker.gateway.api import job_routes
 from worker.gateway.guard import Guard
 from worker.gateway.measured import Measured, set_gauges
+from worker.gateway.probes import metrics_routes, probe_routes
 from worker.gateway.refusals import Refusal
 from worker.gateway.service import Service
 from worker.gateway.state import State

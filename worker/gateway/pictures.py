@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from worker.delivery.completed import owners_event
 from worker.delivery.digest import request_digest
-from worker.delivery.manifest import owners_event
 from worker.delivery.upload import PictureStore
 from worker.errors import RequestRejected, StoreUnavailable
 from worker.events.types import GenerationRequest, GenerationStatus, JobStatus

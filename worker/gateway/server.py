@@ -24,11 +24,11 @@ from worker import __version__
 from worker.client.connection import Connection, connect
 from worker.errors import SettingsError
 from worker.gateway.admission import Admission
-from worker.gateway.api import exposition
 from worker.gateway.app import build_app
 from worker.gateway.board import Board
 from worker.gateway.hub import Hub
 from worker.gateway.pictures import Pictures
+from worker.gateway.probes import exposition
 from worker.gateway.protocol import HurriedProtocol
 from worker.gateway.sender import KafkaSender
 from worker.gateway.service import Service

@@ -10,7 +10,8 @@ from typing import Any
 from worker.delivery.digest import request_digest
 from worker.delivery.encode import CONTENT_TYPES
 from worker.delivery.keys import legacy_manifest_key, object_keys
-from worker.delivery.manifest import ModelInfo, applied_preset, applied_profile, stored_request
+from worker.delivery.manifest import ModelInfo
+from worker.delivery.stored_manifest import applied_preset, applied_profile, stored_request
 from worker.events.types import GenerationCompleted, GenerationRequest
 from worker.job import AppliedProfile, Job, effective_seed
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TypeVar
 
-from worker.delivery.manifest import (
+from worker.delivery.stored_manifest import (
     applied_compilation,
     applied_method,
     applied_preset,

@@ -16,7 +16,7 @@ from worker.client.connection import Connection, Record
 from worker.client.reader import Reader
 from worker.delivery.digest import request_digest
 from worker.delivery.keys import object_keys
-from worker.delivery.manifest import load_manifest
+from worker.delivery.stored_manifest import load_manifest
 from worker.delivery.upload import PictureStore
 from worker.errors import ErrorCode, RequestRejected, UndecodableError
 from worker.events.headers import header_text, passed_through

@@ -17,17 +17,12 @@ from confluent_kafka import Producer
 
 from worker.client.connection import Connection
 from worker.client.errors import CommandError
+from worker.delivery.at_least_once import IDEMPOTENT_CONFIG, AtLeastOnce
+from worker.delivery.encoded_batch import encoded
+from worker.delivery.exactly_once import TRANSACTION_CONFIG, ExactlyOnce
 from worker.delivery.finish import Finisher, IdReused, stored_event
 from worker.delivery.messages import MessageWriter
-from worker.delivery.publish import encoded
-from worker.delivery.transport import (
-    IDEMPOTENT_CONFIG,
-    TRANSACTION_CONFIG,
-    AtLeastOnce,
-    ExactlyOnce,
-    Transport,
-    TryAgain,
-)
+from worker.delivery.transport import Transport, TryAgain
 from worker.delivery.upload import PictureStore
 from worker.errors import RequestRejected
 from worker.events.types import GenerationCompleted

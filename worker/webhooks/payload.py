@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeAlias
 
+from worker.events.conversion import to_record
 from worker.events.headers import Place, event_id, header_text, passed_through
 from worker.events.single_object import Headers
-from worker.events.types import GenerationCompleted, GenerationFailed, to_record
+from worker.events.types import GenerationCompleted, GenerationFailed
 
 Result: TypeAlias = GenerationCompleted | GenerationFailed
 

@@ -10,19 +10,16 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
-from worker.errors import RegistryUnavailable, UndecodableError
 from worker.events.codec import EventCodec
 from worker.events.record_headers import read_headers
-from worker.events.types import GenerationCompleted, GenerationFailed
 from worker.telemetry import metrics
 from worker.telemetry.health import Health
-from worker.webhooks.answers import Answer, Verdict
-from worker.webhooks.payload import Payload, payload
+from worker.webhooks.attempts import Attempts, News, Sends
 from worker.webhooks.progress import Partition, Progress
 from worker.webhooks.queue import Delivery, DeliveryQueue
 
@@ -30,8 +27,6 @@ _log = structlog.get_logger()
 
 IDLE_S = 0.02
 COMMIT_EVERY_S = 1.0
-REGISTRY_PAUSE_S = 1.0
-TELL_EVERY_S = 30.0
 # Deliveries in memory at which reading pauses, for each request that may be under way; it goes on at half of them.
 BUFFER_PER_REQUEST = 8
 # Records above an unfinished one at which its partition is paused: they would be sent again after a crash.
@@ -48,12 +43,6 @@ _PASSING = frozenset(
     }
 )
 _NO_TOPIC = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})
-
-
-class Sends(Protocol):
-    """What makes the requests."""
-
-    async def send(self, payload: Payload, now_s: float) -> Answer: ...
 
 
 class Webhooks:
@@ -80,20 +69,19 @@ class Webhooks:
     ) -> None:
         self._consumer = consumer
         self._topics = topics
-        self._codec = codec
-        self._sender = sender
         self._buffer = concurrency * BUFFER_PER_REQUEST
         self._drain_s = drain_s
         self._health = health
         self._queue = DeliveryQueue(concurrency, max_pause_s, random.random)
         self._progress = Progress()
+        self._news = News()
+        self._attempts = Attempts(self._queue, self._progress, codec, sender, self._news)
         self._tasks: dict[Delivery, asyncio.Task[None]] = {}
         self._assigned: set[Partition] | None = None
         self._paused: set[Partition] = set()
         self._maybe_paused: set[Partition] = set()
         self._is_full = False
         self._commit_at = 0.0
-        self._tell_at = 0.0
 
     def not_ready(self) -> list[str]:
         """Why it can deliver nothing now."""
@@ -137,7 +125,7 @@ class Webhooks:
             read += 1
         self._reap()
         while (delivery := self._queue.take(now)) is not None:
-            self._tasks[delivery] = asyncio.create_task(self._attempt(delivery))
+            self._tasks[delivery] = asyncio.create_task(self._attempts.make(delivery))
         self._hold_back()
         if now >= self._commit_at:
             self._commit_at = now + COMMIT_EVERY_S
@@ -164,7 +152,7 @@ class Webhooks:
         elif error.code() == KafkaError._PARTITION_EOF:
             self._progress.reach_end((message.topic(), message.partition()), message.offset())
         elif error.code() in _NO_TOPIC:
-            self._tell(now, "topic_missing", error=error.str(), hint="`sdxl-worker topics create` creates it")
+            self._news.tell(now, "topic_missing", error=error.str(), hint="`sdxl-worker topics create` creates it")
         elif error.fatal() or not (error.retriable() or error.code() in _PASSING):
             raise KafkaException(error)
         return True
@@ -176,57 +164,6 @@ class Webhooks:
         # A record without a key is in nobody's order.
         job = repr(place).encode() if key is None else _bytes(key)
         self._queue.add(Delivery(job, place, None if value is None else _bytes(value), read_headers(message), now))
-
-    async def _attempt(self, delivery: Delivery) -> None:
-        """One attempt; a delivery whose partition is gone meanwhile was cancelled with its task."""
-        began = time.monotonic()
-        try:
-            sent = self._payload(delivery)
-            if sent is None:
-                self._queue.refused(delivery)
-                self._progress.finish(delivery.place[:2], delivery.place[2])
-                return
-            answer = await self._sender.send(sent, time.time())
-            self._conclude(delivery, sent, answer, time.monotonic() - began)
-        except RegistryUnavailable as error:
-            self._queue.postpone(delivery, time.monotonic() + REGISTRY_PAUSE_S)
-            self._tell(time.monotonic(), "registry_unavailable", error=str(error))
-
-    def _payload(self, delivery: Delivery) -> Payload | None:
-        """The webhook, or None where the record is none and never will be. Raises RegistryUnavailable."""
-        try:
-            event = self._codec.decode_any(delivery.value, topic=delivery.place[0], headers=delivery.headers)
-            if not isinstance(event, GenerationCompleted | GenerationFailed):
-                raise UndecodableError(f"a {type(event).__name__} is no result")
-            return payload(event, delivery.headers, delivery.place)
-        except UndecodableError as error:
-            metrics.WEBHOOKS.labels("given_up").inc()
-            _log.error("webhook_given_up", reason=str(error), **_about(delivery))
-            return None
-
-    def _conclude(self, delivery: Delivery, sent: Payload, answer: Answer, seconds: float) -> None:
-        verdict, was_failing = answer.verdict, self._queue.is_failing
-        if verdict is Verdict.DELIVERED:
-            self._queue.delivered(delivery)
-        elif verdict is Verdict.GIVE_UP:
-            self._queue.refused(delivery)
-        elif not self._queue.failed(delivery, time.monotonic(), answer.retry_after_s):
-            verdict = Verdict.GIVE_UP
-        metrics.WEBHOOKS.labels(verdict.value).inc()
-        metrics.WEBHOOK_SECONDS.observe(seconds)
-        about = {"webhook_id": sent.webhook_id, "attempts": delivery.attempts, **_about(delivery)}
-        match verdict:
-            case Verdict.TRY_AGAIN:
-                self._tell(time.monotonic(), "webhook_failed", reason=answer.reason, **about)
-                return
-            case Verdict.GIVE_UP:
-                _log.error("webhook_given_up", status=answer.status, reason=answer.reason, **about)
-            case Verdict.DELIVERED:
-                _log.info("webhook_delivered", status=answer.status, seconds=round(seconds, 3), **about)
-        if was_failing:
-            _log.info("webhook_receiver_is_back")
-            self._tell_at = 0.0
-        self._progress.finish(delivery.place[:2], delivery.place[2])
 
     def _hold_back(self) -> None:
         """Pause what would fill the memory, and resume what no longer does; each only where it changes something."""
@@ -278,12 +215,6 @@ class Webhooks:
         self._assigned = (self._assigned or set()) - gone
         self._paused -= gone
 
-    def _tell(self, now: float, event: str, **fields: Any) -> None:
-        """A warning, at most every half minute: an outage is one piece of news."""
-        if now >= self._tell_at:
-            self._tell_at = now + TELL_EVERY_S
-            _log.warning(event, **fields)
-
 
 def _named(partitions: Iterable[TopicPartition]) -> set[Partition]:
     return {(partition.topic, partition.partition) for partition in partitions}
@@ -291,8 +222,3 @@ def _named(partitions: Iterable[TopicPartition]) -> set[Partition]:
 
 def _bytes(value: str | bytes) -> bytes:
     return value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")
-
-
-def _about(delivery: Delivery) -> dict[str, Any]:
-    topic, partition, offset = delivery.place
-    return {"job_id": delivery.job.decode(errors="replace"), "topic": topic, "partition": partition, "offset": offset}

@@ -11,7 +11,8 @@ from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient
 
 from devtools.local.embedded import EmbeddedBroker, EmbeddedBrokerError
-from worker.topics import Topics, TopicsError, create_topics, describe_topics
+from worker.topic_admin import TopicsError, create_topics, describe_topics
+from worker.topics import Topics
 
 SEND = """
 import sys

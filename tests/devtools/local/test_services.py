@@ -17,7 +17,8 @@ import pytest
 
 from devtools.local.process import free_ports
 from devtools.local.services import main
-from worker.topics import Topics, describe_topics
+from worker.topic_admin import describe_topics
+from worker.topics import Topics
 
 
 @contextlib.contextmanager

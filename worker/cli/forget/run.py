@@ -16,7 +16,8 @@ from worker.delivery.keys import PICTURES
 from worker.delivery.s3_listing import is_versioned
 from worker.delivery.s3_objects import S3Objects
 from worker.job import SAFE_NAME
-from worker.topics import DAY_MS, TopicsError, describe_topics
+from worker.topic_admin import TopicsError, describe_topics
+from worker.topics import DAY_MS
 
 _STATUS = "status"
 _PATHS_SHOWN = 3
