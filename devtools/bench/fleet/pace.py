@@ -1,0 +1,67 @@
+"""How many records a second one dispatcher passes on, to a worker that takes whatever comes.
+
+The requests are there before the dispatcher starts, and the worker is none: it only reports, with room for all.
+"""
+
+from __future__ import annotations
+
+import time
+
+from confluent_kafka import Producer
+
+from devtools.bench.fleet.hops import reader
+from devtools.bench.fleet.site import Site
+from devtools.bench.fleet.traffic import Sender, TrafficError
+from worker.events.headers import report_headers
+from worker.events.single_object import SingleObjectCodec
+from worker.events.types import WorkerReport, WorkPartition, timestamp
+from worker.job import Lane
+
+ROOM = 1_000_000
+REPORT_EVERY_S = 0.05
+TIMEOUT_S = 180.0
+# What is read before the clock starts: the first transactions of a producer are slow.
+WARM_UP = 0.1
+
+
+def records_per_s(site: Site, records: int) -> float:
+    """Records a second from when the first tenth has come to the last one. Raises TrafficError."""
+    sender = Sender(site.servers, site.topics)
+    for number in range(records):
+        sender.send(f"pace-{number}", Lane.NORMAL)
+    sender.flush()
+    consumer = reader(site.servers, site.work.requests, from_the_start=True)
+    places = {(place.topic, place.partition): 0 for place in consumer.assignment()}
+    producer, codec, sequence = Producer({"bootstrap.servers": site.servers, "linger.ms": 0}), SingleObjectCodec(), 0
+    site.dispatcher("dispatcher")
+    came, first, began, deadline, report_at = 0, 0, 0.0, time.monotonic() + TIMEOUT_S, 0.0
+    while came < records:
+        now = time.monotonic()
+        if now > deadline:
+            raise TrafficError(f"{records - came} of {records} records were not passed on in {TIMEOUT_S:.0f} s")
+        if now >= report_at:
+            report_at, sequence = now + REPORT_EVERY_S, sequence + 1
+            report = WorkerReport(
+                worker_id="sink",
+                session_id="bench",
+                sequence=sequence,
+                rows=ROOM,
+                picture_seconds=1.0,
+                partitions=tuple(
+                    WorkPartition(topic=topic, partition=number, position=position)
+                    for (topic, number), position in places.items()
+                ),
+                reported_at=timestamp(time.time()),
+            )
+            value, framing = codec.encode(report, topic=site.topics.workers)
+            headers = [*report_headers(report, source="/bench"), *framing]
+            producer.produce(site.topics.workers, key=b"sink", value=value, headers=headers)
+            producer.poll(0)
+        for message in consumer.consume(500, 0.02):
+            if message.error() is None:
+                came += 1
+                places[str(message.topic()), message.partition() or 0] = (message.offset() or 0) + 1
+        if not began and came >= WARM_UP * records:
+            began, first = time.monotonic(), came
+    consumer.close()
+    return (came - first) / (time.monotonic() - began)
