@@ -6,15 +6,14 @@ import threading
 import time
 from collections.abc import Sequence
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, TopicPartition
 
 from devtools.bench.fleet.site import Site
 
 POLL_S = 0.1
-LIST_TIMEOUT_S = 10.0
 
 
-def reader(servers: str, topics: Sequence[str], *, from_the_start: bool) -> Consumer:
+def reader(servers: str, topics: Sequence[str], partitions: int, *, from_the_start: bool) -> Consumer:
     """A consumer of all partitions of the topics, of no group, that sees what is committed."""
     consumer = Consumer(
         {
@@ -23,15 +22,11 @@ def reader(servers: str, topics: Sequence[str], *, from_the_start: bool) -> Cons
             "isolation.level": "read_committed",
             "enable.auto.commit": False,
             "fetch.wait.max.ms": 50,
+            "log_level": 2,
         }
     )
-    places = []
-    for topic in topics:
-        for number in consumer.list_topics(topic, timeout=LIST_TIMEOUT_S).topics[topic].partitions:
-            place = TopicPartition(topic, number)
-            first, end = consumer.get_watermark_offsets(place, timeout=LIST_TIMEOUT_S)
-            places.append(TopicPartition(topic, number, first if from_the_start else end))
-    consumer.assign(places)
+    offset = OFFSET_BEGINNING if from_the_start else OFFSET_END
+    consumer.assign([TopicPartition(topic, number, offset) for topic in topics for number in range(partitions)])
     return consumer
 
 
@@ -39,7 +34,7 @@ class HopWatch:
     """Reads the work topics as a worker would, from now on, until `stop`."""
 
     def __init__(self, site: Site) -> None:
-        self._consumer = reader(site.servers, site.work.requests, from_the_start=False)
+        self._consumer = reader(site.servers, site.work.requests, site.partitions, from_the_start=False)
         self._hops_s: list[float] = []
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)

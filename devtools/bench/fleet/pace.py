@@ -30,9 +30,13 @@ def records_per_s(site: Site, records: int) -> float:
     for number in range(records):
         sender.send(f"pace-{number}", Lane.NORMAL)
     sender.flush()
-    consumer = reader(site.servers, site.work.requests, from_the_start=True)
-    places = {(place.topic, place.partition): 0 for place in consumer.assignment()}
-    producer, codec, sequence = Producer({"bootstrap.servers": site.servers, "linger.ms": 0}), SingleObjectCodec(), 0
+    consumer = reader(site.servers, site.work.requests, site.partitions, from_the_start=True)
+    places = {(topic, number): 0 for topic in site.work.requests for number in range(site.partitions)}
+    producer, codec, sequence = (
+        Producer({"bootstrap.servers": site.servers, "linger.ms": 0, "log_level": 2}),
+        SingleObjectCodec(),
+        0,
+    )
     site.dispatcher("dispatcher")
     came, first, began, deadline, report_at = 0, 0, 0.0, time.monotonic() + TIMEOUT_S, 0.0
     while came < records:

@@ -23,6 +23,7 @@ class Site:
     servers: str
     topics: Topics
     work: Topics
+    partitions: int
     folder: Path
     stack: ExitStack
 
@@ -73,4 +74,4 @@ def site(servers: str, name: str, folder: Path, partitions: int) -> Iterator[Sit
     folder = folder / name
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        yield Site(servers, topics, work, folder, stack)
+        yield Site(servers, topics, work, partitions, folder, stack)

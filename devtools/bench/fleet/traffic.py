@@ -47,7 +47,7 @@ class Sender:
 
     def __init__(self, servers: str, topics: Topics) -> None:
         self._topics = dict(zip(Lane, topics.requests, strict=True))
-        self._producer = Producer({"bootstrap.servers": servers, "linger.ms": 0})
+        self._producer = Producer({"bootstrap.servers": servers, "linger.ms": 0, "log_level": 2})
         self._codec = SingleObjectCodec()
 
     def send(self, job_id: str, lane: Lane, loras: str = "") -> None:
