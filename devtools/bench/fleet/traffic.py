@@ -95,8 +95,8 @@ class Begun:
 
     def __init__(self, log: Path) -> None:
         log.touch()
-        self._lines = log.open()
-        self._rest = ""
+        self._log = log
+        self._at = 0
 
     def wait_for(self, jobs: dict[str, tuple[Lane, float]], timeout_s: float) -> Waits:
         """Wait until all of these jobs have begun. Raises TrafficError."""
@@ -114,8 +114,11 @@ class Begun:
         return waits
 
     def _read(self) -> Iterator[tuple[str, float, bool]]:
-        text = self._rest + self._lines.read()
-        *lines, self._rest = text.split("\n")
-        for line in lines:
+        with self._log.open("rb") as lines:
+            lines.seek(self._at)
+            text = lines.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self._at += len(whole)
+        for line in whole.decode().splitlines():
             job_id, at, changed = line.split()
             yield job_id, float(at), changed == "1"
