@@ -82,7 +82,8 @@ def _print(report: dict[str, Any]) -> None:
             f"\n{report['workers']} workers on Kafka, {report['picture_s']:g} s a picture, waits in ms at p95"
         )
         console.print(_fleets(report["fleets"]))
-        console.print(f"one dispatcher passes on {report['dispatch_records_per_s']:,} records a second")
+        per_s, per_cpu_s = report["dispatch_records_per_s"], report["dispatch_records_per_cpu_s"]
+        console.print(f"one dispatcher passes on {per_s:,} records a second, {per_cpu_s:,} in a second of a processor")
         console.print(f"machine: {json.dumps(report['machine'])}", soft_wrap=True)
 
 

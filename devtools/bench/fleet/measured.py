@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from devtools.bench.fleet.hops import HopWatch
-from devtools.bench.fleet.pace import records_per_s
+from devtools.bench.fleet.pace import pace
 from devtools.bench.fleet.site import Site, broker, site
 from devtools.bench.fleet.traffic import Begun, Sender, TrafficError, Waits
 from worker.dispatch.policy import BOUNDS_S
@@ -57,7 +57,7 @@ def measure(plan: Plan, folder: Path, note: Callable[[str], None]) -> dict[str, 
         if plan.records:
             note("one dispatcher's pace")
             with site(servers, "pace", folder, 2 * plan.workers) as place:
-                report["dispatch_records_per_s"] = round(records_per_s(place, plan.records))
+                report |= pace(place, plan.records)
     report["machine"]["load_average_at_end"] = os.getloadavg()[0]
     return report | _keys(report["fleets"])
 
