@@ -34,6 +34,9 @@ def fleet(
     seconds: Annotated[
         float, typer.Option(metavar="S", min=1, max=3600, help="Seconds of arrivals at each load on Kafka.")
     ] = 30.0,
+    scale: Annotated[
+        float, typer.Option(metavar="X", min=1, max=10, help="How many times as fast as a 4090 they draw on Kafka.")
+    ] = 10.0,
     seed: Annotated[int, typer.Option(metavar="N", callback=between(0, INT), help="Seed of the arrivals.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the JSON report instead of tables.")] = False,
 ) -> None:
@@ -44,7 +47,8 @@ def fleet(
     worker changes its LoRAs with a Zipf choice among 200 sets, and how many requests
     the policy places in a second of one processor.
 
-    On Kafka: eight workers without GPU and S3, at a tenth of these times.
+    On Kafka: eight workers without GPU and S3, at a tenth of these times. On a busy
+    machine that is too short for its own delays; --scale 3 makes them a third.
     """
     from devtools.bench.fleet.choices import choices_per_s
     from devtools.bench.fleet.search import figures, lora_changes
@@ -61,7 +65,7 @@ def fleet(
             from devtools.bench.fleet.measured import Plan, measure
 
             with TemporaryDirectory(prefix="bench-fleet-") as folder:
-                report |= measure(Plan(seconds=seconds, seed=seed), Path(folder), note.update)
+                report |= measure(Plan(seconds=seconds, scale=scale, seed=seed), Path(folder), note.update)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=1) + "\n")
     if as_json:

@@ -1,7 +1,7 @@
 """A fleet on a real Kafka, with and without dispatchers: the highest load that keeps the bounds, the hop, the pace.
 
-Workers are real but for GPU and S3 (`workers.py`), at a tenth of the time of a 4090's picture, and the bounds are a
-tenth of the guide's alike. So a hop, which takes as long as ever, weighs ten times as much as in production.
+Workers are real but for GPU and S3 (`workers.py`). They draw `Plan.scale` times as fast as a 4090, and the bounds are as
+much shorter than the guide's. A hop takes as long as ever, so it weighs as much more than in production.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from devtools.bench.fleet.traffic import Begun, Sender, TrafficError, Waits
 from worker.dispatch.policy import BOUNDS_S
 from worker.job import Lane
 
-SCALE = 10
-PICTURE_S = 3.0 / SCALE
-BOUNDS = {lane: bound / SCALE for lane, bound in BOUNDS_S.items()}
+# A standard picture on a 4090.
+STANDARD_S = 3.0
 START_TIMEOUT_S = 120.0
 QUANTILE = 0.95
 
@@ -33,6 +32,7 @@ class Plan:
 
     Attributes:
         workers: number of workers.
+        scale: how many times as fast as a 4090 they draw.
         seconds: of arrivals at each load.
         loads: those that are tried, ascending; the highest that keeps the bounds is found by bisection.
         dispatchers: numbers of dispatchers, each measured by itself.
@@ -40,16 +40,26 @@ class Plan:
     """
 
     workers: int = 8
+    scale: float = 10.0
     seconds: float = 30.0
     loads: tuple[float, ...] = (0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
     dispatchers: tuple[int, ...] = (1, 2)
     records: int = 20_000
     seed: int = 0
 
+    @property
+    def picture_s(self) -> float:
+        """Seconds that a worker takes for a picture."""
+        return STANDARD_S / self.scale
+
+    def keeps_bounds(self, waits: Waits) -> bool:
+        """Whether the p95 wait of every lane is within its scaled bound."""
+        return all(waits.quantile_s(lane, QUANTILE) <= BOUNDS_S[lane] / self.scale for lane in Lane)
+
 
 def measure(plan: Plan, folder: Path, note: Callable[[str], None]) -> dict[str, Any]:
     """Measure all of it on one local broker, with its files in `folder`."""
-    report: dict[str, Any] = {"machine": machine(), "workers": plan.workers, "picture_s": PICTURE_S, "fleets": []}
+    report: dict[str, Any] = {"machine": machine(), "workers": plan.workers, "picture_s": plan.picture_s, "fleets": []}
     with broker(folder) as servers:
         for dispatchers in (0, *plan.dispatchers):
             with site(servers, f"fleet{dispatchers}", folder, 2 * plan.workers) as place:
@@ -87,9 +97,9 @@ def _fleet(place: Site, plan: Plan, dispatchers: int, note: Callable[[str], None
     begun, sender = Begun(log), Sender(place.servers, place.topics)
     for number in range(dispatchers):
         place.dispatcher(f"dispatcher-{number}")
-    place.workers(plan.workers, PICTURE_S, log, behind_dispatchers=dispatchers > 0)
-    _await_everybody(sender, begun, plan.workers)
-    rate_at_full = plan.workers / PICTURE_S
+    place.workers(plan.workers, plan.picture_s, log, behind_dispatchers=dispatchers > 0)
+    _await_everybody(sender, begun, plan)
+    rate_at_full = plan.workers / plan.picture_s
 
     def run(load: float, *, loras: bool) -> Waits:
         note(f"{dispatchers} dispatchers, load {load:.0%}{' with LoRAs' if loras else ''}")
@@ -100,7 +110,7 @@ def _fleet(place: Site, plan: Plan, dispatchers: int, note: Callable[[str], None
     watch = HopWatch(place) if dispatchers else None
     run(plan.loads[0], loras=False)
     hops = [] if watch is None else watch.stop()
-    best, at_best = _highest(plan.loads, lambda load: run(load, loras=False))
+    best, at_best = _highest(plan, lambda load: run(load, loras=False))
     with_loras = run(min(plan.loads, key=lambda load: abs(load - 0.85)), loras=True)
     found = {
         "dispatchers": dispatchers,
@@ -119,32 +129,32 @@ def _quantiles(waits: Waits, quantile: float) -> dict[str, float]:
     return {lane.label: round(waits.quantile_s(lane, quantile), 4) for lane in Lane}
 
 
-def _highest(loads: tuple[float, ...], run: Callable[[float], Waits]) -> tuple[float, Waits | None]:
+def _highest(plan: Plan, run: Callable[[float], Waits]) -> tuple[float, Waits | None]:
     """The highest of the loads that keeps the bounds, by bisection, and its waits; 0 where none does."""
-    keeps, fails, best = -1, len(loads), None
+    keeps, fails, best = -1, len(plan.loads), None
     while fails - keeps > 1:
         middle = (keeps + fails) // 2
-        waits = run(loads[middle])
-        if all(waits.quantile_s(lane, QUANTILE) <= BOUNDS[lane] for lane in Lane):
+        waits = run(plan.loads[middle])
+        if plan.keeps_bounds(waits):
             keeps, best = middle, waits
         else:
             fails = middle
-    return (loads[keeps] if keeps >= 0 else 0.0), best
+    return (plan.loads[keeps] if keeps >= 0 else 0.0), best
 
 
-def _await_everybody(sender: Sender, begun: Begun, workers: int) -> None:
+def _await_everybody(sender: Sender, begun: Begun, plan: Plan) -> None:
     """Send a few requests at a time until all of a round are drawn within moments: everybody has his partitions."""
     deadline, number = time.monotonic() + START_TIMEOUT_S, 0
     while True:
         sent = {}
-        for _ in range(2 * workers):
+        for _ in range(2 * plan.workers):
             job_id = f"warm-{time.monotonic_ns()}-{number}"
             number += 1
             sent[job_id] = Lane.NORMAL, time.time()
             sender.send(job_id, Lane.NORMAL)
         sender.flush()
         waits = begun.wait_for(sent, max(1.0, deadline - time.monotonic()))
-        if waits.quantile_s(Lane.NORMAL, 1.0) < 10 * PICTURE_S:
+        if waits.quantile_s(Lane.NORMAL, 1.0) < 10 * plan.picture_s:
             return
         if time.monotonic() > deadline:
             raise TrafficError(f"the fleet was not ready in {START_TIMEOUT_S:.0f} s")
