@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Any, cast
 from unittest.mock import Mock
 
 import pytest
@@ -34,9 +35,10 @@ def test_a_tick_takes_what_has_come_up_to_its_rounds_and_waits_only_for_the_firs
     monkeypatch.setattr("worker.intake.consume.Reopener", Mock())
     monkeypatch.setattr(Intake, "_take", lambda _self, message, _topic: took.append(message))
     monkeypatch.setattr(Intake, "_balance", lambda _self: None)
+    any_: Any = Mock()
     intake = Intake(
-        members, *(Mock() for _ in range(7)), TOPICS, lambda: 0.0, lambda *_: None, rounds=rounds  # type: ignore[arg-type]
-    )  # fmt: skip
+        cast("Any", members), any_, any_, any_, any_, any_, any_, any_, TOPICS, lambda: 0.0, any_, rounds=rounds
+    )
     intake.tick(0.5)
     assert len(took) == taken
     waits = [timeout_s for _, timeout_s in members.polls if timeout_s]

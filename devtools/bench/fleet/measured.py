@@ -1,7 +1,7 @@
 """A fleet on a real Kafka, with and without dispatchers: the highest load that keeps the bounds, the hop, the pace.
 
-Workers are real but for GPU and S3 (`workers.py`). They draw `Plan.scale` times as fast as a 4090, and the bounds are as
-much shorter than the guide's. A hop takes as long as ever, so it weighs as much more than in production.
+Workers are real but for GPU and S3 (`workers.py`). They draw `Plan.scale` times as fast as a 4090, and the bounds are
+shorter than the guide's alike. A hop takes as long as ever, so it weighs that much more than in production.
 """
 
 from __future__ import annotations
