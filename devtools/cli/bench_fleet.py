@@ -42,13 +42,13 @@ def fleet(
 ) -> None:
     """Measure fleets with and without a dispatcher: simulated, and on a real Kafka.
 
-    Simulated, with the dispatcher's own policy, for each size: the highest load at
-    which the p95 waits keep the bounds of 2, 5 and 10 s at 3 s a picture, how often a
-    worker changes its LoRAs with a Zipf choice among 200 sets, and how many requests
-    the policy places in a second of one processor.
+    Simulated, with the dispatcher's own policy, for each size: the highest load
+    at which the p95 waits keep the bounds of 2, 5 and 10 s at 3 s a picture; how
+    often a worker changes its LoRAs with a Zipf choice among 200 sets; how many
+    requests the policy places in a second of one processor.
 
-    On Kafka: eight workers without GPU and S3, at a tenth of these times. On a busy
-    machine that is too short for its own delays; --scale 3 makes them a third.
+    On Kafka: eight workers without GPU and S3, at a tenth of these times. That is
+    too short for the delays of a busy machine; --scale 3 makes them a third.
     """
     from devtools.bench.fleet.choices import choices_per_s
     from devtools.bench.fleet.search import figures, lora_changes
