@@ -55,9 +55,12 @@ def test_the_highest_load_is_searched_for() -> None:
 
 def test_the_bench_prints_and_writes_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_fleet, "LEAST_REQUESTS", 600)
+    monkeypatch.setattr(bench_fleet, "CHOICES_S", 0.05)
     out = tmp_path / "fleet.json"
     result = CliRunner().invoke(app, ["bench", "fleet", "--workers", "2", "--out", str(out)])
     assert result.exit_code == 0, result.output
-    [row] = json.loads(out.read_text())["simulated"]
+    report = json.loads(out.read_text())
+    [row] = report["simulated"]
+    assert report["choices_per_cpu_s"]["2"] > 0
     assert f"{row['load_at_bounds']:.0%}" in result.output
     assert max(map(len, result.output.splitlines())) <= 80

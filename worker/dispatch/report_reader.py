@@ -1,4 +1,8 @@
-"""Reads what workers report, from now on. A report that may be old is left out: the next one is a second away."""
+"""Reads what workers report, from now on. A report that may be old is left out: the next one is a second away.
+
+Every partition is read from its end. The events of a partition's end would not do to tell old reports from new ones:
+there is none while somebody always reports, as in a large fleet.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ _log = structlog.get_logger()
 # How often the topic is looked at again: for partitions that come, and while it is not there.
 LIST_AGAIN_S = 30.0
 LIST_SOON_S = 2.0
-# A reader that stood still for so long hears what was said in the meantime, and cannot tell when.
+# A reader that stood still for so long would hear what was said in the meantime, and could not tell when.
 STOOD_STILL_S = 1.0
 _METADATA_TIMEOUT_S = 5.0
 
@@ -27,7 +31,7 @@ class ReportReader:
     """A loop of its own thread.
 
     Args:
-        consumer: of no group that matters; it reports the ends of partitions.
+        consumer: of no group that matters.
         hear: gets each report that was written just now.
     """
 
@@ -40,8 +44,6 @@ class ReportReader:
         self._hear = hear
         self._threads = threads
         self._assigned: set[int] = set()
-        # Partitions whose end was seen since the reader last stood still.
-        self._current: set[int] = set()
         self._list_at = 0.0
         self._polled_at = 0.0
 
@@ -61,26 +63,25 @@ class ReportReader:
         now = self._threads.monotonic()
         if now >= self._list_at:
             self._list()
-        if now - self._polled_at > STOOD_STILL_S:
-            self._current.clear()
         message = self._consumer.poll(timeout_s)
-        self._polled_at = self._threads.monotonic()
+        before, self._polled_at = self._polled_at, self._threads.monotonic()
+        if self._polled_at - before > timeout_s + STOOD_STILL_S:
+            self._assign()
+            return False
         if message is None:
             return False
         error = message.error()
         if error is None:
             self._take(message)
             return True
-        if error.code() == KafkaError._PARTITION_EOF:
-            self._current.add(message.partition() or 0)
-        else:
+        if error.code() != KafkaError._PARTITION_EOF:
             _log.warning("reports_not_read", topic=self._topic, error=error.str())
             self._list_at = min(self._list_at, now + LIST_SOON_S)
         return False
 
     def _take(self, message: Message) -> None:
         record = read_record(message, self._threads.now())
-        if record.partition not in self._current or record.value is None:
+        if record.value is None:
             return
         try:
             report = self._codec.decode(record.value, topic=self._topic, headers=record.headers, expected=WorkerReport)
@@ -100,7 +101,11 @@ class ReportReader:
             return
         if set(found.partitions) != self._assigned:
             self._assigned = set(found.partitions)
-            self._current.clear()
-            self._consumer.assign([TopicPartition(self._topic, number, OFFSET_END) for number in self._assigned])
+            self._assign()
         if not self._assigned:
             self._list_at = self._threads.monotonic() + LIST_SOON_S
+
+    def _assign(self) -> None:
+        """Go on from the ends of the partitions; what was fetched before is thrown away."""
+        self._consumer.assign([TopicPartition(self._topic, number, OFFSET_END) for number in self._assigned])
+        self._polled_at = self._threads.monotonic()

@@ -45,6 +45,8 @@ _log = structlog.get_logger()
 
 # Requests that wait for company in a transaction; an urgent one waits for none.
 FLUSH_INTERVAL_S = 0.005
+# Records of a lane that are read before the dispatcher looks after its partitions and chooses: milliseconds of work.
+RECORDS_AT_ONCE = 16
 
 
 def dispatch_settings(settings: Settings) -> Settings:
@@ -97,6 +99,7 @@ def build(
         on_delivered=lag.note,
         on_error=watch.on_error,
         on_rebalance=watch.on_rebalance,
+        rounds=RECORDS_AT_ONCE,
     )
     reports = ReportReader(
         connections.cancellations_reader(), topics.workers, make_codec(settings), dispatcher.hear, threads

@@ -66,6 +66,8 @@ class Intake:
         on_delivered: called for every new record with topic, partition, offset and the time it was written.
         on_error: called with every error of a member, the causes of fatal ones too.
         on_rebalance: called after partitions have come or gone.
+        rounds: how often each member is polled in a tick while records come; a partition may have that many more than
+            its buffer.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Intake:
         on_delivered: Callable[[str, int, int, float], None],
         on_error: Callable[[KafkaError], None] = lambda _error: None,
         on_rebalance: Callable[[], None] = lambda: None,
+        rounds: int = 1,
     ) -> None:
         self._members = members
         self._proxy = proxy
@@ -98,6 +101,7 @@ class Intake:
         self._on_delivered = on_delivered
         self._on_error = on_error
         self._on_rebalance = on_rebalance
+        self._rounds = rounds
         self._paused: set[Key] = set()
         self._stopping = False
 
@@ -112,7 +116,22 @@ class Intake:
         self._stopping = True
 
     def tick(self, timeout_s: float) -> None:
-        """Poll each member once, then put the pauses right."""
+        """Poll each member, then put the pauses right."""
+        rounds = 1
+        while self._poll_each(timeout_s if rounds == 1 else 0.0) and rounds < self._rounds:
+            rounds += 1
+        self._proxy.serve()
+        try:
+            self._log.look(self._paused, self._now())
+        except OffsetsUnknown as unknown:
+            for topic in unknown.topics:
+                self._give_up(topic, str(unknown))
+        self._reader.retry_held()
+        self._balance()
+        self._reopener.look(self._paused, self._now())
+
+    def _poll_each(self, timeout_s: float) -> bool:
+        """Poll each member once; whether a record has come."""
         has_come = False
         # The most urgent lane last, for its poll is the one that may wait.
         for topic, lane in reversed(self._lanes.items()):
@@ -124,15 +143,7 @@ class Intake:
             if message is not None:
                 has_come = True
                 self._take(message, topic)
-        self._proxy.serve()
-        try:
-            self._log.look(self._paused, self._now())
-        except OffsetsUnknown as unknown:
-            for topic in unknown.topics:
-                self._give_up(topic, str(unknown))
-        self._reader.retry_held()
-        self._balance()
-        self._reopener.look(self._paused, self._now())
+        return has_come
 
     def _give_up(self, topic: str, why: str) -> None:
         """Go on with another member of this topic, which will be told anew what it is to read."""
