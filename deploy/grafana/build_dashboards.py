@@ -516,6 +516,7 @@ def worker() -> dict[str, Any]:
                 "none",
                 (each("sdxl_worker_settle_timeouts_total"), "{{instance}} processes ended by a hung flush"),
                 (each("sdxl_worker_partitions_reopened_total"), "{{instance}} partitions opened again"),
+                (each("sdxl_worker_members_replaced_total"), "{{instance}} group members replaced"),
             ),
             panel(
                 "Discarded and republished",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
@@ -46,9 +47,16 @@ class OffsetWatch:
     """
 
     def __init__(
-        self, servers: str, group: str, topics: tuple[str, ...], partitions: int, excused: dict[Place, int]
+        self,
+        servers: str,
+        group: str,
+        topics: tuple[str, ...],
+        partitions: int,
+        excused: dict[Place, int],
+        are_stale: Callable[[], bool],
     ) -> None:
-        """`excused`: see `Marks`."""
+        """`excused`: see `Marks`. `are_stale`: whether answers are of no worth now; the next ones have to be right."""
+        self._are_stale = are_stale
         self._marks = Marks(excused)
         self._consumer = Consumer(
             {
@@ -107,6 +115,8 @@ class OffsetWatch:
 
     def _sample(self) -> None:
         answers = self._consumer.committed(self._places, timeout=_TIMEOUT_S)
+        if self._are_stale():
+            return
         self.samples += 1
         for answer in answers:
             if answer.error is None:

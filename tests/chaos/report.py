@@ -36,7 +36,19 @@ _SITE = {
     "log_ends_lost": {Kind.LOST_END},
 }
 _SHOWN = (
-    *("passed", "jobs", "hostile", "kills", "stalls", "drains", *_SITE, "lost_with_log_ends", "lost", "duplicates"),
+    *(
+        "passed",
+        "jobs",
+        "hostile",
+        "kills",
+        "stalls",
+        "drains",
+        "longest_drain_s",
+        *_SITE,
+        "lost_with_log_ends",
+        "lost",
+        "duplicates",
+    ),
     *("offsets_regressed", "takeover_p50_s", "takeover_p99_s", "work_repeated_share", "crashes", "wall_s"),
 )
 
@@ -62,6 +74,7 @@ def report(
         "kills": len(crew.kills),
         "stalls": crew.stalls,
         "drains": crew.drains,
+        "longest_drain_s": round(crew.longest_drain_s, 1),
         **{name: sum(director.site.inflicted[kind] for kind in kinds) for name, kinds in _SITE.items()},
         "s3_answers_delayed": director.site.proxy.delayed,
         "s3_requests_refused": director.site.proxy.refused,

@@ -61,7 +61,7 @@ def _act(stage: Stage, director: Director) -> tuple[verdict.Evidence, dict[str, 
     servers, topics, options = stage.kafka.bootstrap_servers, stage.topics, stage.options
     follower, sender = Follower(servers, topics, options.jobs), Sender(servers, topics, options)
     site = director.site
-    offsets = OffsetWatch(servers, GROUP, topics.requests, PARTITIONS, site.lost_ends)
+    offsets = OffsetWatch(servers, GROUP, topics.requests, PARTITIONS, site.lost_ends, lambda: site.offsets_are_stale)
     director.crew.start()
     _await_group(director)
     for part in (follower, sender, offsets):

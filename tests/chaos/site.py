@@ -18,6 +18,9 @@ from tests.chaos.plan import Kind
 from tests.chaos.proxy import Mood, S3Proxy
 from worker.topics import Topics, TopicsError, create_topics
 
+# After all brokers were killed, the coordinator tells offsets as of the high watermark that was last written down: old
+# ones, until the followers have fetched again (KAFKA-15910).
+STALE_S = 10.0
 # A slow broker is suspended and runs in turns of this length.
 SUSPENDED_S, RUNNING_S = 0.3, 0.1
 TOPIC_S = 30.0
@@ -29,7 +32,8 @@ class Site:
     """`inflicted` counts the faults by kind.
 
     `lost_ends`: the places whose log has lost its end, and where that was not before. Their committed offset may go
-    back, but not beyond this; who has seen it do so takes the place out.
+    back, but not beyond this; who has seen it do so takes the place out. `offsets_are_stale`: whether the coordinator
+    may tell older offsets than are committed.
     """
 
     kafka: KafkaCluster
@@ -38,6 +42,7 @@ class Site:
     topics: Topics
     inflicted: Counter[Kind] = field(default_factory=Counter)
     lost_ends: dict[Place, int] = field(default_factory=dict)
+    offsets_are_stale: bool = False
     shortened: set[Place] = field(default_factory=set)
     _victims: itertools.cycle[Place] = field(init=False)
     _brokers: itertools.cycle[int] = field(init=False)
@@ -112,8 +117,10 @@ class Site:
         place = next(self._victims)
         self.shortened.add(place)
         self.lost_ends[place] = end_of(self.kafka, place)
+        self.offsets_are_stale = True
         lose_end(self.kafka, place, written_s)
-        time.sleep(2)
+        time.sleep(STALE_S)
+        self.offsets_are_stale = False
 
     def _outage(self, stop: Callable[[], None], start: Callable[[], None], lasts_s: float) -> None:
         stop()

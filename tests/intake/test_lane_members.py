@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from worker.intake.lane_members import RENEW_AFTER_S, LaneMembers, Renewal, lacks_right
+from worker.intake.lane_members import RENEW_AFTER_S, LaneMembers, Renewal, cause_of, has_given_up, is_replaced
 from worker.intake.membership import QUIET_S
 from worker.intake.patience import Patience
 
@@ -101,7 +101,7 @@ def test_each_member_has_one_topic_and_calls_back_for_it() -> None:
     site.subscribe()
     assert site.calls() == {topic: [("subscribe", [topic])] for topic in TOPICS}
     for how in ("on_assign", "on_revoke", "on_lost"):
-        site.consumers["high"].callbacks[how](None, [TopicPartition("high", 1)])
+        site.consumers["high"].callbacks[how](site.consumers["high"], [TopicPartition("high", 1)])
     assert site.heard == [("assign", ["high/1"]), ("revoke", ["high/1"]), ("lost", ["high/1"])]
 
 
@@ -110,9 +110,9 @@ def test_they_are_assigned_when_all_three_are_and_none_has_been_thrown_out() -> 
     site.subscribe()
     for topic in TOPICS:
         assert not site.members.are_assigned
-        site.consumers[topic].callbacks["on_assign"](None, [])
+        site.consumers[topic].callbacks["on_assign"](site.consumers[topic], [])
     assert site.members.are_assigned
-    site.consumers["normal"].callbacks["on_lost"](None, [])
+    site.consumers["normal"].callbacks["on_lost"](site.consumers["normal"], [])
     assert not site.members.are_assigned
 
 
@@ -177,7 +177,7 @@ def test_one_that_hangs_is_asked_for_nothing_while_the_others_leave() -> None:
     def close() -> None:
         hanging.hangs = True
         hanging.calls.clear()
-        leaving.callbacks["on_revoke"](None, [TopicPartition("high", 1)])
+        leaving.callbacks["on_revoke"](leaving, [TopicPartition("high", 1)])
 
     def on_revoke(_places: list[TopicPartition]) -> None:
         assert site.members.metadata(1.0) == known
@@ -205,14 +205,14 @@ def test_a_member_that_leaves_is_asked_for_nothing_after_a_callback_that_raised(
     site.members.subscribe(raises, raises, raises)
     hanging, leaving = site.consumers["urgent"], site.consumers["high"]
     with pytest.raises(KafkaException):
-        hanging.callbacks["on_revoke"](None, [TopicPartition("urgent", 1)])
+        hanging.callbacks["on_revoke"](hanging, [TopicPartition("urgent", 1)])
     hanging.hangs, site.hanging = True, {hanging.close}
     leaving.close = lambda: site.members.metadata(0.0)
     site.members.leave(cast("Any", site), 20.0)
     assert hanging.calls == [("subscribe", ["urgent"])]
 
 
-def test_a_member_without_a_right_is_replaced_after_a_while() -> None:
+def test_a_member_that_has_given_up_is_replaced_after_a_while() -> None:
     site = Site()
     new: list[Consumer] = []
 
@@ -225,10 +225,10 @@ def test_a_member_without_a_right_is_replaced_after_a_while() -> None:
     members.subscribe(lambda _: None, lambda _: None, lambda places: site.heard.append(("lost", names(places))))
     old = site.consumers["high"]
     for topic in TOPICS:
-        site.consumers[topic].callbacks["on_assign"](None, [])
-    old.close = lambda: old.callbacks["on_lost"](None, [TopicPartition("high", 1)])
-    members.give_up("high")
-    assert site.heard == [("lost", ["high/1"])], "what it held is given up"
+        site.consumers[topic].callbacks["on_assign"](site.consumers[topic], [])
+    late = old.callbacks["on_lost"]
+    old.close = lambda: late(old, [TopicPartition("high", 1)])
+    members.give_up("high", "for a reason")
     assert not members.are_assigned
     old.hangs = True
     members.metadata(1.0)
@@ -238,15 +238,41 @@ def test_a_member_without_a_right_is_replaced_after_a_while() -> None:
     site.now += 1
     members.poll("high", 0.0)
     assert new[0].calls == [("subscribe", ["high"]), ("poll", 0.0)]
-    new[0].callbacks["on_assign"](None, [])
+    new[0].callbacks["on_assign"](new[0], [])
     assert members.are_assigned
+    late(old, [TopicPartition("high", 1)])
+    assert members.are_assigned
+    assert site.heard == [], "what it held is off the books before it leaves, and the new one's after that"
+
+
+def fatal(cause: int) -> KafkaError:
+    text = KafkaError(cause).str()
+    return KafkaError(KafkaError._FATAL, f"Fatal error: ConsumerGroupHeartbeat fatal error: {text}")
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        *(KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.GROUP_ID_NOT_FOUND, KafkaError.GROUP_MAX_SIZE_REACHED),
+        *(KafkaError.INVALID_REQUEST, KafkaError.UNKNOWN, KafkaError.UNRELEASED_INSTANCE_ID),
+    ],
+)
+def test_after_any_fatal_error_a_member_is_replaced(cause: int) -> None:
+    assert has_given_up(fatal(cause))
+    assert not has_given_up(KafkaError(cause))
+
+
+def test_a_member_whose_place_another_has_taken_stays_away() -> None:
+    """With the same `group.instance.id` the two would throw each other out again and again."""
+    error = fatal(KafkaError.FENCED_INSTANCE_ID)
+    assert is_replaced(error)
+    assert not has_given_up(error)
+    assert not is_replaced(KafkaError(KafkaError.FENCED_INSTANCE_ID))
 
 
 def test_the_want_of_a_right_is_told_from_other_fatal_errors() -> None:
-    refused = KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED).str()
-    assert lacks_right(KafkaError(KafkaError._FATAL, f"Fatal error: ConsumerGroupHeartbeat fatal error: {refused}"))
-    assert not lacks_right(KafkaError(KafkaError._FATAL, "Fatal error: Static consumer fenced by other consumer"))
-    assert not lacks_right(KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED))
+    assert cause_of(fatal(KafkaError.GROUP_AUTHORIZATION_FAILED)).code() == KafkaError.GROUP_AUTHORIZATION_FAILED
+    assert cause_of(fatal(KafkaError.INVALID_REQUEST)).code() == KafkaError._FATAL
 
 
 def test_all_that_hang_take_no_more_than_the_time_for_all() -> None:

@@ -127,6 +127,8 @@ class Broker:
         self.missing: set[str] = set()
         # The workers have no right on their group.
         self.group_is_forbidden = False
+        # Whether the coordinator leaves questions for committed offsets without an answer.
+        self.offsets_are_silent = False
         self.max_bytes: dict[str, int] = {}
 
     def refusal_of(self, topic: str, value: bytes | None) -> KafkaError | None:

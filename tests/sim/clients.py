@@ -9,7 +9,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
-from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaError, KafkaException, TopicCollection, TopicPartition
 
 from tests.sim.broker import Broker, Entry, Headers, Session, abortable, fatal, retriable
 from tests.sim.faults import Fault, Port
@@ -99,6 +99,10 @@ class FakeConsumer:
         self._callbacks: dict[str, Callback] = {}
         self._is_out_of_use = False
 
+    @property
+    def _id(self) -> str:
+        return "" if self.member is None else self.member.id
+
     def subscribe(self, topics: Sequence[str], *, on_assign: Callback, on_revoke: Callback, on_lost: Callback) -> None:
         # An older worker has one member for all topics (`worker.SimConnections`).
         self._topics += topics
@@ -113,10 +117,13 @@ class FakeConsumer:
     def _poll(self) -> Record | None:
         if self._is_out_of_use:
             return None
-        if self._broker.group_is_forbidden:
+        refusal = _FORBIDDEN if self._broker.group_is_forbidden else self._broker.group.refused.get(self._id)
+        if refusal is not None:
             # librdkafka gives up for good (KIP-848), and takes the partitions away.
             self._is_out_of_use = True
-            return Record(None, KafkaError(KafkaError._FATAL, f"Fatal error: {_FORBIDDEN.str()}"))
+            if self.member is not None:
+                self._broker.group.refused[self.member.id] = refusal
+            return Record(None, KafkaError(KafkaError._FATAL, f"Fatal error: {refusal.str()}"))
         self._meet()
         if self._overtaken:
             return self._overtaken.pop()
@@ -162,7 +169,8 @@ class FakeConsumer:
         for place in places:
             key = place.topic, place.partition
             assert key not in self._assigned, f"{key} is assigned already"
-            at = self._broker.log(key).start if place.offset == OFFSET_BEGINNING else place.offset
+            log = self._broker.log(key)
+            at = {OFFSET_BEGINNING: log.start, OFFSET_END: log.end}.get(place.offset, place.offset)
             assert at >= 0, "no offset to start at"
             # Where librdkafka knows the leader already, it fetches an assigned offset without comparing epochs.
             self._assigned[key], self._leader_epochs[key] = at, None
@@ -235,7 +243,8 @@ class FakeConsumer:
             if self._broker.group_is_forbidden:
                 raise KafkaException(_FORBIDDEN)
             deadline = self._kernel.now + timeout_s
-            while self._broker.unstable([(p.topic, p.partition) for p in places]):
+            keys = [(p.topic, p.partition) for p in places]
+            while self._broker.offsets_are_silent or self._broker.unstable(keys):
                 if self._kernel.now >= deadline:
                     raise retriable(KafkaError._TIMED_OUT)
                 self._kernel.wait(self._port.process, _UNSTABLE_RETRY_S)
@@ -266,8 +275,11 @@ class FakeConsumer:
         if member is None:
             return
         known = member.id in self._broker.group.members
-        if not self._is_out_of_use:
-            self._let_go("revoke" if known else "lost", set(self._assigned))
+        if self._is_out_of_use:
+            # It says no goodbye (librdkafka's test 0147).
+            self.member = None
+            return
+        self._let_go("revoke" if known else "lost", set(self._assigned))
         self._port.call("close", lambda: self._broker.group.leave(member), lambda _fault: None)
         self.member = None
 

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import count
 
+from confluent_kafka import KafkaError
+
 from tests.sim.kernel import Kernel, Process
 
 Key = tuple[str, int]
@@ -44,6 +46,8 @@ class Group:
         self._ids = count(1)
         self.epoch = 0
         self.members: dict[str, Member] = {}
+        # Why a member's heartbeats are refused for good.
+        self.refused: dict[str, KafkaError] = {}
 
     def join(self, process: Process, topics: Iterable[str]) -> Member:
         member = Member(f"{process.name}/{next(self._ids)}", process, frozenset(topics))
@@ -100,11 +104,11 @@ class Group:
         return found
 
     def _watch(self, member: Member, seen: float) -> None:
-        """Throw the member out when its process has not been well for the session timeout."""
+        """Throw the member out when no heartbeat of it has been taken for the session timeout."""
         if self.members.get(member.id) is not member:
             return
         now = self._kernel.now
-        if member.process.alive and member.process.stopped_until <= now:
+        if member.process.alive and member.process.stopped_until <= now and member.id not in self.refused:
             seen = now
         if now - seen >= self._session_timeout_s:
             self.leave(member)

@@ -35,6 +35,7 @@ def random_scenario(seed: int) -> Scenario:
         outages=[(at, at + rng.uniform(0.5, 6)) for at in _times(rng, 1)],
         new_names=rng.random() < 0.3,
         lost_ends=_times(rng, 1) if rng.random() < 0.4 else [],
+        refusals=_times(rng, 2) if rng.random() < 0.2 else [],
     )
 
 

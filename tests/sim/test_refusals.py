@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from confluent_kafka import KafkaError
 
 from tests.sim.requests import TOPICS, Kind, Request, make
 from tests.sim.world import Scenario, World, quiet
+from worker.intake.consumer_proxy import COMMITTED_WITHIN_S
 
 SEEDS = range(10)
 
@@ -79,3 +81,32 @@ def test_a_right_on_the_group_that_is_gone_for_a_while_ends_no_worker(seed: int)
         play.run()
     assert len(answered) < len(requests)
     assert (play.crashes, play.ends) == (0, [])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_coordinator_that_does_not_tell_offsets_for_long_ends_no_worker(seed: int) -> None:
+    """Brokers that are away when partitions come: the chaos run met it where they took a minute to start."""
+    requests = mixed()
+    play = world(seed, requests, trouble_s=150.0)
+    play.broker.offsets_are_silent = True
+    answered: list[int] = []
+    play.kernel.at(2.5 * COMMITTED_WITHIN_S, lambda: answered.extend(r.number for r in requests if r.outcomes))
+    play.kernel.at(2.5 * COMMITTED_WITHIN_S, lambda: setattr(play.broker, "offsets_are_silent", False))
+    with quiet():
+        play.run()
+    assert answered == []
+    assert (play.crashes, play.ends) == (0, [])
+
+
+@pytest.mark.parametrize("cause", [KafkaError.GROUP_ID_NOT_FOUND, KafkaError.INVALID_REQUEST, KafkaError.UNKNOWN])
+def test_heartbeats_that_are_refused_for_good_end_no_worker(cause: int) -> None:
+    """As where the coordinator knows the group no more, or the group is full, or for a reason that nobody foresaw."""
+    requests = mixed()
+    play = world(1, requests, trouble_s=60.0)
+    refused = play.broker.group.refused
+    play.kernel.at(0.4, lambda: refused.update(dict.fromkeys(play.broker.group.members, KafkaError(cause))))
+    with quiet():
+        play.run()
+    assert refused
+    assert (play.crashes, play.ends) == (0, [])
+    assert all(request.outcomes for request in requests)

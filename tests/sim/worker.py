@@ -151,9 +151,11 @@ class SimConnections:
         port: Port,
         worker_id: str,
         draining: Callable[[], bool],
+        crash: Callable[[], None],
         *,
         older: bool,
     ) -> None:
+        self._crash = crash
         self._kernel, self._broker, self._port = kernel, broker, port
         self._worker_id = worker_id
         self._draining = draining
@@ -166,6 +168,10 @@ class SimConnections:
         return FakeConsumer(self._kernel, self._broker, self._port, self._wait_for_records)
 
     def member(self, lane: Lane) -> Any:
+        if self._consumer is not None and len(self.members) == len(Lane):
+            # An older worker ended when its member gave up.
+            self._crash()
+            raise Crashed(self._worker_id)
         consumer = self.members[TOPICS.requests[lane]] = self._consumer or self._new_member()
         return consumer
 
@@ -217,7 +223,7 @@ class SimWorker(Process):
         settings = SETTINGS.model_copy(update={"worker_id": worker_id, "buffer_per_partition": buffer})
         port = Port(kernel, faults, self, lambda: crash(self), self._check_unlocked)
         connections = SimConnections(
-            kernel, broker, bucket, port, worker_id, lambda: self._worker.draining, older=older
+            kernel, broker, bucket, port, worker_id, lambda: self._worker.draining, lambda: crash(self), older=older
         )
         self._group, self._members = broker.group, connections.members
         self._threads = SimThreads(kernel, self, lambda error: died(self, error), lambda reason: end(self, reason))

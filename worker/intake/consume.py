@@ -13,9 +13,9 @@ from typing import Protocol
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
-from worker.intake.consumer_proxy import ConsumerProxy
+from worker.intake.consumer_proxy import ConsumerProxy, OffsetsUnknown
 from worker.intake.end_watch import EndWatch
-from worker.intake.lane_members import LaneMembers, lacks_right
+from worker.intake.lane_members import LaneMembers, cause_of, has_given_up, is_replaced
 from worker.intake.ledger import Ledger
 from worker.intake.ledger import TopicPartition as Key
 from worker.intake.log_follower import LogFollower
@@ -64,7 +64,7 @@ class Intake:
         topics: the request topics, in the order of `Lane`.
         reader: gets each record once.
         on_delivered: called for every new record with topic, partition, offset and the time it was written.
-        on_error: called with every error of a member that is not fatal.
+        on_error: called with every error of a member, the causes of fatal ones too.
         on_rebalance: called after partitions have come or gone.
     """
 
@@ -89,6 +89,7 @@ class Intake:
         self._ledger = ledger
         self._log = LogFollower(members, proxy, ledger, ends, positions, hooks, self._unpause)
         self._reopener = Reopener(members, ledger)
+        self._positions = positions
         self._reader = reader
         self._hooks = hooks
         self._settings = settings
@@ -115,29 +116,40 @@ class Intake:
         has_come = False
         # The most urgent lane last, for its poll is the one that may wait.
         for topic, lane in reversed(self._lanes.items()):
-            message = self._members.poll(topic, timeout_s if lane is Lane.URGENT and not has_come else 0.0)
+            try:
+                message = self._members.poll(topic, timeout_s if lane is Lane.URGENT and not has_come else 0.0)
+            except OffsetsUnknown as unknown:
+                self._give_up(topic, str(unknown))
+                continue
             if message is not None:
                 has_come = True
                 self._take(message, topic)
         self._proxy.serve()
-        self._log.look(self._paused, self._now())
+        try:
+            self._log.look(self._paused, self._now())
+        except OffsetsUnknown as unknown:
+            for topic in unknown.topics:
+                self._give_up(topic, str(unknown))
         self._reader.retry_held()
         self._balance()
         self._reopener.look(self._paused, self._now())
 
+    def _give_up(self, topic: str, why: str) -> None:
+        """Go on with another member of this topic, which will be told anew what it is to read."""
+        with self._ledger.lock:
+            held = [TopicPartition(*key) for key in self._ledger.partitions() if key[0] == topic]
+        self._on_lost(held)
+        self._members.give_up(topic, why)
+
     def _take(self, message: Message, topic: str) -> None:
         error = message.error()
         if error is not None:
-            if lacks_right(error):
-                self._on_error(KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED))
-                # Its `close` calls nobody back (tried).
-                with self._ledger.lock:
-                    held = [TopicPartition(*key) for key in self._ledger.partitions() if key[0] == topic]
-                self._on_lost(held)
-                self._members.give_up(topic)
-                return
-            if error.fatal() or error.code() == KafkaError._FATAL:
+            if is_replaced(error):
                 raise KafkaException(error)
+            if has_given_up(error):
+                self._on_error(cause_of(error))
+                self._give_up(topic, error.str())
+                return
             if not self._log.on_event(message, error):
                 _log.warning("consume_error", error=error.str(), code=error.name())
                 self._on_error(error)
@@ -185,7 +197,11 @@ class Intake:
     def _on_assign(self, partitions: list[TopicPartition]) -> None:
         if partitions:
             self._hooks.wait_for_flush()
-            self._log.open(partitions, self._now())
+            try:
+                self._log.open(partitions, self._now())
+            except OffsetsUnknown:
+                self._positions.hold(partitions)
+                raise
         self._on_rebalance()
         _log.info("assigned", partitions=_names(partitions))
 

@@ -39,6 +39,14 @@ _log = structlog.get_logger()
 _Result = list[TopicPartition] | None
 
 
+class OffsetsUnknown(Exception):
+    """The coordinator does not say what is committed, so that partitions of these topics cannot be opened."""
+
+    def __init__(self, topics: set[str], within_s: float, error: KafkaException) -> None:
+        super().__init__(f"no committed offsets within {within_s:.0f} s: {error}")
+        self.topics = topics
+
+
 class ConsumerProxy:
     """`serve` and `committed_at_assignment` are the poll thread's; the other callers wait for `serve`.
 
@@ -94,8 +102,8 @@ class ConsumerProxy:
     def committed_at_assignment(self, partitions: Sequence[TopicPartition]) -> list[TopicPartition]:
         """Committed offsets with their metadata, for the poll thread inside a rebalance.
 
-        Ends the process where there is no answer within `COMMITTED_WITHIN_S`, or the time that `Patience` leaves:
-        without the offsets nothing can be opened, and records that are read from elsewhere would be done again.
+        Raises:
+            OffsetsUnknown: there is no answer within `COMMITTED_WITHIN_S`, or the time that `Patience` leaves.
         """
         within_s = min(COMMITTED_WITHIN_S, self._patience.left_s())
         deadline = self._threads.monotonic() + within_s
@@ -105,7 +113,7 @@ class ConsumerProxy:
                 return _sound(self.committed(partitions, max(LAST_TIMEOUT_S, min(COMMITTED_TIMEOUT_S, left_s))))
             except KafkaException as error:
                 if self._threads.monotonic() >= deadline - LAST_TIMEOUT_S:
-                    self._threads.end(f"no committed offsets within {within_s:.0f} s: {error}")
+                    raise OffsetsUnknown({place.topic for place in partitions}, within_s, error) from error
                 _log.warning("committed_failed", error=str(error))
             self.serve()
             self._threads.sleep(_PAUSE_S)

@@ -21,17 +21,19 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from worker.intake.membership import FirstAssignment
 from worker.intake.patience import Patience
+from worker.telemetry import metrics
 from worker.threads import Threads
 
 _log = structlog.get_logger()
 
 OnPartitions = Callable[[list[TopicPartition]], None]
 
-# A member without a right on the group is of no use any more when the right comes back. A new one is tried so often.
+# How long after a member has given up a new one takes its place.
 RENEW_AFTER_S = 10.0
 _CLOSE_S = 5.0
 # confluent-kafka tells of a fatal error of a consumer only in words what it is.
 _NO_RIGHT = KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED).str()
+_REPLACED = KafkaError(KafkaError.FENCED_INSTANCE_ID).str()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +48,25 @@ class Renewal:
     threads: Threads
 
 
-def lacks_right(error: KafkaError) -> bool:
-    """Whether a consumer has given up for good for want of a right on the group, as librdkafka does with KIP-848."""
-    return error.code() == KafkaError._FATAL and _NO_RIGHT in error.str()
+def has_given_up(error: KafkaError) -> bool:
+    """Whether a consumer is of no use any more, for a reason that may pass.
+
+    With KIP-848 librdkafka (2.16) gives up for good where the right on the group is gone, where the coordinator knows
+    the group no more, where the group is full, and at any other answer to a heartbeat that it does not repeat.
+    """
+    return (error.fatal() or error.code() == KafkaError._FATAL) and not is_replaced(error)
+
+
+def is_replaced(error: KafkaError) -> bool:
+    """Whether another member has come with the same `group.instance.id`; then this one must not come back."""
+    return (error.fatal() or error.code() == KafkaError._FATAL) and _REPLACED in error.str()
+
+
+def cause_of(error: KafkaError) -> KafkaError:
+    """The error of the group that a fatal error is about, where it can be told."""
+    if _NO_RIGHT in error.str():
+        return KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED)
+    return error
 
 
 class LaneMembers:
@@ -91,8 +109,10 @@ class LaneMembers:
     def _callback(
         self, topic: str, call: OnPartitions, then: Callable[[], None] = lambda: None
     ) -> Callable[[Consumer, list[TopicPartition]], None]:
-        def callback(_consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        def callback(consumer: Consumer, partitions: list[TopicPartition]) -> None:
             with self._one_callback:
+                if topic in self._out_of_use or consumer is not self._consumers[topic]:
+                    return  # what one that has given up held is off the books, and may be another's here by now
                 self._calling_back = topic
                 try:
                     call(partitions)
@@ -107,20 +127,21 @@ class LaneMembers:
         would wait for its `close`, which may hang, and then no member could leave."""
         return topic == self._calling_back or not (topic in self._leaving or topic in self._out_of_use)
 
-    def give_up(self, topic: str) -> None:
-        """The member has no right on its group any more: it leaves, and another one takes its place a while later.
+    def give_up(self, topic: str, why: str) -> None:
+        """The member is of no use any more: it leaves, and another one takes its place a while later.
 
-        What it holds is taken from the books before: its `close` calls nobody back.
+        What it holds is taken from the books before: nobody is called back for it any more.
 
         Raises:
             RuntimeError: this worker cannot make another one.
         """
         if self._renewal is None:
-            raise RuntimeError(f"the member of {topic} is out of use")
+            raise RuntimeError(f"the member of {topic} is out of use: {why}")
         threads = self._renewal.threads
         if topic in self._out_of_use:
             return
-        _log.error("member_out_of_use", topic=topic, hint="the Kafka user has no right to READ the group")
+        metrics.MEMBERS_REPLACED.inc()
+        _log.error("member_out_of_use", topic=topic, why=why, another_in_s=RENEW_AFTER_S)
         self._out_of_use[topic] = threads.monotonic() + RENEW_AFTER_S
         if not threads.call("leave", self._consumers[topic].close, _CLOSE_S):
             _log.warning("group_not_left", topic=topic, waited_s=_CLOSE_S)

@@ -63,7 +63,11 @@ class LogFollower:
     # Partitions come and go.
 
     def open(self, partitions: Sequence[TopicPartition], now: float) -> None:
-        """In a rebalance callback: enter new partitions into the books, and start reading them."""
+        """In a rebalance callback: enter new partitions into the books, and start reading them.
+
+        Raises:
+            OffsetsUnknown: nothing was opened.
+        """
         places = self._proxy.committed_at_assignment(partitions)
         recreated = self._ends.recreated({_key(p): decode(p.offset, p.metadata).topic_id for p in places})
         for key in recreated:
@@ -131,7 +135,11 @@ class LogFollower:
             self._hooks.commit_soon(key)
 
     def look(self, paused: Collection[Key], now: float) -> None:
-        """Do what follows from what has been found out about the logs."""
+        """Do what follows from what has been found out about the logs.
+
+        Raises:
+            OffsetsUnknown: where to read on is not known; the partition is off the books.
+        """
         for event in self._ends.look(paused, now):
             with self._ledger.lock:
                 is_ours = event.key in self._ledger.partitions()

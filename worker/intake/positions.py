@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import structlog
-from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaError, KafkaException, TopicPartition
 
 from worker.intake.lane_members import LaneMembers
 from worker.intake.ledger import TopicPartition as Key
@@ -44,6 +44,11 @@ class Positions:
         for known in places:
             self._compared.pop((known.topic, known.partition), None)
         self._open(places)
+
+    def hold(self, partitions: Sequence[TopicPartition]) -> None:
+        """In a rebalance callback: read nothing of new partitions, and let librdkafka not begin by itself either."""
+        self._members.pause(partitions)
+        self._members.incremental_assign([TopicPartition(p.topic, p.partition, OFFSET_END) for p in partitions])
 
     def move(self, key: Key, offset: int | None, leader_epoch: int | None = None) -> None:
         """Read on from another offset, None for the beginning.

@@ -83,6 +83,9 @@ SETTLE_TIMEOUTS = Counter("sdxl_worker_settle_timeouts", "Such waits that ended 
 REOPENED = Counter(
     "sdxl_worker_partitions_reopened", "Partitions opened again because they brought nothing though there was more"
 )
+MEMBERS_REPLACED = Counter(
+    "sdxl_worker_members_replaced", "Group members that gave up for good; others took their places"
+)
 UNOWNED_RESULTS = Counter("sdxl_worker_discarded_results", "Results of partitions that are no longer owned")
 BLOCKED = Gauge("sdxl_worker_blocked_outcomes", "Outcomes that the brokers refuse; their partitions are held back")
 LEFT_OUT = Counter("sdxl_worker_unwritten_records", "Status records left out, and results replaced by smaller ones")
