@@ -7,10 +7,6 @@ READY := $(VENV)/.ready
 RUN := $(VENV)/bin/
 # Two threads on a busy machine made steps thirty times slower; torch's threads do not know of each other.
 export OMP_NUM_THREADS ?= 1
-# Bytecode is kept, even where the environment says not to, as in many containers: the tests start a hundred processes,
-# and each would compile again what it imports. Outside the tree, so that no copy of a folder has it.
-export PYTHONDONTWRITEBYTECODE :=
-export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/bytecode
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
