@@ -1,7 +1,7 @@
 """In a few scenarios, an I/O call fails, crashes or stalls: each call in some ways, each kind of call in every way.
 
 The calls of a name are dealt out to the faults, as cards are: a fault gets every `STRIDE`th of them, the next fault
-those after these. `SIM_STRIDE=1` tries each call with each fault, which takes three times as long.
+those after these. `SIM_STRIDE=1` tries each call with each fault, which takes almost three times as long.
 Run a single case with `SIM_CALL=<number> pytest tests/sim/test_every_call.py -k '<scenario> and <fault>'`.
 """
 
