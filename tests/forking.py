@@ -42,8 +42,6 @@ IMPORTS = {
     ),
     "tests.chaos.worker_main": ("worker.app", "tests.chaos.stand_in", "tests.chaos.trace"),
 }
-# Each module that can be run so, and the one of `IMPORTS` from whose parent it is forked.
-FORKED_FROM = {**{module: module for module in IMPORTS}, "tests.path.poisoned_worker": "worker"}
 
 
 class ForkedProcess(ChildProcess):
@@ -56,8 +54,7 @@ class ForkedProcess(ChildProcess):
     def _spawn(self) -> Any:
         # As for any child: the log is there once the start has returned, and one that can't be written is told at once.
         self.log_path.touch()
-        parent = _PARENTS[FORKED_FROM[self._command[0]]]
-        return parent.fork(self._command, os.environ | self._env, self.log_path)
+        return _PARENTS[self._command[0]].fork(self._command, os.environ | self._env, self.log_path)
 
 
 class _Forked:

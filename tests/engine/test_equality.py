@@ -36,15 +36,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> WatchedModel:
 
 
 @pytest.mark.timeout(1200)  # a minute of work, on a machine that may be busy
-def test_the_pixels_of_80_jobs_do_not_depend_on_company(model: WatchedModel) -> None:
+def test_the_pixels_of_120_jobs_do_not_depend_on_company(model: WatchedModel) -> None:
     rng = random.Random(0)
-    jobs = random_jobs(80, rng, loras=LORAS)  # `make equality` draws 200
+    jobs = random_jobs(120, rng, loras=LORAS)  # `make equality` draws 200
     _assert_covers_every_scheduler(jobs)
     result = in_company(model, jobs, rng)
     assert (result["differing_pixels"], result["differing_latents"], result["refused"]) == (0, 0, 0)
     assert result["rows_per_step"] > 1.5, "the jobs had no company to speak of"
-    assert result["merges"] > 40, "few LoRAs were merged"
-    assert result["preemptions"] > 30
+    assert result["merges"] > 60, "few LoRAs were merged"
+    assert result["preemptions"] > 50
 
 
 def test_50_jobs_alone_equal_diffusers_own_pipelines(model: WatchedModel) -> None:
@@ -66,8 +66,6 @@ def test_refined_pictures_of_few_steps_equal_diffusers(model: WatchedModel, sche
 def test_half_precision_equals_diffusers(tmp_path: Path, dtype: torch.dtype) -> None:
     jobs = random_jobs(fewest_jobs(), random.Random(2))
     _assert_covers_every_scheduler(jobs)
-    if dtype is torch.float16:
-        jobs = _each_scheduler_once(jobs)
     model = load_toy(tmp_path, dtype)
     assert against_diffusers(model, jobs)["diffusers_max_abs_diff"] == 0.0
 
@@ -76,8 +74,9 @@ def test_half_precision_equals_diffusers(tmp_path: Path, dtype: torch.dtype) -> 
 def test_models_that_predict_velocity_equal_diffusers(tmp_path: Path, dtype: torch.dtype) -> None:
     jobs = random_jobs(fewest_jobs(), random.Random(6))
     _assert_covers_every_scheduler(jobs)
-    if dtype is torch.float16:
-        jobs = _each_scheduler_once(jobs)
+    if dtype is torch.float16:  # slow on a CPU: every scheduler once, at 1, 2 or 3 steps
+        jobs = jobs[:: len(FEW_STEPS)]
+        assert {job.request.scheduler for job in jobs} == set(SCHEDULERS)
     model = load_toy(tmp_path, dtype)
     for pipeline in (model.base, model.refiner):
         pipeline.scheduler = type(pipeline.scheduler).from_config(
@@ -130,13 +129,6 @@ def test_the_bench_writes_what_it_found(tmp_path: Path) -> None:
     result = run(4, 0, tmp_path, against=2)
     assert (tmp_path / "equality.json").read_text().startswith("{")
     assert (result["jobs"], result["differing_pixels"], result["diffusers_max_abs_diff"]) == (4, 0, 0.0)
-
-
-def _each_scheduler_once(jobs: Sequence[Job]) -> Sequence[Job]:
-    """Of the fewest jobs, those with every scheduler once, at 1, 2 or 3 steps: float16 is slow on a CPU."""
-    few = jobs[:: len(FEW_STEPS)]
-    assert {job.request.scheduler for job in few} == set(SCHEDULERS)
-    return few
 
 
 def _plain_jobs(count: int) -> list[Job]:
