@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -60,9 +61,20 @@ def defined(source: str) -> Iterator[tuple[int, str]]:
                 yield node.lineno, name
 
 
+@cache
+def names(path: Path) -> list[tuple[int, str]]:
+    """What `defined` finds in a file."""
+    return list(defined(path.read_text()))
+
+
+def has(word: str, name: str) -> bool:
+    """Whether a name has the word in it."""
+    return f"_{word}_" in words(name)
+
+
 def uses(word: str, source: str) -> list[tuple[int, str]]:
     """Where a module defines a name that has the word in it."""
-    return [(line, name) for line, name in defined(source) if f"_{word}_" in words(name)]
+    return [(line, name) for line, name in defined(source) if has(word, name)]
 
 
 @pytest.mark.parametrize("word", BANNED)
@@ -70,7 +82,8 @@ def test_no_name_has_a_word_that_the_glossary_replaces(word: str) -> None:
     found = [
         f"{path.relative_to(ROOT)}:{line}: {name}"
         for path in sorted((ROOT / "worker").rglob("*.py"))
-        for line, name in uses(word, path.read_text())
+        for line, name in names(path)
+        if has(word, name)
     ]
     assert not found, f"say {BANNED[word].instead}, since {BANNED[word].why}:\n" + "\n".join(found)
 

@@ -22,6 +22,8 @@ from worker.job import Job, Lane
 from worker.lora_method import LoraMethods, LoraMode
 from worker.models.load import load_base, load_refiner
 
+pytestmark = pytest.mark.slow
+
 SETS: dict[str, list[tuple[str, float]]] = {
     "bare": [],
     "one": [("one", 0.8)],
