@@ -11,7 +11,8 @@ from pathlib import Path
 
 from devtools.local.kafka import KafkaCluster
 from devtools.local.process import ChildProcess, free_port
-from worker.topics import Topics, create_topics
+from worker.topic_admin import create_topics
+from worker.topics import Topics
 
 START_TIMEOUT_S = 120.0
 
