@@ -20,12 +20,12 @@ from devtools.local.kafka_java import class_archive, java, reading, writing
 from devtools.local.kafka_properties import LOG4J_PROPERTIES, broker_properties
 from devtools.local.process import LOOPBACK, ChildProcess, ProcessError, free_ports
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 180.0
 STOP_GRACE_S = 10.0
 # Writing the archive of classes is part of a broker's end.
 ARCHIVE_GRACE_S = 120.0
 _ENDED_BY_SIGTERM = 128 + 15  # as a JVM tells it
-FORMAT_TIMEOUT_S = 60.0
+FORMAT_TIMEOUT_S = 300.0
 METADATA_TIMEOUT_S = 2.0
 
 

@@ -27,7 +27,7 @@ REGION = "us-east-1"
 ACCESS_KEY = "local-access-key"
 SECRET_KEY = "local-secret-key"
 
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 90.0
 READ_TIMEOUT_S = 5.0
 STOP_GRACE_S = 10.0
 _PROBE = "ready-probe"
