@@ -14,8 +14,8 @@ from tests.chaos.worker_main import EXIT_CANNOT_START
 
 # As Kubernetes would: a worker that ended by itself comes again.
 RESTART_PAUSE_S = 1.0
-# The default of DRAIN_TIMEOUT_S, and as much more as `k8s/base` grants: with all brokers away, the waits for last commits
-# and for leaving the group all last until their ends.
+# The default of DRAIN_TIMEOUT_S, and as much more as `k8s/base` grants: with all brokers away, each wait for a commit
+# and for leaving the group lasts until its end.
 DRAIN_LIMIT_S = 30.0 + 120.0
 AT_WORK_SHARE = 0.8
 LAST_WORDS = 4000
@@ -33,8 +33,10 @@ class Life:
 
 @dataclass(slots=True)
 class Post:
-    """A place for a worker. `since`, `until`: when a drain began, and when what was done to it is over, in the monotonic
-    clock's seconds."""
+    """A place for a worker.
+
+    `since`: when a drain began, in the monotonic clock's seconds; `until`: when what was done to it is over.
+    """
 
     name: str
     life: Life

@@ -44,7 +44,7 @@ def missing(reason: str) -> None:
     pytest.skip(f"{NOT_VALIDATED}: {reason}")
 
 
-def run(*command: str | Path, timeout_s: float = 120.0) -> str:
+def run(*command: str | Path, timeout_s: float = 600.0) -> str:
     """The output of a command that must succeed."""
     done = subprocess.run(
         [str(part) for part in command], capture_output=True, text=True, check=False, timeout=timeout_s, cwd=ROOT
