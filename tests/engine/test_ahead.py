@@ -17,7 +17,7 @@ from worker.engine.lora import exchange
 from worker.engine.lora.exchange import Exchange
 from worker.engine.pipeline import SdxlModel
 from worker.errors import ErrorCode
-from worker.job import Job
+from worker.job import Job, Lane
 from worker.models.load import load_base, load_refiner
 
 SETS: dict[str, list[tuple[str, float]]] = {"bare": [], "one": [("one", 0.8)], "two": [("two", -1.0), ("one", 0.3)]}
@@ -109,24 +109,49 @@ def assert_joined(told: list[str]) -> None:
     assert told.count("join ahead") < told.count("step")
 
 
-def test_a_set_that_was_merged_beside_is_joined_before_its_first_step(
-    make_model: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, beside = make_model(), Noted()
-    real = Exchange.use
+@pytest.fixture
+def beside(monkeypatch: pytest.MonkeyPatch) -> Noted:
+    """An accelerator that is told too when the steps change to the second copy."""
+    noted, real = Noted(), Exchange.use
 
     def use(self: Exchange, wanted: Any) -> None:
         if wanted is not None and self.in_use != wanted:
-            beside.told.append("second copy")
+            noted.told.append("second copy")
         real(self, wanted)
 
     monkeypatch.setattr(Exchange, "use", use)
-    stage(model, accelerator=beside).run(*jobs())
-    uses = [at for at, what in enumerate(beside.told) if what == "second copy"]
-    assert len(uses) == 2
-    for at in uses:
-        before = [what for what in beside.told[:at] if what in ("ahead", "join ahead")]
-        assert before[-1] == "join ahead"
+    return noted
+
+
+def assert_joined_before_uses(told: list[str], *, uses: int) -> None:
+    found = [at for at, what in enumerate(told) if what == "second copy"]
+    assert len(found) >= uses
+    for at in found:
+        assert [what for what in told[:at] if what in ("ahead", "join ahead")][-1:] != ["ahead"]
+
+
+def test_a_set_that_was_merged_beside_is_joined_before_its_first_step(make_model: Any, beside: Noted) -> None:
+    stage(make_model(), accelerator=beside).run(*jobs())
+    assert_joined_before_uses(beside.told, uses=2)
+
+
+def test_a_set_that_is_merged_again_for_a_parked_row_is_joined(make_model: Any, beside: Noted) -> None:
+    model = make_model()
+    play = stage(model, accelerator=beside)
+    play.submit(make_job("one", loras=SETS["one"], steps=6))
+    play.tick(3)
+    urgent: dict[str, Any] = {"lane": Lane.URGENT, "height": 128}
+    play.submit(make_job("two", loras=SETS["two"], steps=4, **urgent))
+    while beside.told.count("second copy") < 2:
+        play.tick()
+    play.submit(make_job("bare", steps=6, **urgent))
+    while "two" not in play.pictures:
+        play.tick()
+    merged = len(beside.told)
+    play.run()
+    assert play.pictures.keys() == {"one", "two", "bare"}
+    assert beside.told[merged:].count("ahead") > 0, "one is merged again while bare is drawn"
+    assert_joined_before_uses(beside.told, uses=3)
 
 
 @pytest.mark.parametrize("options", [{"refiner_offload": True}, {"lora_second_copy": False}], ids=str)
