@@ -159,7 +159,8 @@ def test_what_runs_beside_the_steps_comes_after_those_before_it_and_keeps_no_lat
         cuda.told.append(f"work on {cuda.stream_now}")
         return 7
 
-    pending = accelerator.beside(work)
+    accelerator.join("decode")
+    pending = accelerator.beside(work, "decode")
     assert cuda.told == ["side waits for steps", "event 1 on side", "work on side", "event 2 on side"]
     assert (pending.value, pending.is_done(), cuda.stream_now) == (7, False, "steps")
     pending.join()
@@ -167,6 +168,11 @@ def test_what_runs_beside_the_steps_comes_after_those_before_it_and_keeps_no_lat
     pending.wait()
     assert cuda.told[-1] == "host waits for event 2"
     assert (pending.is_done(), pending.seconds(99.0)) == (True, 2.0)
+    cuda.told.clear()
+    accelerator.join("other")
+    assert cuda.told == []
+    accelerator.join("decode")
+    assert cuda.told == ["steps waits for side"]
 
 
 def test_a_graph_is_captured_warm_and_what_it_returns_is_not_overwritten(cuda: Cuda) -> None:
@@ -211,10 +217,10 @@ class LateAccelerator(Accelerator):
     overlaps = True
 
     def __init__(self) -> None:
-        self.begun = 0
+        self.begun: list[str] = []
 
-    def beside(self, work: Callable[[], T]) -> Pending[T]:
-        self.begun += 1
+    def beside(self, work: Callable[[], T], stream: str) -> Pending[T]:
+        self.begun.append(stream)
         return _Late(work())
 
 
@@ -255,10 +261,10 @@ def test_a_vae_that_is_converted_for_a_picture_is_not_decoded_beside_the_steps(
 ) -> None:
     beside = LateAccelerator()
     stage(model, accelerator=beside).run(make_job("one", steps=1))
-    assert beside.begun == 1
+    assert beside.begun == ["decode"]
     monkeypatch.setattr(loop, "is_converted", lambda *_: True)
     assert stage(model, accelerator=beside).run(make_job("two", steps=1)).pictures.keys() == {"two"}
-    assert beside.begun == 1
+    assert beside.begun == ["decode"]
 
 
 @pytest.mark.parametrize(

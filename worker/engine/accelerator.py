@@ -48,9 +48,17 @@ class Accelerator:
     # Whether work given to `beside` runs while a step does.
     overlaps = False
 
-    def beside(self, work: Callable[[], T]) -> Pending[T]:
-        """Run `work` beside the steps that are launched after it; it sees all that earlier ones have written."""
+    def beside(self, work: Callable[[], T], stream: str) -> Pending[T]:
+        """Run `work` beside the steps that are launched after it; it sees all that earlier ones have written.
+
+        Args:
+            stream: work of one name is done in its order.
+        """
+        del stream
         return Pending(work())
+
+    def join(self, stream: str) -> None:
+        """Let all that is launched from now on come after the work of this name; the host does not wait."""
 
     def step(self, launch: Callable[[], None], key: Hashable, clock: Callable[[], float]) -> float:
         """Launch one step and return the seconds of a step of this key, which was this one or the one before it.
@@ -105,7 +113,7 @@ class _Running:
 
 
 class CudaAccelerator(Accelerator):
-    """A CUDA device: steps on one stream, everything else on another.
+    """A CUDA device: steps on one stream, each kind of work beside them on another.
 
     Args:
         device: the CUDA device, which must be the current one of the engine's thread.
@@ -115,24 +123,30 @@ class CudaAccelerator(Accelerator):
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._side = _cuda.Stream(device)
+        self._sides: dict[str, Any] = {}
         self._pool: Any = None
         self._running: _Running | None = None
 
-    def beside(self, work: Callable[[], T]) -> Pending[T]:
-        """Run `work` on the side stream, after the steps that were launched before it.
+    def beside(self, work: Callable[[], T], stream: str) -> Pending[T]:
+        """Run `work` on a stream of that name, after the steps that were launched before it.
 
         That order also makes it safe to free what one stream has allocated and the other one has read: whatever takes
         its place is written after it.
         """
         steps = _cuda.current_stream(self._device)
-        self._side.wait_stream(steps)
-        with _cuda.stream(self._side):
+        side = self._sides.get(stream) or self._sides.setdefault(stream, _cuda.Stream(self._device))
+        side.wait_stream(steps)
+        with _cuda.stream(side):
             begin, end = _cuda.Event(enable_timing=True), _cuda.Event(enable_timing=True)
-            begin.record(self._side)
+            begin.record(side)
             value = work()
-            end.record(self._side)
+            end.record(side)
         return _CudaPending(value, begin, end, steps)
+
+    def join(self, stream: str) -> None:
+        """Let the stream of the steps wait for another one."""
+        if stream in self._sides:
+            _cuda.current_stream(self._device).wait_stream(self._sides[stream])
 
     def step(self, launch: Callable[[], None], key: Hashable, clock: Callable[[], float]) -> float:
         """Launch a step behind a running one of the same key and wait for that one; otherwise wait for this one."""

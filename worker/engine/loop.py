@@ -15,6 +15,7 @@ import torch
 from worker.call_sizes import CallSizes
 from worker.engine import gauges
 from worker.engine.accelerator import Accelerator, Pending, accelerator_of
+from worker.engine.ahead import Ahead
 from worker.engine.checkpoint import Checkpoint, dump
 from worker.engine.compiled.fast_path import FastPath
 from worker.engine.cost import Group, Stage
@@ -105,6 +106,7 @@ class StepEngine:
         self._fast = FastPath() if fast is None else fast
         self._fast.times.tell(scheduler.cost)
         self._accelerator = accelerator_of(model.device) if accelerator is None else accelerator
+        self._ahead = Ahead(model, self._accelerator, self._stopwatch)
         self._checkpoints = checkpoints
         self._ladder = MemoryLadder(model, scheduler.policy.rows_max)
         stages = [Stage.BASE] if model.refiner is None else list(Stage)
@@ -168,6 +170,8 @@ class StepEngine:
                 self._advance(batch, now)
             if held_up is None:
                 self._merge_ahead()
+            if batch:
+                self._encode_ahead()
             self._receive()
             decoded = self._decode_one(idle=not batch and held_up is None)
         if not batch and not decoded and held_up is None:
@@ -299,6 +303,7 @@ class StepEngine:
             False where there is too little memory, so that the step has to be chosen anew.
         """
         loras, fits, before = cast("LoraSet | None", self._scheduler.loras(origin)), False, self._stopwatch()
+        self._ahead.join()
         try:
             with one_error():
                 self._model.bring(Stage.BASE)
@@ -317,9 +322,21 @@ class StepEngine:
         if not self._exchange.has_second_copy or self._exchange.in_use is not None:
             return
         wanted = cast("LoraSet | None", self._scheduler.next_set())
+        if self._ahead.overlaps:
+            self._ahead.merge(wanted)
+            return
         # The row's turn will come, and with it whatever there is to do about a lack of memory.
         with suppress(torch.OutOfMemoryError), one_error():
             self._exchange.advance(wanted, self._for(_MERGE_AHEAD_SHARE))
+
+    def _encode_ahead(self) -> None:
+        """Encode the prompts of one job that waits, while a step runs."""
+        if not self._ahead.overlaps:
+            return
+        waiting = (live.job for live in self._live.values() if live.row is None)
+        new = [job for job in waiting if not self._ahead.has_encoded(job.origin)]
+        if new:
+            self._ahead.encode(min(new, key=lambda job: job.lane))
 
     def _for(self, share: float) -> Callable[[], bool]:
         """Whether there is time left of a share of a step."""
@@ -353,10 +370,12 @@ class StepEngine:
 
     def _row(self, origin: Origin, now: float) -> Row:
         live = self._live[origin]
-        before = self._stopwatch()
+        before, ahead = self._stopwatch(), 0.0
         try:
             if live.row is not None and not live.row.sampler.over:
                 return live.row
+            # What is encoded now, or was for others, may be what is encoded beside.
+            ahead = self._ahead.take(origin)
             if live.row is None:
                 live.row = self._begin(live, now)
             # At once where there is no timestep above the cut, so that the base has no step at all.
@@ -365,7 +384,7 @@ class StepEngine:
         except RequestRejected as error:
             self._end(origin, Failure.of(live.job, error.code, error.message))
             raise _Ended from error
-        seconds = self._stopwatch() - before
+        seconds = self._stopwatch() - before + ahead
         live.row.gpu_seconds += seconds
         # Of the first stage; the refiner's own encoding falls among the steps.
         live.row.text_seconds = live.row.text_seconds or seconds
@@ -384,6 +403,8 @@ class StepEngine:
         def launch() -> None:
             self._model.bring(group.stage)
             if group.stage is Stage.BASE:
+                if rows[0].conditioning.merged is not None:
+                    self._ahead.join()
                 # Compiled steps too: rows without LoRAs want the model's own weights.
                 self._exchange.bring(rows[0].conditioning.merged)
             if not self._step_compiled(rows, group):
@@ -429,7 +450,7 @@ class StepEngine:
         # Weights that are converted for a picture must not be freed while another stream reads them.
         if self._accelerator.overlaps and not is_converted(self._model.vae(row.stage), row.latents.dtype):
             to_host = self._accelerator.to_host
-            return self._accelerator.beside(lambda: self._model.begin_decode(row, to_host))
+            return self._accelerator.beside(lambda: self._model.begin_decode(row, to_host), "decode")
         pixels = self._model.decode(row)
         return Pending(lambda: pixels)
 
@@ -479,6 +500,8 @@ class StepEngine:
         Args:
             rows: those that the step may have had that failed.
         """
+        # What is freed may be in use beside the steps.
+        self._ahead.join()
         self._forget_batches()
         if not self._ladder.climb(rows=rows, decoding=decoding):
             [origin] = batch
@@ -525,6 +548,7 @@ class StepEngine:
             self._model.lora_cache.release(live.job.loras)
 
     def _remove(self, origin: Origin) -> _Live:
+        self._ahead.drop(origin)
         self._scheduler.remove(origin)
         live = self._live.pop(origin, None)
         return self._to_decode.pop(origin) if live is None else live
@@ -537,6 +561,7 @@ class StepEngine:
     def _rest(self) -> None:
         """Nothing to do: the moment to check the invariants and to come down the memory ladder."""
         self._scheduler.check_invariants()
+        self._ahead.join()
         with suppress(torch.OutOfMemoryError), one_error():
             self._exchange.take_room()
         if self._exchange.ready(None):

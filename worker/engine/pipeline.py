@@ -187,6 +187,19 @@ class SdxlModel:
         if checkpoint.facts.lora_fingerprints != self.lora_cache.fingerprints(job.loras):
             raise ValueError("a LoRA has changed")
 
+    def encode(self, job: Job) -> None:
+        """Encode the prompts of `job`, whose LoRAs are pinned, for `prepare` and `hand_over` to find.
+
+        Raises:
+            RequestRejected: as raised by `prepare`.
+        """
+        self.lora_cache.acquire(job.loras, TEXT_ENCODERS)
+        try:
+            for stage in (Stage.BASE, Stage.REFINER) if job.high_quality else (Stage.BASE,):
+                self._encode(job, stage, job.guided)
+        finally:
+            self.lora_cache.release(job.loras)
+
     def prepare(self, job: Job, now: float) -> Row:
         """Encode the prompts and draw the initial latents, with a generator of the job's own on the CPU.
 

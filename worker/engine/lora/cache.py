@@ -204,7 +204,7 @@ class LoraCache:
         """Whether merging LoRAs, which must be in the cache, gives a layer of the UNet a bias that it does not have."""
         modules = self._target.names.modules[UNET]
         return any(
-            change.bias is not None and modules[module]._parameters["bias"] is None
+            change.bias is not None and getattr(modules[module], "bias", None) is None
             for name, _ in _effective(loras)
             for module, change in self._cache[name].file.changes[UNET].items()
         )

@@ -162,10 +162,13 @@ class Exchange:
             pass
         self.use(wanted)
 
-    def advance(self, wanted: LoraSet | None, go_on: Callable[[], bool]) -> bool:
+    def advance(self, wanted: LoraSet | None, go_on: Callable[[], bool] | None) -> bool:
         """Merge on for a set, at least a few layers and for as long as `go_on`; return whether it is ready.
 
         Whatever else was merged or half merged is given up.
+
+        Args:
+            go_on: asked when the device has finished the layers so far; None: a few layers, without waiting for them.
 
         Raises:
             torch.OutOfMemoryError: as raised by `bring`.
@@ -212,7 +215,7 @@ class Exchange:
         self._overwritten.clear()
         self._forget()
 
-    def _advance(self, wanted: LoraSet | None, go_on: Callable[[], bool]) -> bool:
+    def _advance(self, wanted: LoraSet | None, go_on: Callable[[], bool] | None) -> bool:
         if self._work is None or self._work.target != wanted:
             self._begin(wanted)
         work, done = self._work, 0
@@ -222,6 +225,8 @@ class Exchange:
             done += self._write(slot, parts)
             work.slots.pop()
             if work.slots and done >= _SLICE_ELEMENTS:
+                if go_on is None:
+                    return False
                 done = 0
                 _wait_for(slot.module.weight)
                 if not go_on():
