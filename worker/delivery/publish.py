@@ -33,6 +33,7 @@ _RETRY_MAX_S = 5.0
 _TRIES_BEFORE_SPLIT = 3
 # More than a rebalance or a broker's restart costs.
 _FAILING_TRIES = 3
+_RIGHT_AGAIN_S = 5.0
 # Beyond the longest that a flush may take while a coordinator moves.
 STUCK_AFTER_S = 60.0
 
@@ -121,6 +122,10 @@ class Publisher:
         self._under_way: int | None = None
         self._failing_since: float | None = None
         self._failure = ""
+        # The right that is missing, and when to see whether it is back although nothing is to be sent.
+        self._right: str | None = None
+        self._try_right_at = 0.0
+        self._topic_refuses = False
         self._blocked_sentence: str | None = None
 
     def enqueue(self, item: Item, now: float) -> None:
@@ -151,13 +156,15 @@ class Publisher:
         """Why results do not become durable, as a sentence; None while they do."""
         failing_s = self.failing_s(now)
         if failing_s > STUCK_AFTER_S:
-            return f"nothing could be published for {failing_s:.0f} s: {self._failure or 'a flush hangs'}"
-        return self._blocked_sentence
+            return (
+                f"nothing could be published for {failing_s:.0f} s: {self._right or self._failure or 'a flush hangs'}"
+            )
+        return self._right or self._blocked_sentence
 
     @property
     def is_failing(self) -> bool:
-        """Whether the flush that is under way has failed several times, or outcomes are blocked."""
-        return self._tries >= _FAILING_TRIES or self._blocked_sentence is not None
+        """Whether the flush under way has failed several times, outcomes are blocked, or a topic takes no record."""
+        return self._tries >= _FAILING_TRIES or self._blocked_sentence is not None or self._topic_refuses
 
     def wait(self, now: float, timeout_s: float) -> None:
         """Sleep until a flush is due, at most `timeout_s`."""
@@ -169,8 +176,10 @@ class Publisher:
 
     def tick(self, now: float) -> bool:
         """Flush if it is time; False when it is not."""
+        self._topic_refuses = self._blocked.is_refusing(now)
         batch = self._next(now)
         if batch is None:
+            self._look_for_right(now)
             # A broker that is down has 20 error events a second for whoever polls.
             self._transport.serve()
             return False
@@ -197,6 +206,19 @@ class Publisher:
             self._transport.open()
         except TryAgain as error:
             _log.warning("producer_not_open", error=str(error))
+            self._right = error.right
+
+    def _look_for_right(self, now: float) -> None:
+        """See whether a missing right is back: a worker that is not ready may get nothing that would show it."""
+        if self._right is None or now < self._try_right_at:
+            return
+        self._try_right_at = now + _RIGHT_AGAIN_S
+        try:
+            self._transport.prepare()
+        except TryAgain as error:
+            self._right = error.right or self._right
+        else:
+            self._right = None
 
     def close(self) -> None:
         """Close the producer."""
@@ -341,6 +363,7 @@ class Publisher:
             self._blocked.remove(outcome, now)
             self._hooks.on_committed(outcome.origin)
         self._failing_since = None
+        self._right = None
         self._replace_first([], now)
 
     def _on_failed(self, batch: Batch, error: TryAgain | RegistryUnavailable, now: float) -> None:
@@ -350,6 +373,7 @@ class Publisher:
         """
         self._tries += 1
         self._failure = str(error)
+        self._right = error.right if isinstance(error, TryAgain) else None
         suspects = error.suspects if isinstance(error, TryAgain) else {}
         if self._tries >= _TRIES_BEFORE_SPLIT and suspects:
             if batch.is_one_outcome:

@@ -17,6 +17,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from worker.delivery.blocked import Cause
 from worker.delivery.producer import GRACE_S
 from worker.delivery.reports import DeliveryReports, collect_reports, produce
+from worker.delivery.rights import missing_right
 from worker.errors import WorkerError
 from worker.job import Lane
 from worker.telemetry import metrics
@@ -76,11 +77,13 @@ class TryAgain(WorkerError):
 
     Args:
         suspects: records that were not acknowledged, by index, of a flush that did certainly not take place.
+        right: the right that is missing, as a sentence; None where it is not for a right.
     """
 
-    def __init__(self, message: str, suspects: Mapping[int, Cause] | None = None) -> None:
+    def __init__(self, message: str, suspects: Mapping[int, Cause] | None = None, *, right: str | None = None) -> None:
         super().__init__(message)
         self.suspects = suspects or {}
+        self.right = right
 
 
 class Refused(WorkerError):
@@ -237,7 +240,7 @@ class ExactlyOnce:
             producer.init_transactions(INIT_TIMEOUT_S)
         except KafkaException as error:
             self._on_error(error.args[0])
-            raise TryAgain(f"init_transactions: {error}") from error
+            raise TryAgain(f"init_transactions: {error}", right=missing_right(error.args[0])) from error
         self._producer = producer
 
     def prepare(self, *, again: bool = False) -> None:
@@ -275,7 +278,8 @@ class ExactlyOnce:
             self._recover(error.args[0], refused=bool(refused))
             if refused or error.args[0].code() in _OFFSETS_REFUSED:
                 raise Refused(f"transaction: {error}", refused) from error
-            raise TryAgain(f"transaction: {error}", {} if self._in_doubt else suspects) from error
+            right = missing_right(error.args[0])
+            raise TryAgain(f"transaction: {error}", {} if self._in_doubt else suspects, right=right) from error
         except BufferError as error:
             self._replace()
             raise TryAgain("the producer's queue is full") from error

@@ -99,7 +99,12 @@ def build(
         on_rebalance=watch.on_rebalance,
     )
     reports = ReportReader(
-        connections.cancellations_reader(), topics.workers, make_codec(settings), dispatcher.hear, threads
+        connections.cancellations_reader(),
+        topics.workers,
+        make_codec(settings),
+        dispatcher.hear,
+        threads,
+        watch.on_error,
     )
     return DispatchProcess(threads, ledger, intake, dispatcher, reports, members, lag, watch, health)
 
