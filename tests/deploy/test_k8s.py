@@ -265,11 +265,13 @@ class TestPods:
         by_others = {"sdxl-worker", "kafka-cluster-ca-cert"}
         by_site = {g["name"] for g in load(K8S / "site.example/kustomization.yaml")["secretGenerator"]}
         secrets = set(re.findall(r"secretName: (\S+)", rendered_text(overlay)))
-        for one in (*pod(overlay)["initContainers"], *pod(overlay)["containers"]):
-            secrets |= {
-                e["valueFrom"]["secretKeyRef"]["name"] for e in one["env"] if "secretKeyRef" in e.get("valueFrom", {})
-            }
+        for volume in pod(overlay)["volumes"]:
+            secrets |= {source["secret"]["name"] for source in volume.get("projected", {}).get("sources", ())}
         assert secrets == by_others | by_site
+
+    def test_no_secret_is_in_an_environment(self, overlay: str) -> None:
+        """An environment is shown by `kubectl describe`, inherited, and printed by crash reports."""
+        assert not re.findall(r"secretKeyRef|secretRef", rendered_text(overlay))
 
 
 class TestKafka:

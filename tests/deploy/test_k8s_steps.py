@@ -105,10 +105,9 @@ def secrets_named(deployment: dict[str, Any]) -> set[str]:
     pod = deployment["spec"]["template"]["spec"]
     named = {volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume}
     return named | {
-        entry["valueFrom"]["secretKeyRef"]["name"]
-        for one in (*pod.get("initContainers", ()), *pod["containers"])
-        for entry in one["env"]
-        if "secretKeyRef" in entry.get("valueFrom", {})
+        source["secret"]["name"]
+        for volume in pod["volumes"]
+        for source in volume.get("projected", {}).get("sources", ())
     }
 
 

@@ -165,8 +165,7 @@ class Kubelet:
             assert source["fieldRef"]["fieldPath"] == "metadata.name"
             name: str = pod["metadata"]["name"]
             return name
-        reference = source["secretKeyRef"]
-        return self._secret(reference["name"])[reference["key"]].decode()
+        raise AssertionError(f"no secret belongs in the environment: {source}")
 
     def _volumes(self, pod: Object, container: Object) -> dict[str, Path]:
         """The folder of each mount; a Secret's has its files."""
@@ -179,6 +178,12 @@ class Kubelet:
             if "secret" in volume:
                 for key, value in self._secret(volume["secret"]["secretName"]).items():
                     (folder / key).write_bytes(value)
+            for source in volume.get("projected", {}).get("sources", ()):
+                data = self._secret(source["secret"]["name"])
+                paths = {item["key"]: item["path"] for item in source["secret"].get("items", ())}
+                for key, value in data.items():
+                    if not paths or key in paths:
+                        (folder / paths.get(key, key)).write_bytes(value)
             if "persistentVolumeClaim" in volume:
                 # As `models pull` in the init container would.
                 (folder / "lora").mkdir(exist_ok=True)

@@ -146,16 +146,12 @@ class Steps:
         for volume in spec["volumes"]:
             if "secret" in volume:
                 wanted.add(("secrets", volume["secret"]["secretName"]))
+            sources = volume.get("projected", {}).get("sources", ())
+            wanted |= {("secrets", source["secret"]["name"]) for source in sources}
             if "persistentVolumeClaim" in volume:
                 wanted.add(("persistentvolumeclaims", volume["persistentVolumeClaim"]["claimName"]))
         for container in (*spec["initContainers"], *spec["containers"]):
             wanted |= {("configmaps", source["configMapRef"]["name"]) for source in container.get("envFrom", ())}
-            references = [
-                entry["valueFrom"]["secretKeyRef"]
-                for entry in container["env"]
-                if "secretKeyRef" in entry.get("valueFrom", {})
-            ]
-            wanted |= {("secrets", reference["name"]) for reference in references}
         return [
             f"{kind}/{name}"
             for kind, name in sorted(wanted)
