@@ -169,3 +169,51 @@ def _names(worker: WorkerProcess, texts: tuple[str, ...]) -> bool:
     assert worker.running, "the worker has ended"
     status, body = worker.get("/ready")
     return status == 503 and all(text in body for text in texts)
+
+
+def test_a_dispatcher_waits_while_its_rights_are_gone(
+    apache_site: Site, guarded: tuple[KafkaCluster, str], topics: Topics, tmp_path: Path
+) -> None:
+    """Requests wait in their topics, and go on once each; the worker's report that may not be written is told too."""
+    cluster, address = guarded
+    work = replace(topics, input="work")
+    create_topics(cluster.bootstrap_servers, topics, partitions=2)
+    create_topics(cluster.bootstrap_servers, work, partitions=2)
+    site = replace(apache_site, topics=topics, broker=Broker(cluster.bootstrap_servers, {}, lambda _: None))
+    rights = Rights(AdminClient({"bootstrap.servers": cluster.bootstrap_servers}))
+    rights.allow_all()
+    group = f"dispatch-{topics.prefix}"
+    client = Client(site)
+    jobs: list[str] = []
+    described = site.worker("d", DISPATCH_GROUP_ID=group, KAFKA_BOOTSTRAP_SERVERS=address, **USER)
+    dispatcher = WorkerProcess("d", described.environment, described.log, ("-m", "worker", "dispatch"))
+    worker = stand_in(site, "two", tmp_path, INPUT="work", KAFKA_BOOTSTRAP_SERVERS=address, **USER)
+
+    def send() -> None:
+        jobs.extend(client.request(lane).job_id for lane in ("urgent", "high", "normal") for _ in range(JOBS))
+
+    def goes_on() -> None:
+        for process in (worker, dispatcher):
+            until(lambda process=process: process.get("/ready")[0] == 200, "not ready again", NOT_READY_WITHIN_S)  # type: ignore[misc]
+        all_completed_once(client, jobs)
+
+    with worker, dispatcher:
+        send()
+        goes_on()
+        of_topics = {work.urgent: "WRITE", work.workers: "READ", topics.high: "READ"}
+        taken = [denied(ResourceType.TOPIC, name, right) for name, right in of_topics.items()]
+        reports = denied(ResourceType.TOPIC, work.workers, "WRITE")
+        rights.take(*taken, reports)
+        send()
+        until(lambda: _names(dispatcher, tuple(of_topics)), "the dispatcher's rights are not named", NOT_READY_WITHIN_S)
+        until(lambda: _names(worker, (work.workers,)), "the worker's right is not named", NOT_READY_WITHIN_S)
+        rights.give_back(*taken, reports)
+        goes_on()
+        of_group = denied(ResourceType.GROUP, group, "READ")
+        rights.take(of_group)
+        send()
+        until(lambda: _names(dispatcher, (f"consumer group {group}",)), "the group is not named", NOT_READY_WITHIN_S)
+        rights.give_back(of_group)
+        goes_on()
+        assert [worker.terminate(), dispatcher.terminate()] == [0, 0]
+    client.close()
