@@ -147,7 +147,13 @@ def build(
         on_rebalance=watch.on_rebalance,
     )
     cancellations = CancellationReader(
-        connections.cancellations_reader(), topics.cancellations, codec, cancelled, lifecycle.cancel, threads
+        connections.cancellations_reader(),
+        topics.cancellations,
+        codec,
+        cancelled,
+        lifecycle.cancel,
+        threads,
+        watch.on_error,
     )
     worker = Worker(
         settings, threads, ledger, intake, retry_queue, lifecycle, health, members, cancellations, lag, watch
@@ -164,6 +170,7 @@ def build(
             rows=loaded.info.calls.rows(STANDARD_SIDE, STANDARD_SIDE),
             models=(loaded.info.model_id, loaded.info.model_fingerprint),
             accepts=lambda: not worker.not_ready(),
+            on_error=watch.on_error,
         )
     return worker
 

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.delivery.blocked import LONGEST_PAUSE_S, Cause
-from worker.delivery.publish import STUCK_AFTER_S, Publisher, PublisherHooks
+from worker.delivery.blocked import FIRST_PAUSE_S, LONGEST_PAUSE_S, Cause
+from worker.delivery.publish import _RIGHT_AGAIN_S, STUCK_AFTER_S, Publisher, PublisherHooks
+from worker.delivery.rights import missing_right
 from worker.delivery.transport import Encoded, Offset, Refused, TryAgain
 from worker.events.single_object import SingleObjectCodec
 from worker.intake.ledger import Commit
@@ -275,6 +277,57 @@ def test_an_idle_publisher_takes_the_events_of_its_producer() -> None:
     desk = Desk(brokers)
     assert not desk.publisher.tick(0.0)
     assert served
+
+
+class Forbidding(Brokers):
+    """Brokers that give no producer id while the right on the transactional id is missing."""
+
+    forbidden = True
+
+    def prepare(self, *, again: bool = False) -> None:
+        del again
+        if self.forbidden:
+            error = KafkaError(KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED)
+            raise TryAgain("init_transactions", right=missing_right(error))
+
+    def open(self) -> None:
+        self.prepare()
+
+
+def test_a_missing_right_is_told_at_once_and_its_return_is_seen_with_nothing_to_send() -> None:
+    brokers = Forbidding()
+    desk = Desk(brokers)
+    desk.publisher.open()
+    assert "grant WRITE and DESCRIBE on it" in str(desk.publisher.problem(desk.now))
+    desk.run(_RIGHT_AGAIN_S + 1)
+    assert desk.publisher.problem(desk.now) is not None
+    brokers.forbidden = False
+    desk.run(_RIGHT_AGAIN_S + 1)
+    assert desk.publisher.problem(desk.now) is None
+
+
+def test_a_right_that_goes_while_outcomes_come_holds_them_and_charges_none() -> None:
+    brokers = Forbidding()
+    desk = Desk(brokers)
+    desk.put(*(outcome(n, smallest="small") for n in range(3)))
+    desk.run(1)
+    assert "transactional id" in str(desk.publisher.problem(desk.now))
+    desk.run(60)
+    brokers.forbidden = False
+    desk.run(10)
+    assert desk.publisher.problem(desk.now) is None
+    assert sorted(desk.committed) == [0, 1, 2]
+    assert b"small" not in brokers.values
+
+
+def test_a_status_topic_that_takes_nothing_is_a_reason_to_look_at_the_cluster() -> None:
+    desk = Desk(Brokers(lambda record: Cause("no right", of_topic=True) if record.topic == STATUS else None))
+    desk.put(outcome(1))
+    desk.run(1)
+    assert desk.committed == [1]
+    assert desk.publisher.is_failing
+    desk.run(FIRST_PAUSE_S)
+    assert not desk.publisher.is_failing
 
 
 def test_what_is_not_acknowledged_goes_aside_whole_and_is_written_later() -> None:

@@ -42,7 +42,8 @@ class Producer:
     def __init__(self) -> None:
         self.reports: list[WorkerReport] = []
 
-    def produce(self, topic: str, *, key: bytes, value: bytes, headers: Any) -> None:
+    def produce(self, topic: str, *, key: bytes, value: bytes, headers: Any, on_delivery: Any) -> None:
+        self.on_delivery = on_delivery
         self.reports.append(CODEC.decode(value, topic=topic, headers=headers, expected=WorkerReport))
         assert key == self.reports[-1].worker_id.encode()
 
@@ -174,3 +175,23 @@ def test_trouble_with_the_topic_is_looked_at_soon(clock: Clock) -> None:
     before = topic.listed
     reader.tick()
     assert topic.listed == before + 1
+
+
+def test_errors_of_the_topic_are_told_to_who_looks_at_the_cluster(clock: Clock) -> None:
+    topic, told = Topic(), list[KafkaError]()
+    reader = ReportReader(cast("Any", topic), TOPIC, CODEC, lambda _: None, cast("Threads", clock), told.append)
+    topic.event(KafkaError.TOPIC_AUTHORIZATION_FAILED)
+    reader.tick()
+    assert [error.code() for error in told] == [KafkaError.TOPIC_AUTHORIZATION_FAILED]
+
+
+def test_reports_that_are_not_written_are_told_to_who_looks_at_the_cluster(clock: Clock) -> None:
+    producer, told = Producer(), list[KafkaError]()
+    reports = Reporter(
+        cast("Any", producer), TOPIC, CODEC, Ledger(), WorkInHand(), cast("Threads", clock),
+        worker_id="a", rows=2, models=("m",), accepts=lambda: True, on_error=told.append,
+    )  # fmt: skip
+    reports.tick()
+    producer.on_delivery(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED), None)
+    producer.on_delivery(None, None)
+    assert [error.code() for error in told] == [KafkaError.TOPIC_AUTHORIZATION_FAILED]

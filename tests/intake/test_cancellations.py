@@ -394,9 +394,12 @@ class TestTopic:
         forbidden = Message(error=KafkaError.TOPIC_AUTHORIZATION_FAILED)
         reading.topic.on_assign = lambda: reading.topic.messages.append(forbidden)
         reading.topic.messages.append(forbidden)
+        told: list[int] = []
+        reading.reader._on_error = lambda error: told.append(error.code())
         for _ in range(10):
             reading.reader.wait(LIST_SOON_S / 2)
             assert reading.reader.problem is not None
+        assert KafkaError.TOPIC_AUTHORIZATION_FAILED in told, "the cluster is not looked at"
         # librdkafka tells it once, so it has to be asked again; it goes on where it was.
         assert reading.topic.assigned[-1] == {0: 42}
         reading.topic.on_assign = lambda: reading.topic.messages.append(Message(error=END))

@@ -1,9 +1,9 @@
-"""A right of the worker's Kafka user is removed while jobs run, and comes back: an outage, nothing more."""
+"""Rights of the worker's Kafka user are taken while jobs run, and come back: an outage, nothing more."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its stubs d
 from devtools.local.kafka import KafkaCluster
 from devtools.local.process import free_port
 from tests.conftest import require_java
-from tests.harness import Broker, Client, Site
+from tests.harness import Broker, Client, Site, WorkerProcess
 from tests.path.test_hostile import stand_in
 from tests.path.test_outages import all_completed_once, until
 from worker.topic_admin import create_topics
@@ -32,10 +32,8 @@ USER = {
     "KAFKA_SASL_USERNAME": "worker",
     "KAFKA_SASL_PASSWORD": "secret",
 }
-JOBS = 6
+JOBS = 2
 NOT_READY_WITHIN_S = 90.0
-
-KINDS = {"topic": ResourceType.TOPIC, "group": ResourceType.GROUP, "id": ResourceType.TRANSACTIONAL_ID}
 
 
 @pytest.fixture(scope="module")
@@ -61,17 +59,15 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[KafkaClu
         yield cluster, f"127.0.0.1:{second}"
 
 
-def denied(site: Site, kind: str, name: str, operation: str) -> AclBinding:
-    names = {"group": f"group-{site.topics.prefix}", "id": f"group-{site.topics.prefix}-{site.topics.prefix}one"}
-    resource = names.get(kind) or getattr(site.topics, name)
+def denied(kind: ResourceType, name: str, operation: str, permission: str = "DENY") -> AclBinding:
     return AclBinding(
-        KINDS[kind],
-        resource,
+        kind,
+        name,
         ResourcePatternType.LITERAL,
         "User:worker",
         "*",
         AclOperation[operation],
-        AclPermissionType.DENY,
+        AclPermissionType[permission],
     )
 
 
@@ -87,42 +83,138 @@ def filter_of(binding: AclBinding) -> AclBindingFilter:
     )
 
 
-@pytest.mark.parametrize(
-    ("kind", "name", "operation"),
-    [
-        ("topic", "completed", "WRITE"),
-    ],
-)
-def test_jobs_wait_while_a_right_is_gone(
-    apache_site: Site,
-    guarded: tuple[KafkaCluster, str],
-    topics: Topics,
-    tmp_path: Path,
-    kind: str,
-    name: str,
-    operation: str,
+@dataclass
+class Rights:
+    """The rights of the user `worker`."""
+
+    admin: AdminClient
+
+    def take(self, *bindings: AclBinding) -> None:
+        for future in self.admin.create_acls(list(bindings)).values():
+            future.result(30)
+
+    def give_back(self, *bindings: AclBinding) -> None:
+        for future in self.admin.delete_acls([filter_of(binding) for binding in bindings]).values():
+            future.result(30)
+
+    def allow_all(self) -> None:
+        """Whatever is not denied, also on a resource of which something is denied."""
+        kinds = (ResourceType.TOPIC, ResourceType.GROUP, ResourceType.TRANSACTIONAL_ID)
+        self.take(*(denied(kind, "*", "ALL", "ALLOW") for kind in kinds))
+
+
+def test_jobs_wait_while_rights_are_gone(
+    apache_site: Site, guarded: tuple[KafkaCluster, str], topics: Topics, tmp_path: Path
 ) -> None:
+    """One worker through all of them: the rights that are told together are taken together."""
     cluster, address = guarded
     create_topics(cluster.bootstrap_servers, topics, partitions=2)
     site = replace(apache_site, topics=topics, broker=Broker(cluster.bootstrap_servers, {}, lambda _: None))
-    admin = AdminClient({"bootstrap.servers": cluster.bootstrap_servers})
+    rights = Rights(AdminClient({"bootstrap.servers": cluster.bootstrap_servers}))
+    rights.allow_all()
+    group = f"group-{topics.prefix}"
+    identity = denied(ResourceType.TRANSACTIONAL_ID, f"{group}-{topics.prefix}one", "WRITE")
+    of_topics = {
+        topics.normal: "READ",
+        topics.high: "DESCRIBE",
+        topics.cancellations: "READ",
+        **dict.fromkeys((topics.completed, topics.failed, topics.status, topics.dead_letter), "WRITE"),
+    }
     client = Client(site)
-    with stand_in(site, "one", tmp_path, KAFKA_BOOTSTRAP_SERVERS=address, **USER) as worker:
-        jobs = [client.request("normal").job_id for _ in range(JOBS)]
+    jobs: list[str] = []
+    rights.take(identity)
+    worker = stand_in(site, "one", tmp_path, KAFKA_BOOTSTRAP_SERVERS=address, **USER).start()
+
+    def send() -> None:
+        jobs.extend(client.request(lane).job_id for lane in ("urgent", "high", "normal") for _ in range(JOBS))
+
+    def tells(*texts: str) -> None:
+        """Wait until readiness names what is missing; the worker lives, and nothing is charged to a job."""
+        until(lambda: _names(worker, texts), f"readiness does not name {texts}", NOT_READY_WITHIN_S)
+        assert worker.get("/health")[0] == 200
+
+    def goes_on() -> None:
+        until(lambda: worker.get("/ready")[0] == 200, "the worker is not ready again", NOT_READY_WITHIN_S)
         all_completed_once(client, jobs)
-        until(lambda: worker.get("/ready")[0] == 200, "the worker is not ready")
-        binding = denied(site, kind, name, operation)
-        for future in admin.create_acls([binding]).values():
-            future.result(30)
-        try:
-            jobs += [client.request("normal").job_id for _ in range(JOBS)]
-            until(lambda: worker.get("/ready")[0] == 503, "the worker stays ready", NOT_READY_WITHIN_S)
-            client.settle(5)
-            assert worker.get("/health")[0] == 200
-        finally:
-            for future in admin.delete_acls([filter_of(binding)]).values():
-                future.result(30)
-        all_completed_once(client, jobs)
-        until(lambda: worker.get("/ready")[0] == 200, "the worker is not ready again")
+
+    try:
+        # Missing already at the start. It cannot be looked up, so that the worker waits for it.
+        tells("transactional id")
+        rights.give_back(identity)
+        send()
+        goes_on()
+        rights.take(identity)
+        send()
+        tells("transactional id")
+        rights.give_back(identity)
+        goes_on()
+        taken = [denied(ResourceType.TOPIC, name, right) for name, right in of_topics.items()]
+        rights.take(*taken)
+        send()
+        tells(*of_topics)
+        rights.give_back(*taken)
+        goes_on()
+        of_group = denied(ResourceType.GROUP, group, "READ")
+        rights.take(of_group)
+        send()
+        tells(f"consumer group {group}")
+        rights.give_back(of_group)
+        goes_on()
         assert worker.terminate() == 0
+    finally:
+        worker.kill()
+        client.close()
+
+
+def _names(worker: WorkerProcess, texts: tuple[str, ...]) -> bool:
+    assert worker.running, "the worker has ended"
+    status, body = worker.get("/ready")
+    return status == 503 and all(text in body for text in texts)
+
+
+def test_a_dispatcher_waits_while_its_rights_are_gone(
+    apache_site: Site, guarded: tuple[KafkaCluster, str], topics: Topics, tmp_path: Path
+) -> None:
+    """Requests wait in their topics, and go on once each; the worker's report that may not be written is told too."""
+    cluster, address = guarded
+    work = replace(topics, input="work")
+    create_topics(cluster.bootstrap_servers, topics, partitions=2)
+    create_topics(cluster.bootstrap_servers, work, partitions=2)
+    site = replace(apache_site, topics=topics, broker=Broker(cluster.bootstrap_servers, {}, lambda _: None))
+    rights = Rights(AdminClient({"bootstrap.servers": cluster.bootstrap_servers}))
+    rights.allow_all()
+    group = f"dispatch-{topics.prefix}"
+    client = Client(site)
+    jobs: list[str] = []
+    described = site.worker("d", DISPATCH_GROUP_ID=group, KAFKA_BOOTSTRAP_SERVERS=address, **USER)
+    dispatcher = WorkerProcess("d", described.environment, described.log, ("-m", "worker", "dispatch"))
+    worker = stand_in(site, "two", tmp_path, INPUT="work", KAFKA_BOOTSTRAP_SERVERS=address, **USER)
+
+    def send() -> None:
+        jobs.extend(client.request(lane).job_id for lane in ("urgent", "high", "normal") for _ in range(JOBS))
+
+    def goes_on() -> None:
+        for process in (worker, dispatcher):
+            until(lambda process=process: process.get("/ready")[0] == 200, "not ready again", NOT_READY_WITHIN_S)  # type: ignore[misc]
+        all_completed_once(client, jobs)
+
+    with worker, dispatcher:
+        send()
+        goes_on()
+        of_topics = {work.urgent: "WRITE", work.workers: "READ", topics.high: "READ"}
+        taken = [denied(ResourceType.TOPIC, name, right) for name, right in of_topics.items()]
+        reports = denied(ResourceType.TOPIC, work.workers, "WRITE")
+        rights.take(*taken, reports)
+        send()
+        until(lambda: _names(dispatcher, tuple(of_topics)), "the dispatcher's rights are not named", NOT_READY_WITHIN_S)
+        until(lambda: _names(worker, (work.workers,)), "the worker's right is not named", NOT_READY_WITHIN_S)
+        rights.give_back(*taken, reports)
+        goes_on()
+        of_group = denied(ResourceType.GROUP, group, "READ")
+        rights.take(of_group)
+        send()
+        until(lambda: _names(dispatcher, (f"consumer group {group}",)), "the group is not named", NOT_READY_WITHIN_S)
+        rights.give_back(of_group)
+        goes_on()
+        assert [worker.terminate(), dispatcher.terminate()] == [0, 0]
     client.close()

@@ -72,6 +72,10 @@ class BlockedOutcomes:
         until, cause = self._refusing.get(topic, (now, None))
         return cause if now < until else None
 
+    def is_refusing(self, now: float) -> bool:
+        """Whether a topic takes no record now."""
+        return any(now < until for until, _ in self._refusing.values())
+
     def due(self) -> float | None:
         """When the next outcome is to be tried again; None when there is none."""
         return min((self._due(entry) for entry in self._entries), default=None)

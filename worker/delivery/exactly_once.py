@@ -10,6 +10,7 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from worker.delivery.reports import DeliveryReports, collect_reports, produce
+from worker.delivery.rights import missing_right
 from worker.delivery.transport import (
     CALL_TIMEOUT_S,
     CALL_TRIES,
@@ -92,7 +93,7 @@ class ExactlyOnce:
             producer.init_transactions(INIT_TIMEOUT_S)
         except KafkaException as error:
             self._on_error(error.args[0])
-            raise TryAgain(f"init_transactions: {error}") from error
+            raise TryAgain(f"init_transactions: {error}", right=missing_right(error.args[0])) from error
         self._producer = producer
 
     def prepare(self, *, again: bool = False) -> None:
@@ -130,7 +131,8 @@ class ExactlyOnce:
             self._recover(error.args[0], refused=bool(refused))
             if refused or error.args[0].code() in _OFFSETS_REFUSED:
                 raise Refused(f"transaction: {error}", refused) from error
-            raise TryAgain(f"transaction: {error}", {} if self._in_doubt else suspects) from error
+            right = missing_right(error.args[0])
+            raise TryAgain(f"transaction: {error}", {} if self._in_doubt else suspects, right=right) from error
         except BufferError as error:
             self._replace()
             raise TryAgain("the producer's queue is full") from error

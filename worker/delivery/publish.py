@@ -30,6 +30,7 @@ _log = structlog.get_logger()
 
 # More than a rebalance or a broker's restart costs.
 _FAILING_TRIES = 3
+_RIGHT_AGAIN_S = 5.0
 # Beyond the longest that a flush may take while a coordinator moves.
 STUCK_AFTER_S = 60.0
 
@@ -115,6 +116,10 @@ class Publisher:
         self._flush_number = 0
         self._under_way: int | None = None
         self._failing_since: float | None = None
+        # The right that is missing, and when to see whether it is back although nothing is to be sent.
+        self._right: str | None = None
+        self._try_right_at = 0.0
+        self._topic_refuses = False
         self._blocked_sentence: str | None = None
 
     def enqueue(self, item: Item, now: float) -> None:
@@ -145,13 +150,15 @@ class Publisher:
         """Why results do not become durable, as a sentence; None while they do."""
         failing_s = self.failing_s(now)
         if failing_s > STUCK_AFTER_S:
-            return f"nothing could be published for {failing_s:.0f} s: {self._recovery.failure or 'a flush hangs'}"
-        return self._blocked_sentence
+            why = self._right or self._recovery.failure or "a flush hangs"
+            return f"nothing could be published for {failing_s:.0f} s: {why}"
+        return self._right or self._blocked_sentence
 
     @property
     def is_failing(self) -> bool:
-        """Whether the flush that is under way has failed several times, or outcomes are blocked."""
-        return self._recovery.tries >= _FAILING_TRIES or self._blocked_sentence is not None
+        """Whether the flush under way has failed several times, outcomes are blocked, or a topic takes no record."""
+        is_blocked = self._blocked_sentence is not None or self._topic_refuses
+        return is_blocked or self._recovery.tries >= _FAILING_TRIES
 
     def wait(self, now: float, timeout_s: float) -> None:
         """Sleep until a flush is due, at most `timeout_s`."""
@@ -163,8 +170,10 @@ class Publisher:
 
     def tick(self, now: float) -> bool:
         """Flush if it is time; False when it is not."""
+        self._topic_refuses = self._blocked.is_refusing(now)
         batch = self._next(now)
         if batch is None:
+            self._look_for_right(now)
             # A broker that is down has 20 error events a second for whoever polls.
             self._transport.serve()
             return False
@@ -175,6 +184,7 @@ class Publisher:
         except Refused as refused:
             self._go_on(self._recovery.after_refusal(batch, self._parts, refused, now), now)
         except (TryAgain, RegistryUnavailable) as error:
+            self._right = error.right if isinstance(error, TryAgain) else None
             self._go_on(self._recovery.after_failure(batch, self._parts, error, now), now)
         else:
             self._on_durable(batch, now)
@@ -191,6 +201,19 @@ class Publisher:
             self._transport.open()
         except TryAgain as error:
             _log.warning("producer_not_open", error=str(error))
+            self._right = error.right
+
+    def _look_for_right(self, now: float) -> None:
+        """See whether a missing right is back: a worker that is not ready may get nothing that would show it."""
+        if self._right is None or now < self._try_right_at:
+            return
+        self._try_right_at = now + _RIGHT_AGAIN_S
+        try:
+            self._transport.prepare()
+        except TryAgain as error:
+            self._right = error.right or self._right
+        else:
+            self._right = None
 
     def close(self) -> None:
         """Close the producer."""
@@ -324,6 +347,7 @@ class Publisher:
             self._blocked.remove(outcome, now)
             self._hooks.on_committed(outcome.origin)
         self._failing_since = None
+        self._right = None
         self._replace_first([], now)
 
     def _go_on(self, way: float | list[Batch], now: float) -> None:

@@ -43,11 +43,13 @@ class TryAgain(WorkerError):
 
     Args:
         suspects: records that were not acknowledged, by index, of a flush that did certainly not take place.
+        right: the right that is missing, as a sentence; None where it is not for a right.
     """
 
-    def __init__(self, message: str, suspects: Mapping[int, Cause] | None = None) -> None:
+    def __init__(self, message: str, suspects: Mapping[int, Cause] | None = None, *, right: str | None = None) -> None:
         super().__init__(message)
         self.suspects = suspects or {}
+        self.right = right
 
 
 class Refused(WorkerError):

@@ -33,16 +33,24 @@ class ReportReader:
     Args:
         consumer: of no group that matters.
         hear: gets each report that was written just now.
+        on_error: called with every error of the topic or of reading it.
     """
 
     def __init__(
-        self, consumer: Consumer, topic: str, codec: EventCodec, hear: Callable[[WorkerReport], None], threads: Threads
+        self,
+        consumer: Consumer,
+        topic: str,
+        codec: EventCodec,
+        hear: Callable[[WorkerReport], None],
+        threads: Threads,
+        on_error: Callable[[KafkaError], None] = lambda _error: None,
     ) -> None:
         self._consumer = consumer
         self._topic = topic
         self._codec = codec
         self._hear = hear
         self._threads = threads
+        self._on_error = on_error
         self._assigned: set[int] = set()
         self._list_at = 0.0
         self._polled_at = 0.0
@@ -76,6 +84,7 @@ class ReportReader:
             return True
         if error.code() != KafkaError._PARTITION_EOF:
             _log.warning("reports_not_read", topic=self._topic, error=error.str())
+            self._on_error(error)
             self._list_at = min(self._list_at, now + LIST_SOON_S)
         return False
 
@@ -99,6 +108,8 @@ class ReportReader:
             _log.warning("reports_not_read", topic=self._topic, error=error.args[0].str())
             self._list_at = self._threads.monotonic() + LIST_SOON_S
             return
+        if found.error is not None:
+            self._on_error(found.error)
         if set(found.partitions) != self._assigned:
             self._assigned = set(found.partitions)
             self._assign()

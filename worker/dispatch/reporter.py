@@ -7,7 +7,8 @@ import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from confluent_kafka import KafkaException, Producer
+import structlog
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from worker.errors import RegistryUnavailable
 from worker.events.codec import EventCodec
@@ -16,6 +17,8 @@ from worker.events.types import LaneWork, Priority, WorkerReport, WorkPartition,
 from worker.intake.ledger import Ledger
 from worker.threads import Threads
 from worker.work_in_hand import WorkInHand
+
+_log = structlog.get_logger()
 
 LEAST_PAUSE_S = 0.05
 MOST_PAUSE_S = 1.0
@@ -28,6 +31,7 @@ class Reporter:
 
     Args:
         accepts: whether the worker takes work now.
+        on_error: called with the error of every report that was not written.
         rows: the pictures that it draws at a time.
         models: names of what it has loaded.
     """
@@ -45,6 +49,7 @@ class Reporter:
         rows: int,
         models: Iterable[str],
         accepts: Callable[[], bool],
+        on_error: Callable[[KafkaError], None] = lambda _error: None,
     ) -> None:
         self._producer = producer
         self._topic = topic
@@ -53,6 +58,8 @@ class Reporter:
         self._work = work
         self._threads = threads
         self._accepts = accepts
+        self._on_error = on_error
+        self._told_error: int | None = None
         self._last = WorkerReport(
             worker_id=worker_id,
             session_id=uuid.uuid4().hex,
@@ -113,5 +120,17 @@ class Reporter:
             value, framing = self._codec.encode(self._last, topic=self._topic)
             headers = report_headers(self._last, source=f"/sdxl-worker/{self._last.worker_id}")
             self._producer.produce(
-                self._topic, key=self._last.worker_id.encode(), value=value, headers=[*headers, *framing]
+                self._topic,
+                key=self._last.worker_id.encode(),
+                value=value,
+                headers=[*headers, *framing],
+                on_delivery=self._on_delivery,
             )
+
+    def _on_delivery(self, error: KafkaError | None, _message: Message) -> None:
+        code = None if error is None else error.code()
+        if error is not None:
+            self._on_error(error)
+            if code != self._told_error:  # twenty reports a second would fill the log
+                _log.warning("reports_not_written", topic=self._topic, error=error.str())
+        self._told_error = code

@@ -102,7 +102,12 @@ def build(
         rounds=RECORDS_AT_ONCE,
     )
     reports = ReportReader(
-        connections.cancellations_reader(), topics.workers, make_codec(settings), dispatcher.hear, threads
+        connections.cancellations_reader(),
+        topics.workers,
+        make_codec(settings),
+        dispatcher.hear,
+        threads,
+        watch.on_error,
     )
     return DispatchProcess(threads, ledger, intake, dispatcher, reports, members, lag, watch, health)
 

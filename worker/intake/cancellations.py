@@ -40,6 +40,7 @@ class CancellationReader:
         consumer: of no group that matters: partitions are assigned, nothing is committed. It reports their ends.
         jobs: gets every cancellation that is read.
         cancel: is called with the job id of each.
+        on_error: called with every error of the topic or of reading it.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class CancellationReader:
         jobs: CancelledJobs,
         cancel: Callable[[str], None],
         threads: Threads,
+        on_error: Callable[[KafkaError], None] = lambda _error: None,
     ) -> None:
         self._consumer = consumer
         self._topic = topic
@@ -57,6 +59,7 @@ class CancellationReader:
         self._jobs = jobs
         self._cancel = cancel
         self._threads = threads
+        self._on_error = on_error
         # The next offset of each assigned partition, and those whose end was reached once.
         self._next: dict[int, int] = {}
         self._caught_up: set[int] = set()
@@ -121,6 +124,7 @@ class CancellationReader:
             self._fetch_problem = None
             self._caught_up.add(message.partition() or 0)
         else:
+            self._on_error(error)
             self._fetch_problem = _sentence(self._topic, error)
             self._list_soon()
         return False
@@ -194,6 +198,7 @@ class CancellationReader:
         except KafkaException as error:
             return _sentence(self._topic, error.args[0])
         if found is not None and found.error is not None:
+            self._on_error(found.error)
             if found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
                 # When it is created again, it is another topic.
                 self._next = {}
