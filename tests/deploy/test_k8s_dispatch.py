@@ -15,7 +15,7 @@ from worker.topics import Topics, layouts
 
 WORK = Topics("", "work")
 GROUP = Settings.model_fields["dispatch_group_id"].default
-OVERLAYS = ("one-gpu", "many-gpus")
+OVERLAYS = ("many-gpus", "spot")
 
 
 @pytest.fixture(scope="module", params=OVERLAYS)
