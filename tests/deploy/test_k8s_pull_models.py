@@ -59,6 +59,22 @@ def test_one_job_pulls_and_no_worker_does(objects: list[Object], tmp_path: Path)
     run(program("kubernetes-validate", "kubernetes-validate"), "--strict", file)
 
 
+def test_every_pod_has_one_network_policy(objects: list[Object]) -> None:
+    policies = [thing for thing in objects if thing["kind"] == "NetworkPolicy"]
+    for thing in objects:
+        if thing["kind"] in ("Deployment", "Job"):
+            labels = thing["spec"]["template"]["metadata"]["labels"].items()
+            [policy] = [p for p in policies if p["spec"]["podSelector"]["matchLabels"].items() <= labels]
+            assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+            assert policy["metadata"]["namespace"] == thing["metadata"]["namespace"]
+
+
+def test_the_job_reaches_the_hub_and_names_and_nothing_reaches_it(objects: list[Object]) -> None:
+    spec = one(objects, "NetworkPolicy", "sdxl-pull-models")["spec"]
+    assert "ingress" not in spec
+    assert {port["port"] for rule in spec["egress"] for port in rule["ports"]} == {53, 443}
+
+
 def test_every_container_says_how_much_of_the_nodes_disk_it_uses(objects: list[Object]) -> None:
     for thing in objects:
         if thing["kind"] in ("Deployment", "Job"):

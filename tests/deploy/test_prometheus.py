@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from prometheus_client import REGISTRY, generate_latest
 
 from tests.deploy.tools import ROOT, load, program, run
@@ -61,6 +62,35 @@ class TestPromtool:
         copy.write_text((PROMETHEUS / "tests/workers.yml").read_text())
         with pytest.raises(AssertionError, match="StoreFailing"):
             run(promtool(), "test", "rules", copy)
+
+    def test_a_fleet_that_was_scaled_to_zero_pages_nobody(self, tmp_path: Path) -> None:
+        """All its series have ended, and no request waits."""
+        labels = 'consumergroup="sdxl-worker", topic_prefix="shop.", job="sdxl-worker", instance="w"'
+        urgent = "shop.generation.requests.urgent"
+        ended = [
+            f"sdxl_worker_ready{{{labels}}}",
+            f"sdxl_worker_kafka_up{{{labels}}}",
+            f"sdxl_worker_store_up{{{labels}}}",
+            f"process_start_time_seconds{{{labels}}}",
+            f'sdxl_worker_assigned_partitions{{{labels}, topic="{urgent}"}}',
+            f'image_generation_requests_total{{{labels}, priority="urgent"}}',
+            'up{job="sdxl-worker", instance="w"}',
+        ]
+        series = [{"series": name, "values": "1x30 stale"} for name in ended]
+        lag = f'kafka_consumergroup_lag{{consumergroup="sdxl-worker", topic="{urgent}", partition="0"}}'
+        series.append({"series": lag, "values": "0x700"})
+        names = sorted({alert["alert"] for alert in alerts()})
+        checks = [
+            {"eval_time": at, "alertname": name, "exp_alerts": []} for at in ("45m", "90m", "11h") for name in names
+        ]
+        test = {
+            "rule_files": [str(ALERTS)],
+            "evaluation_interval": "5m",
+            "tests": [{"interval": "1m", "input_series": series, "alert_rule_test": checks}],
+        }
+        file = tmp_path / "zero.yml"
+        file.write_text(yaml.safe_dump(test))
+        run(promtool(), "test", "rules", file)
 
     def test_metrics_are_well_named(self) -> None:
         fill()
