@@ -128,6 +128,22 @@ class TestProfiles:
         assert of_profile(services, "debug") == {"kafka-ui"}
         assert of_profile(services, "registry") == {"registry"}
         assert of_profile(services, "gateway") == {"gateway"}
+        assert of_profile(services, "dispatch") == {"dispatch"}
+
+    def test_a_dispatcher_finds_its_topics_and_workers_are_told_by_one_variable(
+        self, services: dict[str, Service]
+    ) -> None:
+        assert services["dispatch"]["command"] == ["dispatch"]
+        assert services["topics"]["command"] == ["topics", "create", "--dispatch"]
+        told = {name for name, service in services.items() if "INPUT" in service.get("environment", {})}
+        assert told == {"worker", "worker-gpu"}
+        assert {services[name]["environment"]["INPUT"] for name in told} == {"${INPUT:-requests}"}
+        [job] = [
+            job
+            for job in load(ROOT / "deploy/prometheus/prometheus.yml")["scrape_configs"]
+            if job["job_name"] == "sdxl-dispatch"
+        ]
+        assert job["dns_sd_configs"][0]["names"] == ["dispatch"]
 
     def test_the_toy_can_be_left_out_beside_a_gpu(self, services: dict[str, Service]) -> None:
         assert services["worker"]["deploy"]["replicas"] == "${TOY_WORKERS:-1}"
@@ -186,7 +202,7 @@ class TestServices:
 
     def test_every_setting_is_one_of_the_workers(self, services: dict[str, Service]) -> None:
         known = {name.upper() for name in Settings.model_fields} | {"HF_HUB_OFFLINE", "HF_TOKEN", "OMP_NUM_THREADS"}
-        for name in ("topics", "worker", "pull-models", "worker-gpu", "gateway"):
+        for name in ("topics", "worker", "pull-models", "worker-gpu", "gateway", "dispatch"):
             for variable in services[name]["environment"]:
                 assert variable in known or librdkafka_properties({variable: "x"}), f"{name}: {variable}"
 
@@ -197,7 +213,7 @@ class TestServices:
         assert environment["SDXL_REFINER_ID"] == f"{folder}/refiner"
 
     def test_workers_run_restricted(self, services: dict[str, Service]) -> None:
-        for name in ("topics", "toy-models", "worker", "pull-models", "worker-gpu", "gateway"):
+        for name in ("topics", "toy-models", "worker", "pull-models", "worker-gpu", "gateway", "dispatch"):
             service = services[name]
             assert service["read_only"] is True
             assert service["cap_drop"] == ["ALL"]

@@ -27,7 +27,8 @@ REQUIRED = (
     "DeadLetters", "RequestsLost", "CrashLoop", "OutOfMemoryRung", "StoreFailing", "NoProgress",
     "WorkersGone", "LagUnknown", "KafkaDown", "PublishingStuck", "TargetDown", "AutoscalerAtMaximum", "AutoscalerBlind",
     "GpuErrors", "GpusIdle", "GatewayFailing", "GatewayNotReady", "GatewayGone", "WebhookReceiverDown",
-    "WebhooksGivenUp", "WebhooksBehind", "WebhooksGone",
+    "WebhooksGivenUp", "WebhooksBehind", "WebhooksGone", "DispatcherGone", "DispatchNobodyReports",
+    "DispatchWaitsLong", "DispatchUnbalanced",
 )  # fmt: skip
 
 
@@ -114,6 +115,10 @@ def fill() -> None:
     metrics.HTTP_REQUESTS.labels("/generate", "202").inc()
     metrics.HTTP_SECONDS.labels("/generate").observe(0.1)
     metrics.GATEWAY_JOBS.labels("urgent", "waiting").set(1)
+    metrics.DISPATCH_WAITING.labels("urgent").set(1)
+    metrics.DISPATCH_OLDEST.labels("urgent").set(1)
+    metrics.DISPATCH_WORKERS.labels("reporting").set(1)
+    metrics.DISPATCH_WORK.labels("most").set(1)
     metrics.MODEL.info({"model": "toy"})
 
 

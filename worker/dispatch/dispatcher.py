@@ -14,6 +14,7 @@ import structlog
 
 from worker.delivery.messages import MessageWriter
 from worker.delivery.publish import Publisher, PublisherHooks, Touch
+from worker.dispatch import gauges
 from worker.dispatch.fleet import Fleet
 from worker.dispatch.policy import Backlog, Request
 from worker.dispatch.work import lora_set, pictures
@@ -150,13 +151,7 @@ class Dispatcher:
                 self._send(choice.request, choice.worker.name, now)
         if now >= self._gauges_at:
             self._gauges_at = now + GAUGES_EVERY_S
-            self._set_gauges(now)
-
-    def _set_gauges(self, now: float) -> None:
-        for lane in Lane:
-            metrics.DISPATCH_WAITING.labels(lane.label).set(self._backlog.waiting(lane))
-        metrics.DISPATCH_WORKERS.labels("reporting").set(len(self._fleet.workers(now)))
-        metrics.DISPATCH_WORKERS.labels("silent").set(len(self._fleet.silent(now)))
+            gauges.show(self._backlog, self._fleet, now)
 
     def _send(self, request: Request, worker: str, now: float) -> None:
         origin = request.key

@@ -87,6 +87,11 @@ class Backlog:
         """Number of requests of a lane."""
         return sum(len(queue) for (of, _), queue in self._queues.items() if of == lane)
 
+    def oldest_s(self, lane: Lane, now_s: float) -> float:
+        """Return for how long the first request of a lane has waited, in seconds; 0 when none waits."""
+        firsts = [next(iter(queue.values())) for (of, _), queue in self._queues.items() if of == lane]
+        return max((now_s - first.arrived_s for first in firsts), default=0.0)
+
     def choose(self, workers: Roster, now_s: float) -> Iterator[Choice]:
         """Yield what is to be sent now, and take it out; `workers` are updated as if it had been sent.
 

@@ -154,8 +154,17 @@ DISPATCH_WAIT = Histogram(
 )
 DISPATCH_WORKERS = Gauge(
     "sdxl_worker_dispatch_workers",
-    "Workers that are sent work (reporting), and that no longer report (silent)",
+    "Workers that are sent work (reporting; of these, full: no room for a normal request, idle: no work), and that no "
+    "longer report (silent)",
     ["state"],
+)
+DISPATCH_OLDEST = Gauge(
+    "sdxl_worker_dispatch_oldest_seconds", "Time in the dispatcher of the request that was read first", ["priority"]
+)
+DISPATCH_WORK = Gauge(
+    "sdxl_worker_dispatch_work_seconds",
+    "Unfinished work of the reporting worker that has the least, and of the one that has the most",
+    ["bound"],
 )
 COST = Counter("sdxl_worker_cost_dollars", "Device time priced with GPU_HOURLY_USD")
 MODEL = Info("sdxl_worker_model", "The loaded model")
