@@ -394,7 +394,8 @@ def test_every_outcome_ends_once_or_is_blocked(
 
 def test_an_end_that_is_reached_during_the_last_flush_is_committed_after_it() -> None:
     """As behind each record of a transaction, whose marker is the end. The lag would stay one for ever."""
-    ledger, committed = Ledger(), []
+    ledger = Ledger()
+    committed: list[int] = []
     ledger.assign("work", 0, 0, None)
     origin = ledger.deliver("work", 0, 0, 0)
     assert origin is not None
