@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from worker import __version__, kafka_config, startup
+from worker import __version__, startup
 from worker.call_sizes import UNPADDED_ROWS, CallSizes
 from worker.cluster.checker import make_checker, require
-from worker.cluster.watch import ClusterWatch
 from worker.connections import Connections, RealConnections
 from worker.delivery.finish import Finisher
 from worker.delivery.manifest import ModelInfo
@@ -29,20 +28,11 @@ from worker.events.codec import make_codec
 from worker.intake.admit import AdmissionRules
 from worker.intake.cancellations import CancellationReader
 from worker.intake.cancelled_jobs import CancelledJobs
-from worker.intake.consume import Intake
-from worker.intake.consumer_proxy import ConsumerProxy
-from worker.intake.end_watch import EndWatch
-from worker.intake.lag import LagGauge
-from worker.intake.lane_members import LaneMembers, Renewal
-from worker.intake.ledger import Ledger
-from worker.intake.log_bounds import LogBounds
-from worker.intake.patience import Patience
-from worker.intake.positions import Positions
 from worker.intake.request_reader import RequestReader
-from worker.job import Lane, MakeEngine
+from worker.job import MakeEngine
 from worker.lifecycle import Lifecycle
-from worker.poll_waits import PollWaits
 from worker.presets import preset_named
+from worker.reading import make_input, make_reading
 from worker.rule_files import read_rules
 from worker.runtime import Worker, serve_until_signal
 from worker.settings import Settings
@@ -95,13 +85,9 @@ def build(
 ) -> Worker:
     """Wire a worker. The simulation calls this too, with connections and threads of its own."""
     topics = Topics(settings.kafka_topic_prefix, settings.input)
-    ledger = Ledger()
+    source = make_input(topics, settings, connections, threads, health)
+    ledger = source.ledger
     codec = make_codec(settings, waits=False)
-    patience = Patience(topics.requests, threads.monotonic, kafka_config.max_poll_interval_s(settings))
-    lanes = dict(zip(topics.requests, Lane, strict=True))
-    renewal = Renewal(lambda topic: connections.member(lanes[topic]), threads)
-    members = LaneMembers({topic: connections.member(lane) for topic, lane in lanes.items()}, patience, renewal)
-    proxy = ConsumerProxy(members, connections.offsets_reader(), threads, patience, lambda: health.beat("poll"))
     retry_queue = RetryQueue(threads.monotonic)
     cancelled = CancelledJobs()
     work = WorkInHand()
@@ -113,39 +99,30 @@ def build(
         MessageWriter(topics, settings.worker_id, settings.kafka_group_id),
         job_log,
         threads,
-        PollWaits(threads, patience, proxy.serve),
+        source.waits,
         make_engine=loaded.make_engine,
         make_publisher=lambda hooks: Publisher(
-            connections.transport(proxy), ledger, codec, hooks, flush_interval_s=settings.flush_interval_ms / 1000
+            connections.transport(source.proxy),
+            ledger,
+            codec,
+            hooks,
+            flush_interval_s=settings.flush_interval_ms / 1000,
         ),
         cancellation_of=cancelled.reason,
         crash_loop_limit=settings.crash_loop_limit,
         revoke_timeout_s=settings.revoke_timeout_s,
         wait_bounds_s=(settings.urgent_wait_s, settings.high_wait_s, settings.normal_wait_s),
     )
-    watch = ClusterWatch(
-        connections.cluster,
-        threads.monotonic,
-        is_assigned=lambda: members.are_assigned,
-        is_failing=lambda: lifecycle.publisher.is_failing,
-    )
-    ends = EndWatch(LogBounds(connections.bounds_admin(), threads))
-    lag = LagGauge(members, ledger, ends, settings.kafka_group_id, topics.requests)
-    intake = Intake(
-        members,
-        proxy,
-        ledger,
-        ends,
-        Positions(members, threads),
-        RequestReader(ledger, codec, rules, lifecycle, lanes, threads.now),
+    reading = make_reading(
+        source,
+        RequestReader(ledger, codec, rules, lifecycle, source.lanes, threads.now),
         lifecycle,
         settings,
-        topics.requests,
-        threads.now,
-        on_delivered=lag.note,
-        on_error=watch.on_error,
-        on_rebalance=watch.on_rebalance,
+        connections,
+        threads,
+        is_failing=lambda: lifecycle.publisher.is_failing,
     )
+    watch = reading.watch
     cancellations = CancellationReader(
         connections.cancellations_reader(),
         topics.cancellations,
@@ -155,11 +132,9 @@ def build(
         threads,
         watch.on_error,
     )
-    worker = Worker(
-        settings, threads, ledger, intake, retry_queue, lifecycle, health, members, cancellations, lag, watch
-    )
-    if settings.input == "work":
-        worker.reporter = Reporter(
+
+    def make_reporter(accepts: Callable[[], bool]) -> Reporter:
+        return Reporter(
             connections.report_producer(),
             topics.workers,
             codec,
@@ -169,10 +144,24 @@ def build(
             worker_id=settings.worker_id,
             rows=loaded.info.calls.rows(STANDARD_SIDE, STANDARD_SIDE),
             models=(loaded.info.model_id, loaded.info.model_fingerprint),
-            accepts=lambda: not worker.not_ready(),
+            accepts=accepts,
             on_error=watch.on_error,
         )
-    return worker
+
+    return Worker(
+        settings,
+        threads,
+        ledger,
+        reading.intake,
+        retry_queue,
+        lifecycle,
+        health,
+        source.members,
+        cancellations,
+        reading.lag,
+        watch,
+        make_reporter if settings.input == "work" else None,
+    )
 
 
 def engine_maker(settings: Settings, model: SdxlModel, info: ModelInfo, fast: FastPath | None = None) -> MakeEngine:

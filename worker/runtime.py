@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Any, Protocol
 
 import structlog
@@ -81,7 +81,11 @@ def serve_until_signal(
 
 @dataclass
 class Worker:
-    """The wired parts. `poll` and `drain` belong to the main thread, the loops have threads of their own."""
+    """The wired parts. `poll` and `drain` belong to the main thread, the loops have threads of their own.
+
+    Args:
+        make_reporter: makes what reports to dispatchers, from what says whether the worker takes work; None for none.
+    """
 
     settings: Settings
     threads: Threads
@@ -94,10 +98,14 @@ class Worker:
     cancellations: CancellationReader
     lag: LagGauge
     watch: ClusterWatch
-    reporter: Reporter | None = None
+    make_reporter: InitVar[Callable[[Callable[[], bool]], Reporter] | None] = None
+    reporter: Reporter | None = field(init=False)
     draining: bool = False
     _reported_at: float = 0.0
     _crash: list[BaseException] = field(default_factory=list)
+
+    def __post_init__(self, make_reporter: Callable[[Callable[[], bool]], Reporter] | None) -> None:
+        self.reporter = None if make_reporter is None else make_reporter(lambda: not self.not_ready())
 
     def start(self) -> None:
         """Read the cancellations, start the loops and join the group."""

@@ -7,9 +7,8 @@ from typing import Any, cast
 
 import structlog
 
-from worker import __version__, kafka_config, startup
+from worker import __version__, startup
 from worker.cluster.checker import make_checker, require
-from worker.cluster.watch import ClusterWatch
 from worker.connections import Connections, RealConnections
 from worker.delivery.messages import MessageWriter
 from worker.delivery.publish import Publisher
@@ -19,18 +18,9 @@ from worker.dispatch.report_reader import ReportReader
 from worker.dispatch.runtime import DispatchProcess
 from worker.events.codec import make_codec
 from worker.intake.admit import AdmissionRules
-from worker.intake.consume import Intake
-from worker.intake.consumer_proxy import ConsumerProxy
-from worker.intake.end_watch import EndWatch
-from worker.intake.lag import LagGauge
-from worker.intake.lane_members import LaneMembers, Renewal
-from worker.intake.ledger import Ledger
-from worker.intake.log_bounds import LogBounds
-from worker.intake.patience import Patience
-from worker.intake.positions import Positions
 from worker.intake.request_reader import RequestReader
 from worker.job import Lane
-from worker.poll_waits import PollWaits
+from worker.reading import make_input, make_reading
 from worker.rule_files import read_rules
 from worker.runtime import serve_until_signal
 from worker.settings import Settings
@@ -59,48 +49,31 @@ def build(
 ) -> DispatchProcess:
     """Wire a dispatcher from `dispatch_settings`."""
     topics, work = Topics(settings.kafka_topic_prefix), Topics(settings.kafka_topic_prefix, "work")
-    lanes = dict(zip(topics.requests, Lane, strict=True))
-    ledger = Ledger()
+    source = make_input(topics, settings, connections, threads, health)
+    ledger = source.ledger
     codec = make_codec(settings, waits=False)
-    patience = Patience(topics.requests, threads.monotonic, kafka_config.max_poll_interval_s(settings))
-    renewal = Renewal(lambda topic: connections.member(lanes[topic]), threads)
-    members = LaneMembers({topic: connections.member(lane) for topic, lane in lanes.items()}, patience, renewal)
-    proxy = ConsumerProxy(members, connections.offsets_reader(), threads, patience, lambda: health.beat("poll"))
     dispatcher = Dispatcher(
         ledger,
         MessageWriter(topics, settings.worker_id, settings.kafka_group_id),
         threads,
-        PollWaits(threads, patience, proxy.serve),
+        source.waits,
         Fleet(dict(zip(Lane, work.requests, strict=True))),
-        make_reader=lambda hooks: RequestReader(ledger, codec, rules, hooks, lanes, threads.now),
+        make_reader=lambda hooks: RequestReader(ledger, codec, rules, hooks, source.lanes, threads.now),
         make_publisher=lambda hooks: Publisher(
-            connections.transport(proxy), ledger, codec, hooks, flush_interval_s=FLUSH_INTERVAL_S
+            connections.transport(source.proxy), ledger, codec, hooks, flush_interval_s=FLUSH_INTERVAL_S
         ),
     )
-    watch = ClusterWatch(
-        connections.cluster,
-        threads.monotonic,
-        is_assigned=lambda: members.are_assigned,
-        is_failing=lambda: dispatcher.publisher.is_failing,
-    )
-    ends = EndWatch(LogBounds(connections.bounds_admin(), threads))
-    lag = LagGauge(members, ledger, ends, settings.kafka_group_id, topics.requests)
-    intake = Intake(
-        members,
-        proxy,
-        ledger,
-        ends,
-        Positions(members, threads),
+    reading = make_reading(
+        source,
         dispatcher,
         dispatcher,
         settings,
-        topics.requests,
-        threads.now,
-        on_delivered=lag.note,
-        on_error=watch.on_error,
-        on_rebalance=watch.on_rebalance,
+        connections,
+        threads,
+        is_failing=lambda: dispatcher.publisher.is_failing,
         rounds=RECORDS_AT_ONCE,
     )
+    watch = reading.watch
     reports = ReportReader(
         connections.cancellations_reader(),
         topics.workers,
@@ -109,7 +82,9 @@ def build(
         threads,
         watch.on_error,
     )
-    return DispatchProcess(threads, ledger, intake, dispatcher, reports, members, lag, watch, health)
+    return DispatchProcess(
+        threads, ledger, reading.intake, dispatcher, reports, source.members, reading.lag, watch, health
+    )
 
 
 def run(settings: Settings) -> int:
