@@ -6,6 +6,7 @@ import time
 from typing import Any, cast
 
 import structlog
+from confluent_kafka import Consumer
 
 from worker import __version__, kafka_config, startup
 from worker.cluster.checker import make_checker, require
@@ -17,10 +18,11 @@ from worker.dispatch.dispatcher import Dispatcher
 from worker.dispatch.fleet import Fleet
 from worker.dispatch.report_reader import ReportReader
 from worker.dispatch.runtime import DispatchProcess
+from worker.dispatch.takeover import takeover
 from worker.events.codec import make_codec
 from worker.intake.admit import AdmissionRules
 from worker.intake.consume import Intake
-from worker.intake.consumer_proxy import ConsumerProxy
+from worker.intake.consumer_proxy import ConsumerProxy, OffsetsReader
 from worker.intake.end_watch import EndWatch
 from worker.intake.lag import LagGauge
 from worker.intake.lane_members import LaneMembers, Renewal
@@ -55,9 +57,18 @@ def dispatch_settings(settings: Settings) -> Settings:
 
 
 def build(
-    settings: Settings, rules: AdmissionRules, connections: Connections, threads: Threads, health: Health
+    settings: Settings,
+    rules: AdmissionRules,
+    connections: Connections,
+    threads: Threads,
+    health: Health,
+    offsets_reader: OffsetsReader | None = None,
 ) -> DispatchProcess:
-    """Wire a dispatcher from `dispatch_settings`."""
+    """Wire a dispatcher from `dispatch_settings`.
+
+    Args:
+        offsets_reader: tells where to begin; that of the connections where there is none.
+    """
     topics, work = Topics(settings.kafka_topic_prefix), Topics(settings.kafka_topic_prefix, "work")
     lanes = dict(zip(topics.requests, Lane, strict=True))
     ledger = Ledger()
@@ -65,7 +76,8 @@ def build(
     patience = Patience(topics.requests, threads.monotonic, kafka_config.max_poll_interval_s(settings))
     renewal = Renewal(lambda topic: connections.member(lanes[topic]), threads)
     members = LaneMembers({topic: connections.member(lane) for topic, lane in lanes.items()}, patience, renewal)
-    proxy = ConsumerProxy(members, connections.offsets_reader(), threads, patience, lambda: health.beat("poll"))
+    reader = offsets_reader or connections.offsets_reader()
+    proxy = ConsumerProxy(members, reader, threads, patience, lambda: health.beat("poll"))
     dispatcher = Dispatcher(
         ledger,
         MessageWriter(topics, settings.worker_id, settings.kafka_group_id),
@@ -124,13 +136,13 @@ def run(settings: Settings) -> int:
     logs.configure(settings.log_level, settings.log_format)
     signals = Signals(settings.drain_timeout_s)
     try:
-        return _run(dispatch_settings(settings), signals)
+        return _run(dispatch_settings(settings), signals, workers=settings)
     except StoppedEarly as stop:
         _log.warning("signal", number=stop.number, hint="nothing had begun")
         return stop.exit_code
 
 
-def _run(settings: Settings, signals: Signals) -> int:
+def _run(settings: Settings, signals: Signals, workers: Settings) -> int:
     signals.starting = True
     startup.check_kafka_properties(settings)
     rules = read_rules(settings)
@@ -145,7 +157,13 @@ def _run(settings: Settings, signals: Signals) -> int:
         require(checker)
         # A dispatcher stores no pictures.
         connections = RealConnections(settings, cast("Any", None), checker)
-        process = build(settings, rules, connections, SystemThreads(), health)
+        past = takeover(
+            connections.offsets_reader(),
+            Consumer(kafka_config.offsets_reader_config(workers)),
+            connections.bounds_admin(),
+            workers.kafka_group_id,
+        )
+        process = build(settings, rules, connections, SystemThreads(), health, past)
         signals.starting = False
         process.health.watch(process)
         return serve_until_signal(

@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from worker.intake.lane_members import LaneMembers
 from worker.intake.patience import Patience
@@ -39,6 +39,13 @@ _log = structlog.get_logger()
 _Result = list[TopicPartition] | None
 
 
+class OffsetsReader(Protocol):
+    """A client that reads a group's committed offsets and never joins it (`confluent_kafka.Consumer`)."""
+
+    def committed(self, partitions: list[TopicPartition], timeout_s: float, /) -> list[TopicPartition]: ...
+    def poll(self, timeout_s: float, /) -> object: ...
+
+
 class OffsetsUnknown(Exception):
     """The coordinator does not say what is committed, so that partitions of these topics cannot be opened."""
 
@@ -57,7 +64,7 @@ class ConsumerProxy:
     def __init__(
         self,
         members: LaneMembers,
-        offsets_reader: Consumer,
+        offsets_reader: OffsetsReader,
         threads: Threads,
         patience: Patience,
         beat: Callable[[], None] = lambda: None,
