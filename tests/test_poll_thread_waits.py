@@ -9,7 +9,7 @@ from typing import Any, NoReturn, cast
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from worker.intake.consumer_proxy import COMMITTED_WITHIN_S, ConsumerProxy, OffsetsUnknown
+from worker.intake.consumer_proxy import COMMITTED_WITHIN_S, SETTLED_S, ConsumerProxy, OffsetsUnknown
 from worker.intake.ledger import Ledger
 from worker.intake.patience import Patience
 from worker.lifecycle import Lifecycle
@@ -82,7 +82,6 @@ class Process:
         self.now += min(timeout_s, max(0.0, left_s))
         if left_s > timeout_s:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-        self._asked_at = None
         return places
 
     # As intake.
@@ -96,6 +95,7 @@ class Process:
 
     def assign(self, topic: str) -> None:
         self.lifecycle.wait_for_flush()
+        self._asked_at = None
         self.proxy.committed_at_assignment([TopicPartition(topic, 0)])
 
     def nothing(self, _topic: str) -> None: ...
@@ -106,7 +106,7 @@ class Process:
 def test_every_member_is_polled_in_time_whatever_the_lanes_wait_for(
     happens: tuple[str, ...], revoke_timeout_s: float
 ) -> None:
-    process = Process(revoke_timeout_s, flush_s=SETTLE_S - 1, answer_s=COMMITTED_WITHIN_S - 1)
+    process = Process(revoke_timeout_s, flush_s=SETTLE_S - 1, answer_s=COMMITTED_WITHIN_S - SETTLED_S - 2)
     polled = dict.fromkeys(TOPICS, process.now)
     try:
         for topic, what in list(zip(TOPICS, happens, strict=True)) * 2:

@@ -9,7 +9,7 @@ from worker import kafka_config
 from worker.cluster.watch import ClusterWatch
 from worker.connections import Connections
 from worker.intake.consume import Intake, IntakeHooks, RecordReader
-from worker.intake.consumer_proxy import ConsumerProxy
+from worker.intake.consumer_proxy import ConsumerProxy, OffsetsReader
 from worker.intake.end_watch import EndWatch
 from worker.intake.lag import LagGauge
 from worker.intake.lane_members import LaneMembers, Renewal
@@ -46,13 +46,25 @@ class Reading:
     watch: ClusterWatch
 
 
-def make_input(topics: Topics, settings: Settings, connections: Connections, threads: Threads, health: Health) -> Input:
-    """Make a member for each lane, of the request topics that `topics` names."""
+def make_input(
+    topics: Topics,
+    settings: Settings,
+    connections: Connections,
+    threads: Threads,
+    health: Health,
+    offsets_reader: OffsetsReader | None = None,
+) -> Input:
+    """Make a member for each lane, of the request topics that `topics` names.
+
+    Args:
+        offsets_reader: tells where to begin; that of the connections where there is none.
+    """
     lanes = dict(zip(topics.requests, Lane, strict=True))
     patience = Patience(topics.requests, threads.monotonic, kafka_config.max_poll_interval_s(settings))
     renewal = Renewal(lambda topic: connections.member(lanes[topic]), threads)
     members = LaneMembers({topic: connections.member(lane) for topic, lane in lanes.items()}, patience, renewal)
-    proxy = ConsumerProxy(members, connections.offsets_reader(), threads, patience, lambda: health.beat("poll"))
+    reader = offsets_reader or connections.offsets_reader()
+    proxy = ConsumerProxy(members, reader, threads, patience, lambda: health.beat("poll"))
     return Input(topics, lanes, Ledger(), members, proxy, PollWaits(threads, patience, proxy.serve))
 
 

@@ -67,7 +67,7 @@ def test_the_script_for_acls_reads_every_user() -> None:
     users = [
         str(path.relative_to(ROOT))
         for path in sorted((ROOT / "k8s").rglob("*.yaml"))
-        if "kind: KafkaUser" in path.read_text()
+        if "kind: KafkaUser" in path.read_text().splitlines()
     ]
     interpreter, script, *named = shlex.split(line)
     assert interpreter == "python"

@@ -180,6 +180,7 @@ def test_trouble_with_the_topic_is_looked_at_soon(clock: Clock) -> None:
 def test_errors_of_the_topic_are_told_to_who_looks_at_the_cluster(clock: Clock) -> None:
     topic, told = Topic(), list[KafkaError]()
     reader = ReportReader(cast("Any", topic), TOPIC, CODEC, lambda _: None, cast("Threads", clock), told.append)
+    reader.tick()
     topic.event(KafkaError.TOPIC_AUTHORIZATION_FAILED)
     reader.tick()
     assert [error.code() for error in told] == [KafkaError.TOPIC_AUTHORIZATION_FAILED]

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from worker.intake.consumer_proxy import COMMITTED_WITHIN_S, ConsumerProxy, OffsetsUnknown
+from worker.intake.consumer_proxy import COMMITTED_WITHIN_S, PROMPT_S, SETTLED_S, ConsumerProxy, OffsetsUnknown
 from worker.intake.patience import Patience
 
 PLACES = [TopicPartition("urgent", 0)]
@@ -59,6 +59,33 @@ def proxy(answers_at: float, interval_s: float = 300.0) -> tuple[Clock, Client, 
 def test_a_coordinator_that_moves_is_waited_for() -> None:
     _, _, asking = proxy(answers_at=120.0)
     assert asking.committed_at_assignment(PLACES) == PLACES
+
+
+def test_an_answer_that_comes_at_once_counts() -> None:
+    clock, _, asking = proxy(answers_at=0.0)
+    asking.committed_at_assignment(PLACES)
+    assert clock.time == 100.0
+
+
+@pytest.mark.parametrize("late_s", [0.0, 2 * PROMPT_S])
+def test_after_trouble_only_what_the_coordinator_says_when_it_has_settled_counts(late_s: float) -> None:
+    """One that has moved tells old offsets at first (KAFKA-15910)."""
+    clock, client, asking = proxy(answers_at=0.0)
+    told: list[float] = []
+
+    def committed(places: list[TopicPartition], _timeout_s: float) -> list[TopicPartition]:
+        told.append(clock.time)
+        if len(told) == 1:
+            clock.time += late_s
+            if not late_s:
+                raise KafkaException(KafkaError(KafkaError.NOT_COORDINATOR))
+        age_s = clock.time - told[0] - late_s
+        return [TopicPartition(p.topic, p.partition, 7 if age_s < SETTLED_S - 0.2 else 9) for p in places]
+
+    client.committed = committed  # type: ignore[assignment, method-assign]
+    [answer] = asking.committed_at_assignment(PLACES)
+    assert answer.offset == 9
+    assert clock.time < 100.0 + late_s + SETTLED_S + 1.0
 
 
 def test_one_that_does_not_answer_is_told_in_time() -> None:

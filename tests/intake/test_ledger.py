@@ -264,6 +264,22 @@ def test_a_commit_passes_what_the_map_says_is_finished() -> None:
     assert again.position(("t", 0)) == 6
 
 
+def test_a_commit_passes_runs_that_touch_which_two_lives_have_made() -> None:
+    books = ledger(0, encode(0, [(2, 3)], {}))
+    _, second = deliver(books, 0, 1)
+    commit = finish(books, second)
+    assert commit == Commit("t", 0, 0, encode(0, [(1, 3)], {}))
+    again = ledger(0, commit.metadata)
+    [first] = deliver(again, 0)
+    assert finish(again, first) == Commit("t", 0, 3, "")
+
+
+def test_runs_that_touch_in_a_map_of_an_earlier_version_are_passed_too() -> None:
+    books = ledger(0, encode(0, [(1, 2), (2, 3)], {}))
+    [first] = deliver(books, 0)
+    assert finish(books, first) == Commit("t", 0, 3, "")
+
+
 def test_what_lies_behind_a_marker_is_passed_once_it_is_read() -> None:
     books = ledger(5, encode(5, [(6, 8)], {}))
     assert finish(books).offset == 5

@@ -60,7 +60,7 @@ def test_a_pods_process_gets_the_environment_and_the_files_of_its_spec(tmp_path:
     kubelet = Kubelet(cast(Api, StandInApi()), "image-generation", tmp_path, {})
     environment = kubelet._environment(pod)
     assert environment["WORKER_ID"] == "sdxl-worker-1"
-    assert environment["KAFKA_SASL_PASSWORD"] == "sdxl-worker"
+    assert (Path(environment["SECRETS_DIR"]) / "KAFKA_SASL_PASSWORD").read_text() == "sdxl-worker"
     assert Path(environment["KAFKA_SSL_CA_LOCATION"]).read_text() == "kafka-cluster-ca-cert"
     assert (Path(environment["SECRETS_DIR"]) / "AWS_ACCESS_KEY_ID").is_file()
     assert Path(environment["SDXL_LORA_PATH"]).is_dir()

@@ -28,13 +28,14 @@ def work(apache_site: Site) -> Topics:
     return topics
 
 
-def stand_in_worker(site: Site, name: str) -> WorkerProcess:
+def stand_in_worker(site: Site, name: str, **others: str) -> WorkerProcess:
     settings = {
         "INPUT": "work",
         "CHAOS_ENGINE": "stand-in",
         "CHAOS_PICTURE_S": PICTURE_S,
         "CHAOS_WORK_LOG": str(site.logs / f"{name}.work"),
         "CHAOS_TRACE": str(site.logs / f"{name}.trace"),
+        **others,
     }
     described = site.worker(name, **settings)
     return WorkerProcess(name, described.environment, described.log, ("-m", "tests.chaos.worker_main"))
@@ -108,6 +109,24 @@ def test_every_request_is_passed_on_once_and_as_it_is(apache_site: Site, work: T
         assert (message.value(), message.timestamp()) == (original.value(), original.timestamp())
         assert headers == dict(original.headers() or [])
         assert str(message.topic()).rsplit(".", 1)[1] == str(original.topic()).rsplit(".", 1)[1]
+
+
+def test_a_fleet_with_a_past_goes_on_where_its_workers_have_stopped(
+    apache_site: Site, work: Topics, client: Client
+) -> None:
+    with stand_in_worker(apache_site, "before", INPUT="requests") as before:
+        done = [client.request(lane).job_id for _ in range(4) for lane in ("normal", "high", "urgent")]
+        client.wait_for(lambda _: all(client.of(job) for job in done))
+        with dispatcher(apache_site, "early") as early:
+            until(lambda: "workers still read" in early.log.read_text(), "it does not wait for the worker to end")
+            assert before.terminate() == 0
+            more = [client.request(lane).job_id for _ in range(4) for lane in ("normal", "high", "urgent")]
+            with stand_in_worker(apache_site, "after"):
+                client.wait_for(lambda _: all(client.of(job) for job in more))
+                client.settle(1)
+    assert len(client.results) == len(done) + len(more)
+    passed = Counter(message.key() for message in records(apache_site, work.requests))
+    assert passed == Counter(job.encode() for job in more)
 
 
 def test_without_workers_requests_wait_and_a_late_worker_gets_them(

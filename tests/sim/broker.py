@@ -110,6 +110,11 @@ class Session:
     transaction: Transaction | None = None
 
 
+# For how long a coordinator that has moved tells old offsets, and how old they are.
+STALE_S = 2.5
+STALE_AGE_S = 1.0
+
+
 class Broker:
     """Topics of `partitions` partitions each, groups, and the transaction coordinator."""
 
@@ -123,6 +128,9 @@ class Broker:
         self.logs: dict[Key, Log] = {}
         self.positions: dict[Key, tuple[int, str]] = {}
         self.leader_epochs: dict[Key, int | None] = {}
+        # What was committed when, and until when the coordinator tells which of it.
+        self._past: list[tuple[float, dict[Key, tuple[int, str]], dict[Key, int | None]]] = [(0.0, {}, {})]
+        self._tells_past: tuple[float, dict[Key, tuple[int, str]], dict[Key, int | None]] = (0.0, {}, {})
         # How often each topic was created again.
         self._lives: dict[str, int] = {}
         self._sessions: dict[str, Session] = {}
@@ -179,6 +187,7 @@ class Broker:
         log = self.log(key)
         log.entries = [entry for entry in log.entries if entry.offset < end]
         log.end = end
+        self._tells_past = (0.0, {}, {})
         log.epochs[log.leader_epoch + 1] = end
 
     def expire(self, key: Key, start: int) -> None:
@@ -269,6 +278,21 @@ class Broker:
             self._auditor.on_commit(transaction)
             self.positions |= transaction.positions
             self.leader_epochs |= transaction.leader_epochs
+            self._past.append((self._kernel.now, dict(self.positions), dict(self.leader_epochs)))
+
+    def move_coordinator(self) -> None:
+        """It tells what was committed as of an old high watermark for a moment (KAFKA-15910)."""
+        rng, now = self._kernel.rng, self._kernel.now
+        as_of = now - rng.uniform(0.0, STALE_AGE_S)
+        _, positions, epochs = max((entry for entry in self._past if entry[0] <= as_of), key=lambda entry: entry[0])
+        self._tells_past = now + rng.uniform(0.0, STALE_S), positions, epochs
+
+    def told(self, key: Key) -> tuple[int, str, int | None] | None:
+        """The offset, metadata and leader epoch that the coordinator tells; None for none."""
+        until, positions, epochs = self._tells_past
+        if self._kernel.now >= until:
+            positions, epochs = self.positions, self.leader_epochs
+        return (*positions[key], epochs.get(key)) if key in positions else None
 
     def _time_out(self, session: Session, transaction: Transaction) -> None:
         if session.transaction is transaction and self._sessions[session.tid] is session:

@@ -250,11 +250,14 @@ class FakeConsumer:
                 self._kernel.wait(self._port.process, _UNSTABLE_RETRY_S)
             return [self._committed((p.topic, p.partition)) for p in places]
 
-        return self._port.call("committed", ask, _client_error)
+        def error(fault: Fault) -> Exception | None:
+            self._broker.move_coordinator()
+            return _client_error(fault)
+
+        return self._port.call("committed", ask, error)
 
     def _committed(self, key: Key) -> TopicPartition:
-        offset, metadata = self._broker.positions.get(key, (-1001, ""))
-        epoch = self._broker.leader_epochs.get(key)
+        offset, metadata, epoch = self._broker.told(key) or (-1001, "", None)
         return TopicPartition(*key, offset, metadata, *(() if epoch is None else (epoch,)))
 
     def get_watermark_offsets(self, place: TopicPartition, *, cached: bool) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from tests.sim.world import Scenario, World, quiet
 from worker.delivery.exactly_once import ExactlyOnce
 from worker.delivery.publish import Publisher
 from worker.delivery.transport import Encoded, Offset
+from worker.intake import consumer_proxy
 from worker.intake.end_watch import EndWatch
 from worker.intake.lane_members import LaneMembers
 from worker.intake.ledger import Commit, Ledger, TopicPartition
@@ -134,6 +135,11 @@ def start_before_it_is_durable(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Publisher, "_begin", hasty)
 
 
+def believe_a_coordinator_that_has_just_moved(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(consumer_proxy, "SETTLED_S", 0.0)
+    patch.setattr(consumer_proxy, "PROMPT_S", float("inf"))
+
+
 EVERYTHING = tuple(Fault)
 
 
@@ -157,6 +163,7 @@ def restless(seed: int, faults: tuple[Fault, ...]) -> Scenario:
         (send_all_offsets_in_the_name_of_one_member, DELAYS),
         (go_on_without_the_lane_that_is_refused, DELAYS),
         (start_before_it_is_durable, EVERYTHING),
+        (believe_a_coordinator_that_has_just_moved, (Fault.RETRIABLE, Fault.OUTAGE)),
     ],
 )
 def test_a_planted_bug_is_found(plant: Any, faults: tuple[Fault, ...], monkeypatch: pytest.MonkeyPatch) -> None:

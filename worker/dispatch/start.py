@@ -6,6 +6,7 @@ import time
 from typing import Any, cast
 
 import structlog
+from confluent_kafka import Consumer
 
 from worker import __version__, startup
 from worker.cluster.checker import make_checker, require
@@ -16,8 +17,10 @@ from worker.dispatch.dispatcher import Dispatcher
 from worker.dispatch.fleet import Fleet
 from worker.dispatch.report_reader import ReportReader
 from worker.dispatch.runtime import DispatchProcess
+from worker.dispatch.takeover import takeover
 from worker.events.codec import make_codec
 from worker.intake.admit import AdmissionRules
+from worker.intake.consumer_proxy import OffsetsReader
 from worker.intake.request_reader import RequestReader
 from worker.job import Lane
 from worker.reading import make_input, make_reading
@@ -45,11 +48,20 @@ def dispatch_settings(settings: Settings) -> Settings:
 
 
 def build(
-    settings: Settings, rules: AdmissionRules, connections: Connections, threads: Threads, health: Health
+    settings: Settings,
+    rules: AdmissionRules,
+    connections: Connections,
+    threads: Threads,
+    health: Health,
+    offsets_reader: OffsetsReader | None = None,
 ) -> DispatchProcess:
-    """Wire a dispatcher from `dispatch_settings`."""
+    """Wire a dispatcher from `dispatch_settings`.
+
+    Args:
+        offsets_reader: tells where to begin; that of the connections where there is none.
+    """
     topics, work = Topics(settings.kafka_topic_prefix), Topics(settings.kafka_topic_prefix, "work")
-    source = make_input(topics, settings, connections, threads, health)
+    source = make_input(topics, settings, connections, threads, health, offsets_reader)
     ledger = source.ledger
     codec = make_codec(settings, waits=False)
     dispatcher = Dispatcher(
@@ -99,13 +111,13 @@ def run(settings: Settings) -> int:
     logs.configure(settings.log_level, settings.log_format)
     signals = Signals(settings.drain_timeout_s)
     try:
-        return _run(dispatch_settings(settings), signals)
+        return _run(dispatch_settings(settings), signals, workers=settings)
     except StoppedEarly as stop:
         _log.warning("signal", number=stop.number, hint="nothing had begun")
         return stop.exit_code
 
 
-def _run(settings: Settings, signals: Signals) -> int:
+def _run(settings: Settings, signals: Signals, workers: Settings) -> int:
     signals.starting = True
     startup.check_kafka_properties(settings)
     rules = read_rules(settings)
@@ -120,7 +132,13 @@ def _run(settings: Settings, signals: Signals) -> int:
         require(checker)
         # A dispatcher stores no pictures.
         connections = RealConnections(settings, cast("Any", None), checker)
-        process = build(settings, rules, connections, SystemThreads(), health)
+        past = takeover(
+            connections.offsets_reader(),
+            Consumer(kafka_config.offsets_reader_config(workers)),
+            connections.bounds_admin(),
+            workers.kafka_group_id,
+        )
+        process = build(settings, rules, connections, SystemThreads(), health, past)
         signals.starting = False
         process.health.watch(process)
         return serve_until_signal(

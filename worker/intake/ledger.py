@@ -284,7 +284,7 @@ class Ledger:
         runs = offset_metadata.runs_of((offset, done) for offset, done in walk if offset > base)
         runs += [(max(a, book.position), b) for a, b in book.restored.finished if b > max(base, book.position)]
         starts = {o: n for o, n in book.starts.items() if o >= base and o not in ending}
-        metadata = offset_metadata.encode(base, runs, starts, book.topic_id)
+        metadata = offset_metadata.encode(base, offset_metadata.joined(runs), starts, book.topic_id)
         book.metadata_bytes = len(metadata)
         return Commit(*key, base, metadata, book.leader_epoch)
 

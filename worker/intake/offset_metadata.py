@@ -46,7 +46,11 @@ class CompletionMap:
 
     def past(self, offset: int) -> int:
         """The first offset from this one on that is not known to be finished."""
-        return next((end for first, end in self.finished if first <= offset < end), offset)
+        for first, end in self.finished:
+            # Runs that touch are valid: earlier versions wrote some.
+            if first <= offset < end:
+                offset = end
+        return offset
 
     def below(self, end: int) -> CompletionMap:
         """What is known of the offsets below `end`."""
@@ -114,6 +118,17 @@ def decode(base: int, metadata: str | None) -> CompletionMap:
     if any(first >= end for first, end in runs) or encode(base, runs, starts, topic_id) != metadata:
         return CompletionMap()
     return CompletionMap(tuple(runs), starts, topic_id)
+
+
+def joined(runs: Iterable[Run]) -> list[Run]:
+    """The same runs, ascending, with those that touch as one."""
+    found: list[Run] = []
+    for first, end in runs:
+        if found and found[-1][1] == first:
+            found[-1] = found[-1][0], end
+        else:
+            found.append((first, end))
+    return found
 
 
 def runs_of(offsets: Iterable[tuple[int, bool]]) -> list[Run]:
