@@ -8,7 +8,7 @@ from typing import Any, cast
 import structlog
 from confluent_kafka import Consumer
 
-from worker import __version__, startup
+from worker import __version__, kafka_config, startup
 from worker.cluster.checker import make_checker, require
 from worker.connections import Connections, RealConnections
 from worker.delivery.messages import MessageWriter
