@@ -17,7 +17,7 @@ from worker.delivery.publish import _RIGHT_AGAIN_S, STUCK_AFTER_S, Publisher, Pu
 from worker.delivery.rights import missing_right
 from worker.delivery.transport import Encoded, Offset, Refused, TryAgain
 from worker.events.single_object import SingleObjectCodec
-from worker.intake.ledger import Commit
+from worker.intake.ledger import Commit, Ledger
 from worker.job import Message, Notice, Origin, Outcome
 
 RESULTS, STATUS, DEAD = "generation.completed", "generation.status", "generation.dead-letter"
@@ -87,6 +87,9 @@ class Books:
 
     def finish(self, origins: Iterable[Origin]) -> None:
         self.finished += [origin.offset for origin in origins]
+
+    def has_passed(self, _key: tuple[str, int], _offset: int) -> bool:
+        return False
 
     def commits(self, finishing: Any, also: Any = ()) -> list[Any]:
         del also
@@ -387,3 +390,26 @@ def test_every_outcome_ends_once_or_is_blocked(
     for n in range(count):
         written = [v for v in desk.brokers.values if v in (f"result-{n}".encode(), f"small-{n}".encode())]
         assert len(written) == (n in desk.committed)
+
+
+def test_an_end_that_is_reached_during_the_last_flush_is_committed_after_it() -> None:
+    """As behind each record of a transaction, whose marker is the end. The lag would stay one for ever."""
+    ledger = Ledger()
+    committed: list[int] = []
+    ledger.assign("work", 0, 0, None)
+    origin = ledger.deliver("work", 0, 0, 0)
+    assert origin is not None
+
+    class ReachedMeanwhile(Brokers):
+        def send(self, records: Any, offsets: Sequence[Offset], membership: Any, *, again: bool) -> dict[int, int]:
+            committed.extend(offset.offset for offset in offsets)
+            ledger.reach(("work", 0), 2, 0)
+            return Brokers.send(self, records, offsets, membership, again=again)
+
+    transport: Any = ReachedMeanwhile()
+    hooks = PublisherHooks(on_started=lambda *_: None, on_committed=lambda _: None, on_not_owned=lambda _: None)
+    publisher = Publisher(transport, ledger, SingleObjectCodec(), hooks, flush_interval_s=0.0)
+    publisher.enqueue(Outcome(origin=origin, messages=(Message(topic=RESULTS, key=b"k", value=b"v"),)), 0.0)
+    while publisher.tick(1.0):
+        pass
+    assert committed == [1, 2]

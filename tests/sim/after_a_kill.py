@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from tests.sim.audit import Violation
 from tests.sim.kernel import EPOCH_S
+from tests.sim.process import SimProcess
 from tests.sim.requests import TOPICS, Kind, Request, make
-from tests.sim.worker import SimWorker
 from tests.sim.world import QUIET_WITHIN_S, Scenario, World, quiet
 from worker.intake.offset_metadata import decode
 from worker.job import Lane
@@ -55,7 +55,7 @@ class Kill(World):
         super().__init__(seed, scenario)
         self.result = Run()
 
-    def _replace(self, worker: SimWorker) -> None:
+    def _replace(self, worker: SimProcess) -> None:
         # The group notices at once, so that the work is measured and not the absence of a worker.
         self.result.suspects = sum(len(decode(*place).starts) for place in self.broker.positions.values())
         for topic in TOPICS.requests:

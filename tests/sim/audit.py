@@ -23,7 +23,9 @@ class Violation(AssertionError):
 
 
 class Audit:
-    """Knows every request record and follows it to its one outcome."""
+    """Knows every request record and follows it to its one outcome, a record in one of `outcome_topics`."""
+
+    outcome_topics: tuple[str, ...] = OUTCOME_TOPICS
 
     def __init__(self, bucket: Bucket, crash_loop_limit: int) -> None:
         self.requests: dict[int, Request] = {}
@@ -35,6 +37,11 @@ class Audit:
         # The highest durable count of starts that each request ever had.
         self._expected: dict[int, str] = {}
         self.most_starts: dict[int, int] = {}
+
+    @property
+    def drawn(self) -> dict[int, Request]:
+        """The records that workers draw pictures for."""
+        return self.requests
 
     def at(self, key: Key) -> list[Request]:
         return [request for request in self.requests.values() if (request.topic, request.partition) == key]
@@ -49,25 +56,25 @@ class Audit:
     def on_positions(self, positions: Collection[Key], member: Member) -> None:
         """Offsets are of partitions that the member that sends them owns at that moment."""
         for key in positions:
-            _check(key in member.owned, f"{member.id} publishes for {key}, which is not its own")
+            check(key in member.owned, f"{member.id} publishes for {key}, which is not its own")
 
     def on_commit(self, transaction: Transaction) -> None:
         """Exactly the records that this transaction finishes get their outcome in it, beside offsets of theirs."""
-        for key in map(self._origin, _outcomes(transaction)):
-            _check(key in transaction.positions, f"a result for {key} is published without its offsets")
+        for key in map(self._origin, self._outcomes(transaction)):
+            check(key in transaction.positions, f"a result for {key} is published without its offsets")
         finished: set[int] = set()
         for key, (offset, metadata) in transaction.positions.items():
             finished |= self._newly_finished(key, offset, metadata, transaction.leader_epochs.get(key))
-        answered = [number_of(entry.headers) for entry in _outcomes(transaction)]
+        answered = [number_of(entry.headers) for entry in self._outcomes(transaction)]
         for number in set(answered) & set(self.gone):
-            _check(not self.gone[number].outcomes, f"request {number} is answered again")
+            check(not self.gone[number].outcomes, f"request {number} is answered again")
             self.gone[number].outcomes.append("gone")
             answered.remove(number)
         for number in answered:
-            _check(answered.count(number) == 1, f"request {number} is answered twice in one transaction")
-            _check(not self.requests[number].outcomes, f"request {number} is answered again")
-        _check(set(answered) == finished, f"answers {sorted(answered)}, but the offsets finish {sorted(finished)}")
-        for entry in _outcomes(transaction):
+            check(answered.count(number) == 1, f"request {number} is answered twice in one transaction")
+            check(not self.requests[number].outcomes, f"request {number} is answered again")
+        check(set(answered) == finished, f"answers {sorted(answered)}, but the offsets finish {sorted(finished)}")
+        for entry in self._outcomes(transaction):
             if number_of(entry.headers) in self.requests:
                 self.requests[number_of(entry.headers)].outcomes.append(self._outcome(entry))
 
@@ -80,9 +87,9 @@ class Audit:
             return
         if owner is None or (request.topic, request.partition) not in owner.owned:
             return  # out of its session, it cannot know
-        _check(not request.outcomes, f"request {request.number} runs again though it is finished")
+        check(not request.outcomes, f"request {request.number} runs again though it is finished")
         starts = self._books((request.topic, request.partition)).starts.get(request.offset, 0)
-        _check(starts == job.attempt, f"request {request.number} runs as attempt {job.attempt}, durable are {starts}")
+        check(starts == job.attempt, f"request {request.number} runs as attempt {job.attempt}, durable are {starts}")
 
     def expect(self, request: Request, outcome: str) -> None:
         """This request ends in another way than others of its kind."""
@@ -91,19 +98,19 @@ class Audit:
     def finish(self) -> None:
         """When all is quiet."""
         for request in self.requests.values():
-            _check(len(request.outcomes) == 1, f"{request} has not exactly one outcome")
+            check(len(request.outcomes) == 1, f"{request} has not exactly one outcome")
             self._check_kind(request)
-        seen = [number_of(entry.headers) for topic in OUTCOME_TOPICS for entry in self.broker.topic(topic)]
+        seen = [number_of(entry.headers) for topic in self.outcome_topics for entry in self.broker.topic(topic)]
         answered = sorted([*self.requests, *(number for number, request in self.gone.items() if request.outcomes)])
-        _check(sorted(seen) == answered, f"read_committed sees outcomes of {sorted(seen)}")
+        check(sorted(seen) == answered, f"read_committed sees outcomes of {sorted(seen)}")
         for key in {(request.topic, request.partition) for request in self.requests.values()}:
             offset, _ = self.broker.positions[key]
             for request in self.at(key):
                 done = request.offset < offset or request.offset in self._books(key)
-                _check(done, f"{key} stands at {offset}, request {request.number} is not finished there")
+                check(done, f"{key} stands at {offset}, request {request.number} is not finished there")
             # A map may know records that the log has lost, until others are written over them.
             books = self._books(key)
-            _check(not books.below(self._end_committed(key)).starts, f"{key} keeps starts of finished records")
+            check(not books.below(self._end_committed(key)).starts, f"{key} keeps starts of finished records")
         self._check_statuses()
 
     def rewind(self) -> None:
@@ -134,19 +141,19 @@ class Audit:
         known_to = self._end_known(key, self.broker.leader_epochs.get(key), before)
         sent_to = self._end_known(key, leader_epoch, after)
         old, before = min(old, known_to), before.below(known_to)
-        _check(not metadata or after != CompletionMap(), f"{key} has unreadable metadata")
+        check(not metadata or after != CompletionMap(), f"{key} has unreadable metadata")
         offset, after = min(offset, sent_to), after.below(sent_to)
-        _check(offset >= min(old, sent_to), f"{key} goes back from {old} to {offset}")
-        _check(offset <= log.end, f"{key} is committed beyond its end")
+        check(offset >= min(old, sent_to), f"{key} goes back from {old} to {offset}")
+        check(offset <= log.end, f"{key} is committed beyond its end")
         newly = set()
         for request in self.at(key):
             was = request.offset < old or request.offset in before
             now = request.offset < offset or request.offset in after
-            _check(now or not was, f"request {request.number} is finished no more")
+            check(now or not was, f"request {request.number} is finished no more")
             if now and not was:
                 newly.add(request.number)
             grown = after.starts.get(request.offset, 0) - before.starts.get(request.offset, 0)
-            _check(grown <= 1, f"request {request.number} counts {grown} starts at once")
+            check(grown <= 1, f"request {request.number} counts {grown} starts at once")
             self._note_starts(request, after.starts.get(request.offset, 0))
         return newly
 
@@ -174,6 +181,9 @@ class Audit:
         request = self.requests.get(number) or self.gone[number]
         return request.topic, request.partition
 
+    def _outcomes(self, transaction: Transaction) -> Iterable[Entry]:
+        return [entry for entry in transaction.entries if entry.topic in self.outcome_topics]
+
     def _outcome(self, entry: Entry) -> str:
         if entry.topic == TOPICS.dead_letter:
             return "dead-letter"
@@ -181,7 +191,7 @@ class Audit:
         if isinstance(event, GenerationCompleted):
             keys = object_keys("g", event.job_id, "jpeg")
             for name in (keys.image, keys.thumbnail, keys.manifest):
-                _check(name in self._bucket.objects, f"{event.job_id} is completed without {name}")
+                check(name in self._bucket.objects, f"{event.job_id} is completed without {name}")
             return "completed"
         assert isinstance(event, GenerationFailed)
         return f"failed {event.error_code}"
@@ -189,20 +199,20 @@ class Audit:
     def _check_kind(self, request: Request) -> None:
         [outcome] = request.outcomes
         if request.number in self._expected:
-            _check(
+            check(
                 outcome == self._expected[request.number], f"{request} should end as {self._expected[request.number]}"
             )
             return
         if outcome == "failed crash_loop":
             starts = self.most_starts.get(request.number, 0)
-            _check(starts >= self._crash_loop_limit, f"{request} is given up after {starts} starts")
+            check(starts >= self._crash_loop_limit, f"{request} is given up after {starts} starts")
             return
         if outcome == "failed invalid_request" and self._shares_id_with_lost(request):
             return
         if self._is_id_of_another(request) and request.kind is not Kind.UNDECODABLE:
             # One that makes no picture may have ended by itself before.
             reused = outcome == "failed invalid_request"
-            _check(reused or request.kind is not Kind.GOOD, f"{request} has the id of another picture, ends otherwise")
+            check(reused or request.kind is not Kind.GOOD, f"{request} has the id of another picture, ends otherwise")
             if reused:
                 return
         expected = {
@@ -212,7 +222,7 @@ class Audit:
             Kind.UNDECODABLE: "dead-letter",
             Kind.POISON: "failed crash_loop",
         }
-        _check(outcome == expected[request.kind], f"{request} should end as {expected[request.kind]}")
+        check(outcome == expected[request.kind], f"{request} should end as {expected[request.kind]}")
 
     def _is_id_of_another(self, request: Request) -> bool:
         """Whether a different request under the same id has the picture."""
@@ -237,20 +247,17 @@ class Audit:
             outcomes = {r.outcomes[0] for r in self.requests.values() if r.job_id == job_id}
             status = last[job_id]
             found = "completed" if status.error_code is None else f"failed {status.error_code}"
-            _check(status.status in ("completed", "failed"), f"{job_id} has ended, its last status is {status.status}")
+            check(status.status in ("completed", "failed"), f"{job_id} has ended, its last status is {status.status}")
             if (
                 "failed invalid_request" in outcomes
                 and object_keys("g", job_id, "jpeg").manifest in self._bucket.objects
             ):
                 # Refused for an id that is that of a picture, which stays what the status tells.
                 outcomes.add("completed")
-            _check(found in outcomes, f"{job_id} ended as {outcomes}, its last status says {found}")
+            check(found in outcomes, f"{job_id} ended as {outcomes}, its last status says {found}")
 
 
-def _outcomes(transaction: Transaction) -> Iterable[Entry]:
-    return [entry for entry in transaction.entries if entry.topic in OUTCOME_TOPICS]
-
-
-def _check(holds: bool, message: str) -> None:
+def check(holds: bool, message: str) -> None:
+    """Raise Violation with `message` unless it `holds`."""
     if not holds:
         raise Violation(message)

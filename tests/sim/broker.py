@@ -116,12 +116,14 @@ STALE_AGE_S = 1.0
 
 
 class Broker:
-    """Topics of `partitions` partitions each, one group, and the transaction coordinator."""
+    """Topics of `partitions` partitions each, groups, and the transaction coordinator."""
 
     def __init__(self, kernel: Kernel, partitions: int, group: Group, auditor: Auditor) -> None:
         self._kernel = kernel
         self._auditor = auditor
         self.group = group
+        # All that commit here; no two have a member of the same name.
+        self.groups = [group]
         self.partitions = partitions
         self.logs: dict[Key, Log] = {}
         self.positions: dict[Key, tuple[int, str]] = {}
@@ -150,6 +152,9 @@ class Broker:
     def log(self, key: Key) -> Log:
         return self.logs.setdefault(key, Log())
 
+    def record(self, key: Key, offset: int) -> Entry:
+        return next(entry for entry in self.log(key).entries if entry.offset == offset)
+
     def topic(self, topic: str) -> list[Entry]:
         """All that a read_committed consumer sees of a topic."""
         return [entry for n in range(self.partitions) for entry in self.log((topic, n)).committed()]
@@ -161,11 +166,16 @@ class Broker:
         value: bytes | None,
         headers: Headers,
         transaction: Transaction | None = None,
+        *,
+        partition: int = -1,
+        at_ms: int = 0,
     ) -> Entry:
-        """Put a record behind the others of its key's partition."""
-        partition = zlib.crc32(key or b"") % self.partitions
+        """Put a record behind the others of its partition: that of its key where none is named."""
+        if partition < 0:
+            partition = zlib.crc32(key or b"") % self.partitions
         log = self.log((topic, partition))
-        entry = Entry(topic, partition, log.end, key, value, headers, self._kernel.now, transaction, log.leader_epoch)
+        at = at_ms / 1000 if at_ms else self._kernel.now
+        entry = Entry(topic, partition, log.end, key, value, headers, at, transaction, log.leader_epoch)
         log.entries.append(entry)
         log.end += 1
         if transaction is not None:
@@ -215,9 +225,19 @@ class Broker:
         return session.transaction
 
     def produce(
-        self, session: Session, timeout_s: float, topic: str, key: bytes | None, value: bytes | None, headers: Headers
-    ) -> None:
-        self.append(topic, key, value, headers, self.begin(session, timeout_s))
+        self,
+        session: Session,
+        timeout_s: float,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers,
+        *,
+        partition: int = -1,
+        at_ms: int = 0,
+    ) -> Entry:
+        transaction = self.begin(session, timeout_s)
+        return self.append(topic, key, value, headers, transaction, partition=partition, at_ms=at_ms)
 
     def send_positions(
         self,
@@ -290,7 +310,7 @@ class Broker:
         return any(key in positions for positions in open_ones for key in keys)
 
     def _member(self, member_id: str, epoch: int) -> Member:
-        member = self.group.members.get(member_id)
+        member = next((group.members[member_id] for group in self.groups if member_id in group.members), None)
         if member is None:
             raise abortable(KafkaError.UNKNOWN_MEMBER_ID)
         if member.epoch != epoch:

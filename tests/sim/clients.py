@@ -13,7 +13,7 @@ from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaError, KafkaExcep
 
 from tests.sim.broker import Broker, Entry, Headers, Session, abortable, fatal, retriable
 from tests.sim.faults import Fault, Port
-from tests.sim.group import Key, Member
+from tests.sim.group import Group, Key, Member
 from tests.sim.kernel import Kernel
 from worker.intake.log_bounds import EARLIEST
 
@@ -76,8 +76,8 @@ class FakeConsumer:
         wait: is called with the poll's timeout when there is no record.
     """
 
-    def __init__(self, kernel: Kernel, broker: Broker, port: Port, wait: Callable[[float], None]) -> None:
-        self._kernel, self._broker, self._port = kernel, broker, port
+    def __init__(self, kernel: Kernel, broker: Broker, group: Group, port: Port, wait: Callable[[float], None]) -> None:
+        self._kernel, self._broker, self._group, self._port = kernel, broker, group, port
         self._wait = wait
         self.member: Member | None = None
         self._topics: list[str] = []
@@ -117,12 +117,12 @@ class FakeConsumer:
     def _poll(self) -> Record | None:
         if self._is_out_of_use:
             return None
-        refusal = _FORBIDDEN if self._broker.group_is_forbidden else self._broker.group.refused.get(self._id)
+        refusal = _FORBIDDEN if self._broker.group_is_forbidden else self._group.refused.get(self._id)
         if refusal is not None:
             # librdkafka gives up for good (KIP-848), and takes the partitions away.
             self._is_out_of_use = True
             if self.member is not None:
-                self._broker.group.refused[self.member.id] = refusal
+                self._group.refused[self.member.id] = refusal
             return Record(None, KafkaError(KafkaError._FATAL, f"Fatal error: {refusal.str()}"))
         self._meet()
         if self._overtaken:
@@ -193,7 +193,7 @@ class FakeConsumer:
 
     def _meet(self) -> None:
         """Hear what the group has decided, and do it."""
-        group = self._broker.group
+        group = self._group
         if self.member is not None and self.member.id not in group.members:
             self.member = None
             self._let_go("lost", set(self._assigned))
@@ -268,7 +268,7 @@ class FakeConsumer:
     def consumer_group_metadata(self) -> Membership:
         # Heartbeats bring a new epoch in the background, a little late.
         member = self.member
-        if member is not None and member.id in self._broker.group.members and self._kernel.rng.random() < 0.5:
+        if member is not None and member.id in self._group.members and self._kernel.rng.random() < 0.5:
             self._known = Membership(member.id, member.epoch)
         return self._known
 
@@ -277,13 +277,13 @@ class FakeConsumer:
         member = self.member
         if member is None:
             return
-        known = member.id in self._broker.group.members
+        known = member.id in self._group.members
         if self._is_out_of_use:
             # It says no goodbye (librdkafka's test 0147).
             self.member = None
             return
         self._let_go("revoke" if known else "lost", set(self._assigned))
-        self._port.call("close", lambda: self._broker.group.leave(member), lambda _fault: None)
+        self._port.call("close", lambda: self._group.leave(member), lambda _fault: None)
         self.member = None
 
 
@@ -358,6 +358,7 @@ class FakeProducer:
         self._begun = False
         self._ended = False
         self._refused: list[Callable[[], None]] = []
+        self._written: list[Callable[[], None]] = []
 
     def init_transactions(self, _timeout_s: float) -> None:
         def init() -> None:
@@ -371,6 +372,7 @@ class FakeProducer:
         assert not self._begun, "a transaction is open already"
         self._begun, self._ended = True, False
         self._refused.clear()
+        self._written.clear()
 
     def produce(
         self,
@@ -380,6 +382,8 @@ class FakeProducer:
         value: bytes | None,
         headers: list[tuple[str, bytes | None]],
         on_delivery: Callable[[KafkaError | None, object], None],
+        partition: int = -1,
+        timestamp: int = 0,
     ) -> None:
         assert self._begun
         refusal = self._broker.refusal_of(topic, value)
@@ -387,11 +391,14 @@ class FakeProducer:
             # As a delivery report that comes with the commit.
             self._refused.append(lambda: on_delivery(refusal, None))
             return
-        self._call(
-            "produce",
-            lambda: self._broker.produce(self._open(), self._timeout_s, topic, key, value, headers),
-            full=True,
-        )
+
+        def write() -> None:
+            entry = self._broker.produce(
+                self._open(), self._timeout_s, topic, key, value, headers, partition=partition, at_ms=timestamp
+            )
+            self._written.append(lambda: on_delivery(None, Record(entry)))
+
+        self._call("produce", write, full=True)
 
     def send_offsets_to_transaction(self, places: list[TopicPartition], group: Membership, _timeout_s: float) -> None:
         assert self._begun
@@ -420,6 +427,8 @@ class FakeProducer:
                 self._ended = True
 
         self._call("commit", commit)
+        for report in self._written:
+            report()
         self._begun = False
 
     def abort_transaction(self, _timeout_s: float) -> None:

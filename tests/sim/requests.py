@@ -11,6 +11,7 @@ from worker.topics import Topics
 
 CODEC = SingleObjectCodec()
 TOPICS = Topics()
+WORK_TOPICS = Topics("", "work")
 
 
 class Kind(Enum):

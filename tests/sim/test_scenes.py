@@ -83,7 +83,7 @@ def forgotten(seed: int) -> tuple[World, list[Request]]:
     world = World(seed, Scenario([(0.9 * n, r) for n, r in enumerate(requests)], workers=2, trouble_s=12.0))
 
     def forget() -> None:
-        for worker in world.workers:
+        for worker in world.processes:
             worker.forget_to_fetch()
 
     world.kernel.at(3.0, forget)
@@ -129,7 +129,7 @@ def test_a_member_that_is_thrown_out_does_not_hold_up_the_other_lanes_for_long(s
     world = World(seed, Scenario([(0.3 * n, r) for n, r in enumerate(requests)], workers=2, trouble_s=6.0))
 
     def throw_out(lane: Lane) -> None:
-        member = world.workers[0].member(TOPICS.requests[lane])
+        member = world.processes[0].member(TOPICS.requests[lane])
         assert member is not None
         world.broker.group.leave(member)
 

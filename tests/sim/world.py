@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 
 import stamina
 import structlog
@@ -16,6 +17,7 @@ from tests.sim.broker import Broker
 from tests.sim.faults import STALL_S, Faults, Plan
 from tests.sim.group import Group, Key
 from tests.sim.kernel import Crashed, Kernel
+from tests.sim.process import SimProcess
 from tests.sim.requests import TOPICS, Kind, Request
 from tests.sim.store import Bucket
 from tests.sim.worker import SETTINGS, SLOTS, SimWorker
@@ -62,15 +64,18 @@ class World:
         self.kernel = Kernel(seed)
         self.bucket = Bucket()
         self.faults = Faults(Random(seed + 1), scenario.plan)
-        self.audit = Audit(self.bucket, SETTINGS.crash_loop_limit)
+        self.audit = self._make_audit()
         group = Group(self.kernel, scenario.partitions, SESSION_TIMEOUT_S, classic=scenario.classic)
         self.broker = self.audit.broker = Broker(self.kernel, scenario.partitions, group, self.audit)
-        self.workers: list[SimWorker] = []
+        self.processes: list[SimProcess] = []
         self.crashes = 0
         # Why workers have ended themselves.
         self.ends: list[str] = []
         self._names = 0
         self._closing = False
+
+    def _make_audit(self) -> Any:
+        return Audit(self.bucket, SETTINGS.crash_loop_limit)
 
     def run(self) -> None:
         """Trouble first, then quiet until all is done, then a clean restart, and one with nothing left to do."""
@@ -96,15 +101,14 @@ class World:
 
     def start(self, name: str | None = None, *, older: bool = False) -> SimWorker:
         """A new process; without a name it is a new one."""
-        if name is None:
-            self._names += 1
-            name = f"w{self._names}"
+        name = name or self._new_name("w")
         worker = SimWorker(
             self.kernel,
             self.broker,
             self.bucket,
             self.faults,
             name,
+            group=self.broker.group,
             slots=self.scenario.slots,
             buffer=self.scenario.buffer,
             older=older,
@@ -113,11 +117,15 @@ class World:
             end=self._end,
             on_run=self._on_run,
         )
-        self.workers.append(worker)
+        self.processes.append(worker)
         worker.start()
         return worker
 
-    def crash(self, worker: SimWorker) -> None:
+    def _new_name(self, kind: str) -> str:
+        self._names += 1
+        return f"{kind}{self._names}"
+
+    def crash(self, worker: SimProcess) -> None:
         """The process is gone in this very moment; another takes its place after a while."""
         if not worker.alive:
             return
@@ -125,22 +133,22 @@ class World:
         worker.alive = False
         self._replace(worker)
 
-    def _replace(self, worker: SimWorker) -> None:
-        name = None if self.scenario.new_names else worker.name
+    def _replace(self, worker: SimProcess) -> None:
+        name = self._new_name(worker.name[0]) if self.scenario.new_names else worker.name
         self.kernel.at(self.kernel.rng.uniform(*_RESTART_S), lambda: self._join(name))
 
     def _join(self, name: str | None = None) -> None:
         if not self._closing:
             self.start(name)
 
-    def _died(self, worker: SimWorker, error: Exception) -> None:
+    def _died(self, worker: SimProcess, error: Exception) -> None:
         raise Violation(f"a loop of {worker.name} died of {error!r}") from error
 
-    def _end(self, worker: SimWorker, reason: str) -> None:
+    def _end(self, worker: SimProcess, reason: str) -> None:
         self.ends.append(reason)
         self.crash(worker)
 
-    def _on_run(self, worker: SimWorker, job: Job) -> None:
+    def _on_run(self, worker: SimProcess, job: Job) -> None:
         self.audit.on_run(job, worker.member(job.origin.topic))
         if job.prompt == "poison":
             self.crash(worker)
@@ -148,8 +156,7 @@ class World:
 
     def _schedule(self) -> None:
         scenario, kernel = self.scenario, self.kernel
-        for number in range(scenario.workers):
-            self.start(older=number < scenario.older)
+        self._start_workers()
         for delay, request in scenario.requests:
             kernel.at(delay, lambda request=request: self._send(request))  # type: ignore[misc]
         for delay in scenario.kills:
@@ -167,6 +174,10 @@ class World:
         for begin, end in scenario.outages:
             kernel.at(begin, lambda: setattr(self.bucket, "up", False))
             kernel.at(end, lambda: setattr(self.bucket, "up", True))
+
+    def _start_workers(self) -> None:
+        for number in range(self.scenario.workers):
+            self.start(older=number < self.scenario.older)
 
     def _send(self, request: Request) -> None:
         if self.kernel.rng.random() < 0.2:
@@ -198,15 +209,16 @@ class World:
         log = self.broker.log(key)
         end, old_end = round(log.end * share), log.end
         self.broker.lose_end(key, end)
-        return self.audit.lose(key, range(end, old_end))
+        lost: list[Request] = self.audit.lose(key, range(end, old_end))
+        return lost
 
     def _all_sent(self) -> bool:
         return len(self.audit.requests) + len(self.audit.gone) == len(self.scenario.requests)
 
-    def _running(self) -> list[SimWorker]:
-        return [w for w in self.workers if w.alive and not w.leaving and w.stopped_until <= self.kernel.now]
+    def _running(self) -> list[SimProcess]:
+        return [w for w in self.processes if w.alive and not w.leaving and w.stopped_until <= self.kernel.now]
 
-    def _one(self) -> SimWorker | None:
+    def _one(self) -> SimProcess | None:
         running = self._running()
         return self.kernel.rng.choice(running) if running else None
 
@@ -229,17 +241,20 @@ class World:
     def _stop_all(self) -> None:
         """A clean stop of everything."""
         self._closing = True
-        for worker in self.workers:
+        for worker in self.processes:
             worker.leaving = True
-        if not self.kernel.run_until(lambda: not any(w.alive for w in self.workers), QUIET_WITHIN_S):
+        if not self.kernel.run_until(lambda: not any(w.alive for w in self.processes), QUIET_WITHIN_S):
             raise Violation("a drain does not end")
         self.kernel.run_for(TRANSACTION_TIMEOUT_S)  # an open transaction hides what lies behind it
 
-    def _restart_clean(self) -> None:
-        runs = {number: request.runs for number, request in self.audit.requests.items()}
+    def _start_again(self) -> None:
         self.start()
+
+    def _restart_clean(self) -> None:
+        runs = {number: request.runs for number, request in self.audit.drawn.items()}
+        self._start_again()
         self.kernel.run_for(2.0)
-        for number, request in self.audit.requests.items():
+        for number, request in self.audit.drawn.items():
             if request.runs != runs[number]:
                 raise Violation(f"request {number} runs again after a clean restart")
             if request.kind is Kind.POISON and request.runs > SETTINGS.crash_loop_limit:
@@ -249,7 +264,7 @@ class World:
         """A worker that finds only finished records commits past them."""
         self.faults.end()
         self.audit.rewind()
-        self.start()
+        self._start_again()
         if not self.kernel.run_until(lambda: not self.audit.lagging(), QUIET_WITHIN_S):
             raise Violation(f"finished, but never committed: {self.audit.lagging()}")
 

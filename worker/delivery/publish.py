@@ -44,6 +44,7 @@ class Books(Protocol):
     def is_closing(self, origin: Origin) -> bool: ...
     def start(self, origin: Origin) -> int: ...
     def finish(self, origins: Iterable[Origin]) -> None: ...
+    def has_passed(self, key: tuple[str, int], offset: int) -> bool: ...
     def commits(self, finishing: Any, also: Iterable[tuple[str, int]] = ()) -> list[Any]: ...
 
 
@@ -290,6 +291,10 @@ class Publisher:
             self._under_way = None
         with self._books.lock:
             self._books.finish(outcome.origin for outcome in batch.outcomes)
+            # The log's end was reached meanwhile, and what has just ended was in its way.
+            passed = tuple(o.place for o in offsets if o.finishing and self._books.has_passed(o.place, o.offset))
+        if passed:
+            self.enqueue(Touch(passed, at_once=False), now)
 
     def _compose(self, batch: Batch, now: float) -> list[Offset]:
         """Set the parts to send of the batch, by the books as they are now; returns the offsets to commit."""

@@ -254,6 +254,11 @@ class Ledger:
         """The offset to be delivered next; None before the first."""
         return self._partitions[key].position
 
+    def has_passed(self, key: TopicPartition, offset: int) -> bool:
+        """Whether a higher offset than this is to be committed."""
+        position = self.position(key) if key in self._partitions else None
+        return position is not None and position > offset
+
     def position(self, key: TopicPartition) -> int | None:
         """The lowest unfinished offset, or the next to be delivered; None before the first."""
         book = self._partitions[key]
