@@ -39,8 +39,8 @@ The worker reads its settings once, at the start. They come from these places; t
 2. a file `.env` in the working directory;
 3. files in the folder `SECRETS_DIR` (default `/run/secrets`, where that exists), one file per setting, named like it.
 
-An empty variable counts as unset. A wrong value, or values that contradict each other, stop the start: one line names
-the variable, and the exit code is 2. Secrets are never printed.
+An empty variable or file counts as unset. A wrong value, or values that contradict each other, stop the start: one line
+names the variable, and the exit code is 2. Secrets are never printed.
 
 Any librdkafka property can also be set as `KAFKA_` and its name in upper case with underscores for dots:
 `KAFKA_SASL_MECHANISM=PLAIN` sets `sasl.mechanism`. `KAFKA_PROPERTIES` takes several as one JSON object and wins over

@@ -267,6 +267,12 @@ def test_other_files_among_the_secrets_are_left_alone(nothing_set: Path) -> None
     assert load_settings().slots == 5
 
 
+def test_an_empty_secret_file_counts_as_unset(nothing_set: Path) -> None:
+    """Generators of Secrets write such files for what a site does not use."""
+    (nothing_set / "secrets" / "AWS_ACCESS_KEY_ID").write_text("\n")
+    assert load_settings().aws_access_key_id is None
+
+
 @pytest.mark.parametrize("make", [lambda _path: None, lambda path: path.write_text("x")])
 def test_a_secrets_dir_that_is_none_is_told(
     monkeypatch: pytest.MonkeyPatch, nothing_set: Path, make: Callable[[Path], None]
