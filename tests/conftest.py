@@ -27,8 +27,14 @@ _GUARD = ServerGuard()
 _SERVERS = SharedServers({"kafka": start_kafka, "s3": start_s3})
 _DESK = pytest.StashKey[Desk]()
 
-# How long an example takes says nothing on a machine that is shared.
-hypothesis.settings.register_profile("shared-machine", deadline=None)
+# How long an example takes says nothing on a machine that is shared. `.ci/run` tries the same examples each time, so that
+# it fails for what was changed; everybody else's runs look for new ones.
+hypothesis.settings.register_profile(
+    "shared-machine",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    derandomize="SAME_EXAMPLES" in os.environ,
+)
 hypothesis.settings.load_profile("shared-machine")
 
 
