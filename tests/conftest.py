@@ -27,8 +27,8 @@ _GUARD = ServerGuard()
 _SERVERS = SharedServers({"kafka": start_kafka, "s3": start_s3})
 _DESK = pytest.StashKey[Desk]()
 
-# How long an example takes says nothing on a machine that is shared. `.ci/run` tries the same examples each time, so that
-# it fails for what was changed; everybody else's runs look for new ones.
+# How long an example takes says nothing on a machine that is shared. `.ci/run` tries the same examples each time, so
+# that it fails for what was changed; everybody else's runs look for new ones.
 hypothesis.settings.register_profile(
     "shared-machine",
     deadline=None,
