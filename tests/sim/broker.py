@@ -128,6 +128,7 @@ class Broker:
         self.logs: dict[Key, Log] = {}
         self.positions: dict[Key, tuple[int, str]] = {}
         self.leader_epochs: dict[Key, int | None] = {}
+        self.moved_at = -1.0
         # What was committed when, and until when the coordinator tells which of it.
         self._past: list[tuple[float, dict[Key, tuple[int, str]], dict[Key, int | None]]] = [(0.0, {}, {})]
         self._tells_past: tuple[float, dict[Key, tuple[int, str]], dict[Key, int | None]] = (0.0, {}, {})
@@ -281,16 +282,21 @@ class Broker:
             self._past.append((self._kernel.now, dict(self.positions), dict(self.leader_epochs)))
 
     def move_coordinator(self) -> None:
-        """It tells what was committed as of an old high watermark for a moment (KAFKA-15910)."""
+        """It tells what was committed as of an old high watermark for a moment (KAFKA-15910).
+
+        Whoever knew the old one is refused once. Who asks first after the move has been assigned its partitions by the
+        new one, whose high watermark had to advance for that.
+        """
         rng, now = self._kernel.rng, self._kernel.now
+        self.moved_at = now
         as_of = now - rng.uniform(0.0, STALE_AGE_S)
         _, positions, epochs = max((entry for entry in self._past if entry[0] <= as_of), key=lambda entry: entry[0])
         self._tells_past = now + rng.uniform(0.0, STALE_S), positions, epochs
 
-    def told(self, key: Key) -> tuple[int, str, int | None] | None:
+    def told(self, key: Key, client_made_at: float) -> tuple[int, str, int | None] | None:
         """The offset, metadata and leader epoch that the coordinator tells; None for none."""
         until, positions, epochs = self._tells_past
-        if self._kernel.now >= until:
+        if self._kernel.now >= until or client_made_at >= self.moved_at:
             positions, epochs = self.positions, self.leader_epochs
         return (*positions[key], epochs.get(key)) if key in positions else None
 

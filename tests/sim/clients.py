@@ -98,6 +98,8 @@ class FakeConsumer:
         self.forgotten: set[Key] = set()
         self._callbacks: dict[str, Callback] = {}
         self._is_out_of_use = False
+        # Since when it knows where the coordinator is.
+        self._made_at = self._found_at = kernel.now
 
     @property
     def _id(self) -> str:
@@ -242,6 +244,9 @@ class FakeConsumer:
         def ask() -> list[TopicPartition]:
             if self._broker.group_is_forbidden:
                 raise KafkaException(_FORBIDDEN)
+            if self._found_at < self._broker.moved_at:
+                self._found_at = self._kernel.now
+                raise retriable(KafkaError.NOT_COORDINATOR)
             deadline = self._kernel.now + timeout_s
             keys = [(p.topic, p.partition) for p in places]
             while self._broker.offsets_are_silent or self._broker.unstable(keys):
@@ -252,12 +257,13 @@ class FakeConsumer:
 
         def error(fault: Fault) -> Exception | None:
             self._broker.move_coordinator()
+            self._found_at = self._kernel.now
             return _client_error(fault)
 
         return self._port.call("committed", ask, error)
 
     def _committed(self, key: Key) -> TopicPartition:
-        offset, metadata, epoch = self._broker.told(key) or (-1001, "", None)
+        offset, metadata, epoch = self._broker.told(key, self._made_at) or (-1001, "", None)
         return TopicPartition(*key, offset, metadata, *(() if epoch is None else (epoch,)))
 
     def get_watermark_offsets(self, place: TopicPartition, *, cached: bool) -> tuple[int, int]:

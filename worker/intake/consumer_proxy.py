@@ -83,6 +83,8 @@ class ConsumerProxy:
         self._poll_thread: object = None
         self._reading = 0
         self._reader_polled_at = 0.0
+        # Answers to questions from then on count.
+        self._settled_at = float("-inf")
         # Group metadata for transactions by topic, as of the last poll; replaced as a whole, and never changed.
         self.membership: Mapping[str, Any] = {}
 
@@ -104,41 +106,45 @@ class ConsumerProxy:
         self._ask(lambda: self._members.commit(offsets))
 
     def committed(self, partitions: Sequence[TopicPartition], timeout_s: float) -> list[TopicPartition]:
-        """Committed offsets with their metadata. Raises KafkaException."""
+        """Committed offsets with their metadata.
+
+        Raises:
+            KafkaException: there is no answer, or none that counts: one that is late, or follows trouble too soon.
+        """
         self._reading += 1
+        asked_at = self._threads.monotonic()
         try:
-            return self._offsets_reader.committed(list(partitions), timeout_s)
+            answers = _sound(self._offsets_reader.committed(list(partitions), timeout_s))
+        except KafkaException:
+            self._settled_at = self._threads.monotonic() + SETTLED_S
+            raise
         finally:
             self._reading -= 1
+        now = self._threads.monotonic()
+        if now - asked_at > PROMPT_S:
+            self._settled_at = now + SETTLED_S
+        if asked_at < self._settled_at:
+            raise KafkaException(
+                KafkaError(KafkaError._TIMED_OUT, "the coordinator may have moved, and is asked again")
+            )
+        return answers
 
     def committed_at_assignment(self, partitions: Sequence[TopicPartition]) -> list[TopicPartition]:
         """Committed offsets with their metadata, for the poll thread inside a rebalance.
 
-        After trouble, only an answer that comes `SETTLED_S` later counts.
-
         Raises:
-            OffsetsUnknown: there is no such answer within `COMMITTED_WITHIN_S`, or the time that `Patience` leaves.
+            OffsetsUnknown: there is no answer within `COMMITTED_WITHIN_S`, or the time that `Patience` leaves.
         """
         within_s = min(COMMITTED_WITHIN_S, self._patience.left_s())
         deadline = self._threads.monotonic() + within_s
-        settled_at = self._threads.monotonic()
-        trouble = KafkaException(KafkaError(KafkaError._TIMED_OUT, "the coordinator has moved"))
         while True:
-            asked_at = self._threads.monotonic()
-            timeout_s = max(LAST_TIMEOUT_S, min(COMMITTED_TIMEOUT_S, deadline - asked_at))
+            left_s = deadline - self._threads.monotonic()
             try:
-                answers = _sound(self.committed(partitions, timeout_s))
+                return self.committed(partitions, max(LAST_TIMEOUT_S, min(COMMITTED_TIMEOUT_S, left_s)))
             except KafkaException as error:
-                trouble = error
-                settled_at = self._threads.monotonic() + SETTLED_S
+                if self._threads.monotonic() >= deadline - LAST_TIMEOUT_S:
+                    raise OffsetsUnknown({place.topic for place in partitions}, within_s, error) from error
                 _log.warning("committed_failed", error=str(error))
-            else:
-                if asked_at >= settled_at and self._threads.monotonic() - asked_at <= PROMPT_S:
-                    return answers
-                if self._threads.monotonic() - asked_at > PROMPT_S:
-                    settled_at = self._threads.monotonic() + SETTLED_S
-            if self._threads.monotonic() >= deadline - LAST_TIMEOUT_S:
-                raise OffsetsUnknown({place.topic for place in partitions}, within_s, trouble) from trouble
             self.serve()
             self._threads.sleep(_PAUSE_S)
 
