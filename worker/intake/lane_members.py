@@ -54,12 +54,16 @@ def has_given_up(error: KafkaError) -> bool:
     With KIP-848 librdkafka (2.16) gives up for good where the right on the group is gone, where the coordinator knows
     the group no more, where the group is full, and at any other answer to a heartbeat that it does not repeat.
     """
-    return (error.fatal() or error.code() == KafkaError._FATAL) and not is_replaced(error)
+    return _is_fatal(error) and _REPLACED not in error.str()
 
 
 def is_replaced(error: KafkaError) -> bool:
     """Whether another member has come with the same `group.instance.id`; then this one must not come back."""
-    return (error.fatal() or error.code() == KafkaError._FATAL) and _REPLACED in error.str()
+    return _is_fatal(error) and _REPLACED in error.str()
+
+
+def _is_fatal(error: KafkaError) -> bool:
+    return error.fatal() or error.code() == KafkaError._FATAL
 
 
 def cause_of(error: KafkaError) -> KafkaError:
@@ -143,8 +147,7 @@ class LaneMembers:
         metrics.MEMBERS_REPLACED.inc()
         _log.error("member_out_of_use", topic=topic, why=why, another_in_s=RENEW_AFTER_S)
         self._out_of_use[topic] = threads.monotonic() + RENEW_AFTER_S
-        if not threads.call("leave", self._consumers[topic].close, _CLOSE_S):
-            _log.warning("group_not_left", topic=topic, waited_s=_CLOSE_S)
+        self._leave(topic, threads, _CLOSE_S)
         self._first[topic].on_lost()
 
     def _is_in_use(self, topic: str) -> bool:
@@ -239,9 +242,12 @@ class LaneMembers:
         for left, topic in zip(range(len(members), 0, -1), members, strict=True):
             part_s = max(0.0, deadline - threads.monotonic()) / left
             self._leaving.add(topic)
-            # librdkafka's close waits without a limit for a coordinator that goes away at that moment.
-            if not threads.call("leave", self._consumers[topic].close, part_s):
-                _log.warning("group_not_left", topic=topic, waited_s=round(part_s, 1))
+            self._leave(topic, threads, part_s)
+
+    def _leave(self, topic: str, threads: Threads, within_s: float) -> None:
+        # librdkafka's close waits without a limit for a coordinator that goes away at that moment.
+        if not threads.call("leave", self._consumers[topic].close, within_s):
+            _log.warning("group_not_left", topic=topic, waited_s=round(within_s, 1))
 
 
 def _by_topic(partitions: Iterable[TopicPartition]) -> dict[str, list[TopicPartition]]:
