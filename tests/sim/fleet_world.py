@@ -62,39 +62,29 @@ class FleetWorld(World):
     def _make_audit(self) -> Any:
         return FleetAudit(self.bucket, SETTINGS.crash_loop_limit)
 
-    def start(self, name: str | None = None, *, older: bool = False) -> SimWorker:
-        raise NotImplementedError
-
     def _join(self, name: str | None = None) -> None:
         if not self._closing:
-            self._start(name or self._new_name(self.kernel.rng.choice((DISPATCHER, WORKER))))
+            self.start(name or self._new_name(self.kernel.rng.choice((DISPATCHER, WORKER))))
 
     def _schedule(self) -> None:
         for _ in range(self._fleet.dispatchers):
-            self._start(self._new_name(DISPATCHER))
+            self.start(self._new_name(DISPATCHER))
         super()._schedule()
 
-    def _start_workers(self) -> None:
-        for _ in range(self.scenario.workers):
-            self._start(self._new_name(WORKER))
-
     def _start_again(self) -> None:
-        self._start(self._new_name(DISPATCHER))
-        self._start(self._new_name(WORKER))
+        self.start(self._new_name(DISPATCHER))
+        self.start(self._new_name(WORKER))
 
-    def _start(self, name: str) -> None:
+    def _make(self, name: str, *, older: bool) -> SimProcess:
+        assert not older, "with dispatchers there are no workers from before them"
         off_s = self.kernel.rng.uniform(-1, 1) * self._fleet.clocks_off_s
-        process: SimProcess
         if name.startswith(DISPATCHER):
-            process = SimDispatcher(
+            return SimDispatcher(
                 self.kernel, self.broker, self.faults, name, group=self._dispatchers, reports=self._reports,
                 clock_off_s=off_s, crash=self.crash, died=self._died, end=self._end,
             )  # fmt: skip
-        else:
-            process = SimWorker(
-                self.kernel, self.broker, self.bucket, self.faults, name, group=self.broker.group,
-                slots=self.scenario.slots, buffer=self.scenario.buffer, reports=self._reports,
-                clock_off_s=off_s, crash=self.crash, died=self._died, end=self._end, on_run=self._on_run,
-            )  # fmt: skip
-        self.processes.append(process)
-        process.start()
+        return SimWorker(
+            self.kernel, self.broker, self.bucket, self.faults, name, group=self.broker.group,
+            slots=self.scenario.slots, buffer=self.scenario.buffer, reports=self._reports,
+            clock_off_s=off_s, crash=self.crash, died=self._died, end=self._end, on_run=self._on_run,
+        )  # fmt: skip

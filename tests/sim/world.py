@@ -99,10 +99,14 @@ class World:
         self._stop_all()
         self._restart_rewound()
 
-    def start(self, name: str | None = None, *, older: bool = False) -> SimWorker:
-        """A new process; without a name it is a new one."""
-        name = name or self._new_name("w")
-        worker = SimWorker(
+    def start(self, name: str | None = None, *, older: bool = False) -> None:
+        """Start a process; without a name it is a new one."""
+        process = self._make(name or self._new_name("w"), older=older)
+        self.processes.append(process)
+        process.start()
+
+    def _make(self, name: str, *, older: bool) -> SimProcess:
+        return SimWorker(
             self.kernel,
             self.broker,
             self.bucket,
@@ -117,9 +121,6 @@ class World:
             end=self._end,
             on_run=self._on_run,
         )
-        self.processes.append(worker)
-        worker.start()
-        return worker
 
     def _new_name(self, kind: str) -> str:
         self._names += 1
@@ -156,7 +157,8 @@ class World:
 
     def _schedule(self) -> None:
         scenario, kernel = self.scenario, self.kernel
-        self._start_workers()
+        for number in range(scenario.workers):
+            self.start(older=number < scenario.older)
         for delay, request in scenario.requests:
             kernel.at(delay, lambda request=request: self._send(request))  # type: ignore[misc]
         for delay in scenario.kills:
@@ -174,10 +176,6 @@ class World:
         for begin, end in scenario.outages:
             kernel.at(begin, lambda: setattr(self.bucket, "up", False))
             kernel.at(end, lambda: setattr(self.bucket, "up", True))
-
-    def _start_workers(self) -> None:
-        for number in range(self.scenario.workers):
-            self.start(older=number < self.scenario.older)
 
     def _send(self, request: Request) -> None:
         if self.kernel.rng.random() < 0.2:
