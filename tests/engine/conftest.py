@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests.engine.lora_files import TEXT, write_kohya, write_peft
 from worker.engine.lora.cache import LoraCache
-from worker.models.load import load_base
+from worker.engine.pipeline import SdxlModel
+from worker.models.load import load_base, load_refiner
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +31,21 @@ def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "loras"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture
+def make_model(toy: Path, folder: Path) -> Callable[..., SdxlModel]:
+    """Makes an `SdxlModel` with the toy's two models, beside LoRAs named `one`, `two` and `text`."""
+
+    def make(**options: Any) -> SdxlModel:
+        base = load_base(str(toy / "base"), dtype=torch.float32, device="cpu")
+        refiner = load_refiner(str(toy / "refiner"), dtype=torch.float32, device="cpu", share=base)
+        write_peft(folder / "one.safetensors", base, seed=1, text=TEXT)
+        write_kohya(folder / "two.safetensors", base, seed=2, rank=8)
+        write_peft(folder / "text.safetensors", base, seed=3, text=TEXT[1:])
+        return SdxlModel(base, refiner, lora_dir=folder, **options)
+
+    return make
 
 
 @pytest.fixture

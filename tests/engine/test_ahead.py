@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from tests.engine.lora_files import TEXT, write_kohya, write_peft
 from tests.engine.scenario import Stage, make_job, stage
 from worker.engine.accelerator import Accelerator, Pending, T
 from worker.engine.lora import exchange
 from worker.engine.lora.exchange import Exchange
-from worker.engine.pipeline import SdxlModel
 from worker.errors import ErrorCode
 from worker.job import Job, Lane
-from worker.models.load import load_base, load_refiner
 
 SETS: dict[str, list[tuple[str, float]]] = {"bare": [], "one": [("one", 0.8)], "two": [("two", -1.0), ("one", 0.3)]}
 
@@ -44,18 +40,6 @@ class Noted(Accelerator):
             self.told.append("step")
 
         return Accelerator.step(self, told, key, clock)
-
-
-@pytest.fixture
-def make_model(toy: Path, folder: Path) -> Callable[..., SdxlModel]:
-    def make(**options: Any) -> SdxlModel:
-        base = load_base(str(toy / "base"), dtype=torch.float32, device="cpu")
-        refiner = load_refiner(str(toy / "refiner"), dtype=torch.float32, device="cpu", share=base)
-        write_peft(folder / "one.safetensors", base, seed=1, text=TEXT)
-        write_kohya(folder / "two.safetensors", base, seed=2, rank=8)
-        return SdxlModel(base, refiner, lora_dir=folder, **options)
-
-    return make
 
 
 def jobs() -> list[Job]:

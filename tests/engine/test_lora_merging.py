@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 import torch
 
 from devtools.bench.jobs import call_sizes
-from tests.engine.lora_files import TEXT, write_kohya, write_peft
+from tests.engine.lora_files import write_peft
 from tests.engine.scenario import SLOTS, Stage, make_job, stage
 from worker.engine.loop import StepEngine
 from worker.engine.lora import exchange
@@ -20,7 +19,6 @@ from worker.engine.pipeline import SdxlModel
 from worker.errors import ErrorCode
 from worker.job import Job, Lane
 from worker.lora_method import LoraMethods, LoraMode
-from worker.models.load import load_base, load_refiner
 
 pytestmark = pytest.mark.slow
 
@@ -31,19 +29,6 @@ SETS: dict[str, list[tuple[str, float]]] = {
     "text": [("text", 1.0)],
 }
 MODES = pytest.mark.parametrize("options", [{}, {"lora_second_copy": False}, {"refiner_offload": True}], ids=str)
-
-
-@pytest.fixture
-def make_model(toy: Path, folder: Path) -> Callable[..., SdxlModel]:
-    def make(**options: Any) -> SdxlModel:
-        base = load_base(str(toy / "base"), dtype=torch.float32, device="cpu")
-        refiner = load_refiner(str(toy / "refiner"), dtype=torch.float32, device="cpu", share=base)
-        write_peft(folder / "one.safetensors", base, seed=1, text=TEXT)
-        write_kohya(folder / "two.safetensors", base, seed=2, rank=8)
-        write_peft(folder / "text.safetensors", base, seed=3, text=TEXT[1:])
-        return SdxlModel(base, refiner, lora_dir=folder, **options)
-
-    return make
 
 
 @pytest.fixture
