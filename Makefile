@@ -35,7 +35,7 @@ test: $(READY) ## every test, on real Kafka and S3: WORKERS=4 in parallel
 JOBS ?= 2000
 
 chaos: $(READY) ## workers killed, brokers bounced, S3 stopped: JOBS=2000 requests; writes out/chaos.json
-	$(RUN)python -m tests.chaos --jobs $(JOBS)
+	$(RUN)python -m tests.chaos --jobs $(JOBS) $(ARGS)
 
 check: $(READY) ## format, lint, types, import arrows
 	$(RUN)ruff format --check .

@@ -44,16 +44,15 @@ class KafkaCluster:
         directory: Path | str = ".local/kafka",
         ports: Sequence[int] | None = None,
         settings: Mapping[str, str] | None = None,
-        listeners: Mapping[str, int] | None = None,
+        listeners: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         """Describe a cluster: the folder of its data, its client ports, and properties that override the defaults.
 
-        `listeners` are further ones of a single broker, such as SSL: security protocol -> port.
+        `listeners` are further ones, such as SSL: security protocol -> a port for each broker.
         """
-        if listeners and brokers != 1:
-            raise ValueError("further listeners are for a single broker")
-        if ports is not None and len(ports) != brokers:
-            raise ValueError(f"{brokers} brokers need as many ports, not {len(ports)}")
+        for given in (ports, *(listeners or {}).values()):
+            if given is not None and len(given) != brokers:
+                raise ValueError(f"{brokers} brokers need as many ports, not {len(given)}")
         free = free_ports(2 * brokers)
         self.directory = Path(directory).absolute()
         self._ports = list(ports) if ports is not None else free[:brokers]
@@ -191,7 +190,8 @@ class KafkaCluster:
         run_to_end(command, FORMAT_TIMEOUT_S, f"the storage of Kafka broker {broker} could not be formatted")
 
     def _properties(self, broker: int) -> dict[str, str]:
-        listeners = {"PLAINTEXT": self._ports[broker - 1], **self._listeners}
+        further = {protocol: ports[broker - 1] for protocol, ports in self._listeners.items()}
+        listeners = {"PLAINTEXT": self._ports[broker - 1], **further}
         data = self._home(broker) / "data"
         return broker_properties(broker, self._controller_ports, listeners, data) | self._settings
 

@@ -19,6 +19,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--jobs", type=int, default=defaults.jobs, help="request records")
     parser.add_argument("--workers", type=int, default=defaults.workers)
+    parser.add_argument("--dispatchers", type=int, default=defaults.dispatchers, help="between requests and workers")
     parser.add_argument("--seed", type=int, default=defaults.seed, help="of the requests and the faults")
     parser.add_argument("--rate", type=float, default=0.0, help="requests per second; 0: what suits them")
     parser.add_argument("--picture-ms", type=float, default=defaults.picture_s * 1000, help="of the stand-in engine")
@@ -30,6 +31,7 @@ def main() -> int:
     options = Options(
         jobs=asked.jobs,
         workers=asked.workers,
+        dispatchers=asked.dispatchers,
         seed=asked.seed,
         rate=asked.rate,
         picture_s=asked.picture_ms / 1000,

@@ -1,15 +1,17 @@
-"""The worker processes of a run, and the faults that are applied to them."""
+"""The processes of workers and dispatchers in a run, and the faults that are applied to them."""
 
 from __future__ import annotations
 
 import random
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from devtools.local.process import ChildProcess
+from tests.chaos.roles import DISPATCHER, role_of
 from tests.chaos.worker_main import EXIT_CANNOT_START
 
 # As Kubernetes would: a worker that ended by itself comes again.
@@ -23,7 +25,7 @@ LAST_WORDS = 4000
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """One process of a worker: `log` and `work` are its files, named alike."""
+    """One process of a worker or dispatcher: `log` and `work` are its files, named alike."""
 
     name: str
     process: ChildProcess
@@ -33,7 +35,7 @@ class Life:
 
 @dataclass(slots=True)
 class Post:
-    """A place for a worker.
+    """A place for a worker or a dispatcher.
 
     `since`: when a drain began, in the monotonic clock's seconds; `until`: when what was done to it is over.
     """
@@ -152,9 +154,18 @@ class Crew:
 
     def _victim(self) -> Post | None:
         up = [post for post in self.posts if post.state == "up" and post.life.process.running]
-        # One is always left, so that there is somebody to take over.
-        if len(up) < 2:
+        # One of a role is always left, so that there is somebody to take over.
+        roles = Counter(role_of(post.name) for post in up)
+        up = [post for post in up if roles[role_of(post.name)] > 1]
+        if not up:
             return None
         # Mostly one that has work to lose; now and then one that is about to join.
-        at_work = [post for post in up if post.life.work.exists() and post.life.work.stat().st_size]
+        at_work = [post for post in up if _is_at_work(post.life)]
         return self.rng.choice(at_work if at_work and self.rng.random() < AT_WORK_SHARE else up)
+
+
+def _is_at_work(life: Life) -> bool:
+    """Whether it has begun: a worker writes down its pictures; a dispatcher has partitions from its first second on."""
+    if role_of(life.name) == DISPATCHER:
+        return '"assigned"' in life.log.read_text()
+    return life.work.exists() and life.work.stat().st_size > 0

@@ -10,6 +10,8 @@ SESSION_TIMEOUT_S = 6.0
 PARTITIONS = 6
 BUCKET = "chaos"
 MIN_WORKERS = 4
+GROUP = "chaos"
+DISPATCH_GROUP = "chaos-dispatch"
 # Two cores carry no more beside three brokers; and the kills of a small run need their time.
 MAX_RATE, MIN_SEND_S = 30.0, 100.0
 
@@ -19,10 +21,12 @@ class Options:
     """What to do: `jobs` request records at `rate` per second (0: what suits their number), faults drawn from `seed`.
 
     `toy` of the workers run the real engine on a toy model. `members`: a group member for each `lane`, or `one`.
+    `dispatchers`: so many pass the requests on to the workers; with none, the workers read them themselves.
     """
 
     jobs: int = 2000
     workers: int = 5
+    dispatchers: int = 0
     seed: int = 1
     rate: float = 0.0
     picture_s: float = 0.02

@@ -21,6 +21,7 @@ class Kind(StrEnum):
     BROKER_SLOW = "broker slow"
     S3_SLOW = "S3 slow"
     S3_REFUSED = "S3 right removed"
+    RIGHT_REMOVED = "right removed"
     STATUS_DELETED = "status topic deleted and made again"
     LOST_END = "log end lost"
 
@@ -40,12 +41,12 @@ class Fault:
 
 # Seconds between two faults of a kind, and how many there are at least, however short the run.
 _EVERY_S = {Kind.KILL: (5.5, 16), Kind.STALL: (30, 3), Kind.DRAIN: (40, 2)}
-_SITE_EVERY_S, _SITE_MIN = 14.0, 9
+_SITE_EVERY_S, _SITE_MIN = 14.0, 11
 _QUIET_FIRST_S = 3.0
 _NEW_NAME_SHARE = 0.3
 SITE_KINDS = (
-    *(Kind.BROKER, Kind.S3_STOP, Kind.BROKER_SLOW, Kind.S3_SLOW),
-    *(Kind.BROKER, Kind.S3_SUSPEND, Kind.STATUS_DELETED, Kind.S3_REFUSED),
+    *(Kind.BROKER, Kind.S3_STOP, Kind.BROKER_SLOW, Kind.S3_SLOW, Kind.RIGHT_REMOVED),
+    *(Kind.BROKER, Kind.S3_SUSPEND, Kind.STATUS_DELETED, Kind.S3_REFUSED, Kind.RIGHT_REMOVED),
     # The whole cluster is away for as long as it takes to start.
     Kind.LOST_END,
 )
@@ -81,7 +82,7 @@ def _lasts(kind: Kind, rng: random.Random) -> float:
             return rng.uniform(0.5, 4)
         case Kind.S3_STOP | Kind.S3_SUSPEND:
             return rng.uniform(3, 9)
-        case Kind.BROKER_SLOW | Kind.S3_SLOW | Kind.S3_REFUSED:
+        case Kind.BROKER_SLOW | Kind.S3_SLOW | Kind.S3_REFUSED | Kind.RIGHT_REMOVED:
             return rng.uniform(3, 8)
         case Kind.STATUS_DELETED | Kind.LOST_END:
             return rng.uniform(1, 5)

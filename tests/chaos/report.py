@@ -21,6 +21,7 @@ from tests.chaos.director import Director
 from tests.chaos.hostile import kind_of
 from tests.chaos.options import PARTITIONS, SESSION_TIMEOUT_S, Options
 from tests.chaos.plan import Kind
+from tests.chaos.roles import DISPATCHER, role_of
 from tests.chaos.stage import BROKERS
 from tests.chaos.verdict import Evidence, duplicates, lost
 from tests.chaos.worklog import Change, Made, percentile, repeated_share, takeovers
@@ -32,6 +33,7 @@ _SITE = {
     "s3_outages": {Kind.S3_STOP, Kind.S3_SUSPEND},
     "s3_slow": {Kind.S3_SLOW},
     "s3_rights_removed": {Kind.S3_REFUSED},
+    "rights_removed": {Kind.RIGHT_REMOVED},
     "status_topic_deleted": {Kind.STATUS_DELETED},
     "log_ends_lost": {Kind.LOST_END},
 }
@@ -39,6 +41,7 @@ _SHOWN = (
     *(
         "passed",
         "jobs",
+        "dispatched",
         "hostile",
         "kills",
         "stalls",
@@ -69,9 +72,11 @@ def report(
     return {
         "passed": not complaints,
         "jobs": evidence.sent.total,
+        "dispatched": evidence.work.total if evidence.work else None,
         "lost_with_log_ends": sum((evidence.sent.places - evidence.requests.places).values()),
         "hostile": sum(kind_of(number) is not None for number in range(options.jobs)),
         "kills": len(crew.kills),
+        "dispatchers_killed": sum(role_of(life.name) == DISPATCHER for _, life in crew.kills),
         "stalls": crew.stalls,
         "drains": crew.drains,
         "longest_drain_s": round(crew.longest_drain_s, 1),
@@ -113,7 +118,7 @@ def _circumstances(options: Options) -> dict[str, Any]:
         "seed": options.seed,
         "rate_per_s": options.rate,
         "engine": f"stand-in, {options.picture_s * 1000:g} ms a picture (2 %: 0.5-3 s); {options.toy} with a toy model",
-        "processes": {"workers": options.workers, "brokers": BROKERS},
+        "processes": {"workers": options.workers, "dispatchers": options.dispatchers, "brokers": BROKERS},
         "group_protocol": options.protocol,
         "members_per_worker": options.members,
         "partitions_per_topic": PARTITIONS,

@@ -14,11 +14,12 @@ from tests.chaos.counting import Follower, Reader, ends
 from tests.chaos.crew import Crew
 from tests.chaos.director import Director
 from tests.chaos.offsets import OffsetWatch
-from tests.chaos.options import BUCKET, PARTITIONS, Options
+from tests.chaos.options import BUCKET, DISPATCH_GROUP, GROUP, PARTITIONS, Options
 from tests.chaos.site import Site
-from tests.chaos.stage import GROUP, Stage, remove_data, staged
+from tests.chaos.stage import Stage, remove_data, staged
 from tests.chaos.tally import Tally
 from tests.chaos.traffic import Ending, Sender, ending_of, girl_of, name_of
+from tests.rights import Rights
 from worker.delivery.keys import object_keys
 
 TICK_S = 0.05
@@ -38,7 +39,8 @@ def run(options: Options) -> dict[str, Any]:
     with staged(options) as stage:
         say(f"servers are up after {time.monotonic() - began:.0f} s")
         crew = Crew(stage.hire, stage.names(), random.Random(options.seed))
-        site = Site(stage.kafka, stage.s3, stage.proxy, stage.topics)
+        rights = Rights.at(stage.kafka.bootstrap_servers)
+        site = Site(stage.kafka, stage.s3, stage.proxy, stage.topics, rights, stage.losable_rights())
         director = Director(plan.draw(options.seed, options.send_s), crew, site, say)
         try:
             evidence, seconds = _act(stage, director)
@@ -60,27 +62,41 @@ def run(options: Options) -> dict[str, Any]:
 def _act(stage: Stage, director: Director) -> tuple[verdict.Evidence, dict[str, float]]:
     servers, topics, options = stage.kafka.bootstrap_servers, stage.topics, stage.options
     follower, sender = Follower(servers, topics, options.jobs), Sender(servers, topics, options)
-    site = director.site
-    offsets = OffsetWatch(servers, GROUP, topics.requests, PARTITIONS, site.lost_ends, lambda: site.offsets_are_stale)
+    watches = _offset_watches(stage, director.site)
+    parts: list[Sender | Follower | OffsetWatch] = [sender, follower, *watches]
     director.crew.start()
     _await_group(director)
-    for part in (follower, sender, offsets):
+    for part in parts:
         part.start()
     try:
         began = time.monotonic()
         _play(director, sender, follower.tally)
         sender.finish(CATCH_UP_S)
-        caught_up = _catch_up(director, follower.tally, options.jobs, lambda: not offsets.behind())
+        caught_up = _catch_up(
+            director, follower.tally, options.jobs, lambda: not any(watch.behind() for watch in watches)
+        )
         seconds = {"chaos_s": options.send_s, "until_all_ended_s": time.monotonic() - began}
         if not caught_up:
             say("gave up waiting for the rest")
         time.sleep(SETTLE_S)
         director.crew.dismiss()
-        evidence = _evidence(stage, director, follower, sender, offsets)
+        evidence = _evidence(stage, director, follower, sender, watches)
     finally:
-        for part in (sender, follower, offsets):
+        for part in parts:
             part.stop()
     return evidence, seconds
+
+
+def _offset_watches(stage: Stage, site: Site) -> list[OffsetWatch]:
+    """One for each group in the way of a request, the first one first."""
+    groups = [(GROUP, stage.work_topics)]
+    if stage.options.dispatchers:
+        groups.insert(0, (DISPATCH_GROUP, stage.topics))
+    servers = stage.kafka.bootstrap_servers
+    return [
+        OffsetWatch(servers, group, topics.requests, PARTITIONS, site.lost_ends, lambda: site.offsets_are_stale)
+        for group, topics in groups
+    ]
 
 
 def _await_group(director: Director) -> None:
@@ -120,10 +136,11 @@ def _catch_up(director: Director, seen: Tally, jobs: int, all_committed: Callabl
 
 
 def _evidence(
-    stage: Stage, director: Director, follower: Follower, sender: Sender, offsets: OffsetWatch
+    stage: Stage, director: Director, follower: Follower, sender: Sender, watches: list[OffsetWatch]
 ) -> verdict.Evidence:
     servers, topics, jobs = stage.kafka.bootstrap_servers, stage.topics, stage.options.jobs
-    behind = offsets.finish()
+    behind = {place: lag for watch in watches for place, lag in watch.finish().items()}
+    work = Reader(servers, stage.work_topics.requests, jobs, {}).read_all() if stage.options.dispatchers else None
     requests = Reader(servers, topics.requests, jobs, {}).read_all()
     fresh = Reader(servers, list(ends(topics)), jobs, ends(topics)).read_all()
     follower.stop()
@@ -131,10 +148,11 @@ def _evidence(
         jobs=jobs,
         sent=sender.tally,
         requests=requests,
+        work=work,
         shortened=director.site.shortened,
         live=follower.tally,
         fresh=fresh,
-        regressed=offsets.regressed,
+        regressed=[text for watch in watches for text in watch.regressed],
         behind=behind,
         crashes=director.crew.crashes,
         missing_pictures=_missing_pictures(stage, fresh),

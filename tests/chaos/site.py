@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from confluent_kafka.admin import AdminClient
@@ -16,6 +16,7 @@ from tests.chaos.lost_end import Place, end_of, lose_end
 from tests.chaos.options import PARTITIONS
 from tests.chaos.plan import Kind
 from tests.chaos.proxy import Mood, S3Proxy
+from tests.rights import Rights, TakenTogether
 from worker.topic_admin import TopicsError, create_topics
 from worker.topics import Topics
 
@@ -34,22 +35,26 @@ class Site:
 
     `lost_ends`: the places whose log has lost its end, and where that was not before. Their committed offset may go
     back, but not beyond this; who has seen it do so takes the place out. `offsets_are_stale`: whether the coordinator
-    may tell older offsets than are committed.
+    may tell older offsets than are committed. `losable`: the rights that workers and dispatchers lose in turn.
     """
 
     kafka: KafkaCluster
     s3: SeaweedFS
     proxy: S3Proxy
     topics: Topics
+    rights: Rights
+    losable: Sequence[TakenTogether]
     inflicted: Counter[Kind] = field(default_factory=Counter)
     lost_ends: dict[Place, int] = field(default_factory=dict)
     offsets_are_stale: bool = False
     shortened: set[Place] = field(default_factory=set)
     _victims: itertools.cycle[Place] = field(init=False)
     _brokers: itertools.cycle[int] = field(init=False)
+    _next_rights: itertools.cycle[TakenTogether] = field(init=False)
 
     def __post_init__(self) -> None:
         self._brokers = itertools.cycle(self.kafka.broker_ids)
+        self._next_rights = itertools.cycle(self.losable)
         # The lanes with the most requests first.
         places = [(topic, partition) for partition in range(PARTITIONS) for topic in reversed(self.topics.requests)]
         self._victims = itertools.cycle(places)
@@ -64,6 +69,8 @@ class Site:
                 self._slow_down(next(self._brokers), lasts_s)
             case Kind.STATUS_DELETED:
                 self._without_status(lasts_s)
+            case Kind.RIGHT_REMOVED:
+                self._remove_rights(next(self._next_rights), lasts_s)
             case Kind.LOST_END:
                 self._lose_an_end(lasts_s)
             case Kind.S3_STOP:
@@ -113,6 +120,11 @@ class Site:
             if self.topics.status not in created and time.monotonic() > gives_up_at:
                 raise TimeoutError(f"{self.topics.status} was not made again in {TOPIC_S:g} s")
             time.sleep(_RETRY_PAUSE_S)
+
+    def _remove_rights(self, rights: TakenTogether, lasts_s: float) -> None:
+        self.rights.take(*rights)
+        time.sleep(lasts_s)
+        self.rights.give_back(*rights)
 
     def _lose_an_end(self, written_s: float) -> None:
         place = next(self._victims)

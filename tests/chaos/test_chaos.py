@@ -27,6 +27,6 @@ def test_nothing_is_lost_and_nothing_comes_twice(tmp_path: Path) -> None:
         facts[fault]
         for fault in (
             *("stalls", "drains", "broker_bounces", "brokers_slow", "s3_outages", "s3_slow", "s3_rights_removed"),
-            *("status_topic_deleted", "log_ends_lost"),
+            *("rights_removed", "status_topic_deleted", "log_ends_lost"),
         )
     )

@@ -57,6 +57,7 @@ def test_a_run_with_one_outcome_for_each_record_passes() -> None:
         ({"fresh": tally(0, 2, 0, 0)}, "2 lost, says a fresh read: chaos-0000000, chaos-0000003"),
         ({"live": tally(2, 2, 0, 1)}, "1 duplicated, says the consumer that followed: chaos-0000000"),
         ({"fresh": tally(1, 2, 1, 1)}, "1 duplicated, says a fresh read: chaos-0000002"),
+        ({"work": tally(1, 2, 0, 2)}, "1 dispatched more than once: chaos-0000003"),
         ({"regressed": ["urgent/1 from 5 to 4"]}, "went back"),
         ({"behind": {"urgent/1": 3}}, "urgent/1: 3"),
         ({"crashes": ["worker-1 ended"]}, "worker-1 ended"),

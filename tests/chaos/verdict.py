@@ -16,6 +16,7 @@ class Evidence:
     Args:
         sent: the request records that were acknowledged.
         requests: those that are in the topics at the end.
+        work: the records for the workers that dispatchers have written; None without dispatchers.
         shortened: places whose log has lost its end. What it lost may have ended once, or not at all.
         live: outcomes, counted during the run; `fresh`: from the start, at its end.
     """
@@ -23,6 +24,7 @@ class Evidence:
     jobs: int
     sent: Tally
     requests: Tally
+    work: Tally | None = None
     shortened: set[tuple[str, int]] = field(default_factory=set)
     live: Tally
     fresh: Tally
@@ -59,6 +61,7 @@ def complaints(evidence: Evidence) -> list[str]:
         "lost, says a fresh read": lost(evidence.requests, evidence.fresh),
         "duplicated, says the consumer that followed": duplicates(evidence.written, evidence.live),
         "duplicated, says a fresh read": duplicates(evidence.written, evidence.fresh),
+        "dispatched more than once": duplicates(evidence.written, evidence.work) if evidence.work else [],
         "ended otherwise than they must": evidence.fresh.wrong,
         "committed offsets went back": evidence.regressed,
         "partitions have records without a committed end": [f"{p}: {n}" for p, n in evidence.behind.items()],

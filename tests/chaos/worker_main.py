@@ -1,4 +1,7 @@
-"""`python -m tests.chaos.worker_main`: the real worker, which also logs the pictures that its engine makes."""
+"""`python -m tests.chaos.worker_main`: the real worker, which also logs the pictures that its engine makes.
+
+With `CHAOS_ROLE=dispatcher`: the real dispatcher.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.chaos import one_member, stand_in, trace
+from tests.chaos.roles import DISPATCHER
 from worker import app
+from worker.dispatch import start
 from worker.errors import StartupError
 from worker.job import EngineHooks, Picture
 from worker.settings import Settings, load_settings
@@ -45,6 +50,8 @@ def main() -> int:
     if os.environ.get("CHAOS_MEMBERS") == "one":
         one_member.install()
     try:
+        if os.environ["CHAOS_ROLE"] == DISPATCHER:
+            return start.run(load_settings())
         return app.run(load_settings(), load)
     except StartupError as error:
         print(error, file=sys.stderr)

@@ -44,7 +44,7 @@ class SecureKafka:
             # The broker itself and the tests, on the plain listener.
             "super.users": "User:ANONYMOUS",
         }
-        self.cluster = KafkaCluster(1, folder / "kafka", settings=settings, listeners={"SASL_SSL": port})
+        self.cluster = KafkaCluster(1, folder / "kafka", settings=settings, listeners={"SASL_SSL": [port]})
 
 
 class Upstream:

@@ -3,35 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its stubs do not mark re-exports
-    AclBinding,
-    AclBindingFilter,
-    AclOperation,
-    AclPermissionType,
-    AdminClient,
-    ResourcePatternType,
-    ResourceType,
-)
 
 from devtools.local.kafka import KafkaCluster
-from devtools.local.process import free_port
+from devtools.local.process import LOOPBACK, free_port
 from tests.conftest import require_java
 from tests.harness import Broker, Client, Site, WorkerProcess
 from tests.path.test_hostile import stand_in
 from tests.path.test_outages import all_completed_once, until
+from tests.rights import BROKER_SETTINGS, LISTENER, USER, Rights, of_group, of_topic, of_transactional_ids
 from worker.topic_admin import create_topics
 from worker.topics import Topics
 
-USER = {
-    "KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT",
-    "KAFKA_SASL_MECHANISM": "PLAIN",
-    "KAFKA_SASL_USERNAME": "worker",
-    "KAFKA_SASL_PASSWORD": "secret",
-}
 JOBS = 2
 NOT_READY_WITHIN_S = 90.0
 
@@ -40,67 +26,11 @@ NOT_READY_WITHIN_S = 90.0
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[KafkaCluster, str]]:
     """A broker that knows rights, and where the user `worker` connects; on its own port all are allowed."""
     require_java()
-    first, second, controller = free_port(), free_port(), free_port()
-    login = "org.apache.kafka.common.security.plain.PlainLoginModule"
-    listeners = f"PLAINTEXT://127.0.0.1:{first},SASL://127.0.0.1:{second}"
-    settings = {
-        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-        "super.users": "User:ANONYMOUS",
-        # What is not denied is allowed: each test takes one right away.
-        "allow.everyone.if.no.acl.found": "true",
-        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_PLAINTEXT",
-        "listeners": f"{listeners},CONTROLLER://127.0.0.1:{controller}",
-        "advertised.listeners": listeners,
-        "controller.quorum.voters": f"1@127.0.0.1:{controller}",
-        "sasl.enabled.mechanisms": "PLAIN",
-        "listener.name.sasl.plain.sasl.jaas.config": f'{login} required user_worker="secret";',
-    }
-    with KafkaCluster(1, tmp_path_factory.mktemp("guarded"), [first], settings) as cluster:
-        yield cluster, f"127.0.0.1:{second}"
-
-
-def denied(kind: ResourceType, name: str, operation: str, permission: str = "DENY") -> AclBinding:
-    return AclBinding(
-        kind,
-        name,
-        ResourcePatternType.LITERAL,
-        "User:worker",
-        "*",
-        AclOperation[operation],
-        AclPermissionType[permission],
-    )
-
-
-def filter_of(binding: AclBinding) -> AclBindingFilter:
-    return AclBindingFilter(
-        binding.restype,
-        binding.name,
-        binding.resource_pattern_type,
-        binding.principal,
-        binding.host,
-        binding.operation,
-        binding.permission_type,
-    )
-
-
-@dataclass
-class Rights:
-    """The rights of the user `worker`."""
-
-    admin: AdminClient
-
-    def take(self, *bindings: AclBinding) -> None:
-        for future in self.admin.create_acls(list(bindings)).values():
-            future.result(30)
-
-    def give_back(self, *bindings: AclBinding) -> None:
-        for future in self.admin.delete_acls([filter_of(binding) for binding in bindings]).values():
-            future.result(30)
-
-    def allow_all(self) -> None:
-        """Whatever is not denied, also on a resource of which something is denied."""
-        kinds = (ResourceType.TOPIC, ResourceType.GROUP, ResourceType.TRANSACTIONAL_ID)
-        self.take(*(denied(kind, "*", "ALL", "ALLOW") for kind in kinds))
+    port = free_port()
+    listeners = {LISTENER: [port]}
+    folder = tmp_path_factory.mktemp("guarded")
+    with KafkaCluster(1, folder, settings=BROKER_SETTINGS, listeners=listeners) as cluster:
+        yield cluster, f"{LOOPBACK}:{port}"
 
 
 def test_jobs_wait_while_rights_are_gone(
@@ -110,11 +40,10 @@ def test_jobs_wait_while_rights_are_gone(
     cluster, address = guarded
     create_topics(cluster.bootstrap_servers, topics, partitions=2)
     site = replace(apache_site, topics=topics, broker=Broker(cluster.bootstrap_servers, {}, lambda _: None))
-    rights = Rights(AdminClient({"bootstrap.servers": cluster.bootstrap_servers}))
-    rights.allow_all()
+    rights = Rights.at(cluster.bootstrap_servers)
     group = f"group-{topics.prefix}"
-    identity = denied(ResourceType.TRANSACTIONAL_ID, f"{group}-{topics.prefix}one", "WRITE")
-    of_topics = {
+    identity = of_transactional_ids(f"{group}-{topics.prefix}one", "WRITE")
+    rights_by_topic = {
         topics.normal: "READ",
         topics.high: "DESCRIBE",
         topics.cancellations: "READ",
@@ -148,17 +77,17 @@ def test_jobs_wait_while_rights_are_gone(
         tells("transactional id")
         rights.give_back(identity)
         goes_on()
-        taken = [denied(ResourceType.TOPIC, name, right) for name, right in of_topics.items()]
+        taken = [of_topic(name, right) for name, right in rights_by_topic.items()]
         rights.take(*taken)
         send()
-        tells(*of_topics)
+        tells(*rights_by_topic)
         rights.give_back(*taken)
         goes_on()
-        of_group = denied(ResourceType.GROUP, group, "READ")
-        rights.take(of_group)
+        joining = of_group(group, "READ")
+        rights.take(joining)
         send()
         tells(f"consumer group {group}")
-        rights.give_back(of_group)
+        rights.give_back(joining)
         goes_on()
         assert worker.terminate() == 0
     finally:
@@ -181,8 +110,7 @@ def test_a_dispatcher_waits_while_its_rights_are_gone(
     create_topics(cluster.bootstrap_servers, topics, partitions=2)
     create_topics(cluster.bootstrap_servers, work, partitions=2)
     site = replace(apache_site, topics=topics, broker=Broker(cluster.bootstrap_servers, {}, lambda _: None))
-    rights = Rights(AdminClient({"bootstrap.servers": cluster.bootstrap_servers}))
-    rights.allow_all()
+    rights = Rights.at(cluster.bootstrap_servers)
     group = f"dispatch-{topics.prefix}"
     client = Client(site)
     jobs: list[str] = []
@@ -201,20 +129,24 @@ def test_a_dispatcher_waits_while_its_rights_are_gone(
     with worker, dispatcher:
         send()
         goes_on()
-        of_topics = {work.urgent: "WRITE", work.workers: "READ", topics.high: "READ"}
-        taken = [denied(ResourceType.TOPIC, name, right) for name, right in of_topics.items()]
-        reports = denied(ResourceType.TOPIC, work.workers, "WRITE")
+        rights_by_topic = {work.urgent: "WRITE", work.workers: "READ", topics.high: "READ"}
+        taken = [of_topic(name, right) for name, right in rights_by_topic.items()]
+        reports = of_topic(work.workers, "WRITE")
         rights.take(*taken, reports)
         send()
-        until(lambda: _names(dispatcher, tuple(of_topics)), "the dispatcher's rights are not named", NOT_READY_WITHIN_S)
+        until(
+            lambda: _names(dispatcher, tuple(rights_by_topic)),
+            "the dispatcher's rights are not named",
+            NOT_READY_WITHIN_S,
+        )
         until(lambda: _names(worker, (work.workers,)), "the worker's right is not named", NOT_READY_WITHIN_S)
         rights.give_back(*taken, reports)
         goes_on()
-        of_group = denied(ResourceType.GROUP, group, "READ")
-        rights.take(of_group)
+        joining = of_group(group, "READ")
+        rights.take(joining)
         send()
         until(lambda: _names(dispatcher, (f"consumer group {group}",)), "the group is not named", NOT_READY_WITHIN_S)
-        rights.give_back(of_group)
+        rights.give_back(joining)
         goes_on()
         assert [worker.terminate(), dispatcher.terminate()] == [0, 0]
     client.close()

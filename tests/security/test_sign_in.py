@@ -51,7 +51,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
         "sasl.enabled.mechanisms": "OAUTHBEARER",
         "listener.name.sasl_plaintext.oauthbearer.sasl.jaas.config": f"{MODULE} required;",
     }
-    listeners = {"SSL": tls, "SASL_PLAINTEXT": tokens}
+    listeners = {"SSL": [tls], "SASL_PLAINTEXT": [tokens]}
     with KafkaCluster(1, tmp_path_factory.mktemp("kafka"), settings=settings, listeners=listeners):
         yield Secured(f"127.0.0.1:{tls}", f"127.0.0.1:{tokens}", files)
 
