@@ -13,6 +13,7 @@ from pathlib import Path
 from devtools.local.process import ChildProcess
 from tests.chaos.roles import DISPATCHER, role_of
 from tests.chaos.worker_main import EXIT_CANNOT_START
+from worker.threads import EXIT_CRASHED
 
 # As Kubernetes would: a worker that ended by itself comes again.
 RESTART_PAUSE_S = 1.0
@@ -21,6 +22,9 @@ RESTART_PAUSE_S = 1.0
 DRAIN_LIMIT_S = 30.0 + 120.0
 AT_WORK_SHARE = 0.8
 LAST_WORDS = 4000
+# How `faulthandler` begins where librdkafka froze the interpreter while a member left (`SystemThreads.call`): the
+# process is ended, by design, and nothing may be lost by that either.
+_FROZEN = "Timeout (0:00:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ class Crew:
     drains: int = 0
     longest_drain_s: float = 0.0
     refused_starts: int = 0
+    frozen_drains: int = 0
     crashes: list[str] = field(default_factory=list)
 
     def start(self) -> None:
@@ -143,6 +148,8 @@ class Crew:
             self.refused_starts += 1
         elif code == -signal.SIGTERM and post.state == "draining":
             return  # it was told to drain before it could listen: it had not begun anything
+        elif code == EXIT_CRASHED and post.state == "draining" and _FROZEN in post.life.log.read_text():
+            self.frozen_drains += 1
         elif code is None:
             self._note_crash(post.life, f"did not end its drain in {DRAIN_LIMIT_S:g} s")
         elif code or post.state != "draining":

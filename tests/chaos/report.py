@@ -91,6 +91,7 @@ def report(
         "pictures_made": len(made),
         "crashes": len(evidence.crashes),
         "refused_starts": crew.refused_starts,
+        "frozen_drains": crew.frozen_drains,
         "outcomes": evidence.fresh.total,
         "complaints": complaints,
         **{name: round(value, 1) for name, value in seconds.items()},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from devtools.local.process import LOOPBACK, free_port
 from tests.conftest import require_java
 from tests.harness import Broker, Client, Site, WorkerProcess
 from tests.path.test_hostile import stand_in
-from tests.path.test_outages import all_completed_once, until
+from tests.path.test_outages import until
 from tests.rights import BROKER_SETTINGS, LISTENER, USER, Rights, of_group, of_topic, of_transactional_ids
 from worker.topic_admin import create_topics
 from worker.topics import Topics
@@ -33,6 +33,30 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[KafkaClu
         yield cluster, f"{LOOPBACK}:{port}"
 
 
+@dataclass
+class Traffic:
+    """Requests of every lane, also such as must fail or become dead letters. `due`: in which topic each has to end."""
+
+    client: Client
+    due: dict[str, str] = field(default_factory=dict)
+
+    def send(self) -> None:
+        topics = self.client.site.topics
+        for lane in ("urgent", "high", "normal"):
+            for _ in range(JOBS):
+                self.due[self.client.request(lane).job_id] = topics.completed
+        self.due[self.client.request("high", num_inference_steps=0).job_id] = topics.failed
+        broken = f"broken-{len(self.due)}"
+        self.client.send(topics.normal, broken.encode(), b"no Avro")
+        self.due[broken] = topics.dead_letter
+
+    def all_ended_once(self) -> None:
+        self.client.wait_for(lambda _: all(self.client.of(job) for job in self.due))
+        self.client.settle(1)
+        ended = [((result.key or b"").decode(), result.topic) for result in self.client.results]
+        assert sorted(ended) == sorted(self.due.items())
+
+
 def test_jobs_wait_while_rights_are_gone(
     apache_site: Site, guarded: tuple[KafkaCluster, str], topics: Topics, tmp_path: Path
 ) -> None:
@@ -50,12 +74,9 @@ def test_jobs_wait_while_rights_are_gone(
         **dict.fromkeys((topics.completed, topics.failed, topics.status, topics.dead_letter), "WRITE"),
     }
     client = Client(site)
-    jobs: list[str] = []
+    traffic = Traffic(client)
     rights.take(identity)
     worker = stand_in(site, "one", tmp_path, KAFKA_BOOTSTRAP_SERVERS=address, **USER).start()
-
-    def send() -> None:
-        jobs.extend(client.request(lane).job_id for lane in ("urgent", "high", "normal") for _ in range(JOBS))
 
     def tells(*texts: str) -> None:
         """Wait until readiness names what is missing; the worker lives, and nothing is charged to a job."""
@@ -64,28 +85,28 @@ def test_jobs_wait_while_rights_are_gone(
 
     def goes_on() -> None:
         until(lambda: worker.get("/ready")[0] == 200, "the worker is not ready again", NOT_READY_WITHIN_S)
-        all_completed_once(client, jobs)
+        traffic.all_ended_once()
 
     try:
         # Missing already at the start. It cannot be looked up, so that the worker waits for it.
         tells("transactional id")
         rights.give_back(identity)
-        send()
+        traffic.send()
         goes_on()
         rights.take(identity)
-        send()
+        traffic.send()
         tells("transactional id")
         rights.give_back(identity)
         goes_on()
         taken = [of_topic(name, right) for name, right in rights_by_topic.items()]
         rights.take(*taken)
-        send()
+        traffic.send()
         tells(*rights_by_topic)
         rights.give_back(*taken)
         goes_on()
         joining = of_group(group, "READ")
         rights.take(joining)
-        send()
+        traffic.send()
         tells(f"consumer group {group}")
         rights.give_back(joining)
         goes_on()
@@ -113,27 +134,24 @@ def test_a_dispatcher_waits_while_its_rights_are_gone(
     rights = Rights.at(cluster.bootstrap_servers)
     group = f"dispatch-{topics.prefix}"
     client = Client(site)
-    jobs: list[str] = []
+    traffic = Traffic(client)
     described = site.worker("d", DISPATCH_GROUP_ID=group, KAFKA_BOOTSTRAP_SERVERS=address, **USER)
     dispatcher = WorkerProcess("d", described.environment, described.log, ("-m", "worker", "dispatch"))
     worker = stand_in(site, "two", tmp_path, INPUT="work", KAFKA_BOOTSTRAP_SERVERS=address, **USER)
 
-    def send() -> None:
-        jobs.extend(client.request(lane).job_id for lane in ("urgent", "high", "normal") for _ in range(JOBS))
-
     def goes_on() -> None:
         for process in (worker, dispatcher):
             until(lambda process=process: process.get("/ready")[0] == 200, "not ready again", NOT_READY_WITHIN_S)  # type: ignore[misc]
-        all_completed_once(client, jobs)
+        traffic.all_ended_once()
 
     with worker, dispatcher:
-        send()
+        traffic.send()
         goes_on()
         rights_by_topic = {work.urgent: "WRITE", work.workers: "READ", topics.high: "READ"}
         taken = [of_topic(name, right) for name, right in rights_by_topic.items()]
         reports = of_topic(work.workers, "WRITE")
         rights.take(*taken, reports)
-        send()
+        traffic.send()
         until(
             lambda: _names(dispatcher, tuple(rights_by_topic)),
             "the dispatcher's rights are not named",
@@ -144,7 +162,7 @@ def test_a_dispatcher_waits_while_its_rights_are_gone(
         goes_on()
         joining = of_group(group, "READ")
         rights.take(joining)
-        send()
+        traffic.send()
         until(lambda: _names(dispatcher, (f"consumer group {group}",)), "the group is not named", NOT_READY_WITHIN_S)
         rights.give_back(joining)
         goes_on()
