@@ -50,7 +50,7 @@ def main() -> int:
     if os.environ.get("CHAOS_MEMBERS") == "one":
         one_member.install()
     try:
-        if os.environ["CHAOS_ROLE"] == DISPATCHER:
+        if os.environ.get("CHAOS_ROLE") == DISPATCHER:
             return start.run(load_settings())
         return app.run(load_settings(), load)
     except StartupError as error:
