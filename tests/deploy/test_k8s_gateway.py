@@ -38,7 +38,9 @@ def one(objects: list[Object], kind: str) -> Object:
 
 def test_it_is_valid(objects: list[Object], tmp_path: Path) -> None:
     mine = [thing for thing in objects if thing["metadata"]["name"] == "sdxl-gateway"]
-    assert {thing["kind"] for thing in mine} == {"Deployment", "Service", "NetworkPolicy", "KafkaUser", "PodMonitor"}
+    assert {thing["kind"] for thing in mine} == {
+        "Deployment", "Service", "ServiceAccount", "NetworkPolicy", "PodDisruptionBudget", "KafkaUser", "PodMonitor",
+    }  # fmt: skip
     assert errors(one(objects, "KafkaUser")) == []
     assert errors(one(objects, "PodMonitor")) == []
     file = tmp_path / "core.yaml"

@@ -13,10 +13,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.deploy.test_k8s import errors, is_core
-from tests.deploy.tools import ROOT, deploy_commands, documents, program, run
+from tests.deploy.tools import ROOT, documents, page_commands, program, run
 
 PASSWORD = "secret password"
 CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMII=\n-----END CERTIFICATE-----"
@@ -34,7 +35,8 @@ case " $* " in
   *" --dry-run=client "*) exec "$KUBECTL" "$@" ;;
   *" get secret sdxl-"*"{.data.password}"*) printf %s "$PASSWORD" ;;
   *" get secret kafka-cluster-ca-cert "*"{.data.ca\\.crt}"*) printf %s "$CERTIFICATE" ;;
-  *" wait "*"kafkauser/sdxl-"*) ;;
+  *" wait "*"kafkauser/sdxl-"*|*" wait "*" job/sdxl-pull-models"*) ;;
+  *" rollout status deployment/sdxl-dispatch"*) ;;
   *" delete pvc sdxl-models"*|*" delete triggerauthentication/sdxl-worker-kafka scaledobject/sdxl-worker "*) ;;
   *) echo "unexpected: kubectl $*" >&2; exit 1 ;;
 esac
@@ -67,10 +69,10 @@ class Copy:
             "CERTIFICATE": ANSWERS[r"{.data.ca\.crt}"],
         }
 
-    def follow(self, heading: str) -> list[dict[str, Any]]:
+    def follow(self, heading: str, page: str = "deploy.md") -> list[dict[str, Any]]:
         """Run the commands of a section; what they applied."""
         self._applied.write_text("")
-        for command in deploy_commands(heading):
+        for command in page_commands(page, heading):
             done = subprocess.run(
                 ["bash", "-c", f"set -o pipefail; {command}"],
                 cwd=self._folder,
@@ -148,6 +150,29 @@ def test_one_overlay_follows_another_and_the_gateway_comes_beside_it(tmp_path: P
     [gateway] = [t for t in applied if t["kind"] == "Deployment" and t["metadata"]["name"] == "sdxl-gateway"]
     assert secrets_named(gateway) <= secrets_in(applied).keys() | {"kafka-cluster-ca-cert"}
     [image] = [one["image"] for one in gateway["spec"]["template"]["spec"]["containers"]]
+    assert image == "registry.example.com/sdxl-worker:0.1.0"
+
+
+@pytest.mark.parametrize(
+    ("components", "page", "heading", "name"),
+    [
+        ("../webhooks", "deploy.md", "Webhooks", "sdxl-webhooks"),
+        ("../clients, ../dispatch", "dispatch.md", "How to turn it on", "sdxl-dispatch"),
+        ("../pull-models", "deploy.md", "One Job for the weights", "sdxl-pull-models"),
+    ],
+)
+def test_a_component_needs_no_more_than_its_section_says(
+    components: str, page: str, heading: str, name: str, tmp_path: Path
+) -> None:
+    copy = Copy(tmp_path)
+    before = copy.follow("Kubernetes")
+    copy.choose("many-gpus")
+    copy.edit("k8s/site/kustomization.yaml", r"# components: \[.*", f"components: [{components}]")
+    applied = copy.follow(heading, page)
+    validate(applied, tmp_path)
+    [maker] = [t for t in applied if t["kind"] in ("Deployment", "Job") and t["metadata"]["name"] == name]
+    assert secrets_named(maker) <= secrets_in([*before, *applied]).keys()
+    [image] = [one["image"] for one in maker["spec"]["template"]["spec"]["containers"]]
     assert image == "registry.example.com/sdxl-worker:0.1.0"
 
 

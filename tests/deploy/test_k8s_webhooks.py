@@ -37,7 +37,7 @@ def one(objects: list[Object], kind: str, name: str = "sdxl-webhooks") -> Object
 def test_it_is_valid(objects: list[Object], tmp_path: Path) -> None:
     mine = [thing for thing in objects if thing["metadata"]["name"] == "sdxl-webhooks"]
     assert {thing["kind"] for thing in mine} == {
-        "Deployment", "NetworkPolicy", "PodMonitor", "ServiceAccount", "KafkaUser",
+        "Deployment", "NetworkPolicy", "PodDisruptionBudget", "PodMonitor", "ServiceAccount", "KafkaUser",
     }  # fmt: skip
     assert errors(one(objects, "KafkaUser")) == []
     assert errors(one(objects, "PodMonitor")) == []

@@ -64,9 +64,14 @@ def load(path: Path) -> Any:
 
 
 def deploy_commands(heading: str) -> list[str]:
-    """The commands of docs/deploy.md below this heading and before the next one of any level."""
-    text = (ROOT / "docs/deploy.md").read_text()
+    """The commands of a section of docs/deploy.md."""
+    return page_commands("deploy.md", heading)
+
+
+def page_commands(page: str, heading: str) -> list[str]:
+    """The commands of a page of docs/ below this heading and before the next one of any level; lists may hold them."""
+    text = (ROOT / "docs" / page).read_text()
     section = re.split(rf"^#+ {re.escape(heading)}$", text, maxsplit=1, flags=re.MULTILINE)[1]
     section = re.split(r"^#+ ", section, maxsplit=1, flags=re.MULTILINE)[0]
-    blocks = re.findall(r"^```console\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
-    return [line.removeprefix("$ ") for block in blocks for line in block.splitlines()]
+    blocks = re.findall(r"^ *```console\n(.*?)^ *```", section, re.MULTILINE | re.DOTALL)
+    return [line.strip().removeprefix("$ ") for block in blocks for line in block.splitlines()]

@@ -66,6 +66,7 @@ def _run(built: Programs, folder: Path, transcript: Transcript, parts: list[str]
                     steps = Steps(plane.api, shell, transcript)
                     steps.each_overlay_from_nothing()
                     steps.one_over_another()
+                    steps.every_component()
                 finally:
                     strimzi.stop()
             if "scaling" in parts:

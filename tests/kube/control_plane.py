@@ -21,7 +21,7 @@ START_TIMEOUT_S = 120.0
 CONTROLLERS = (
     "deployment-controller", "replicaset-controller", "horizontal-pod-autoscaler-controller", "namespace-controller",
     "serviceaccount-controller", "garbage-collector-controller", "persistentvolumeclaim-protection-controller",
-    "disruption-controller", "endpointslice-controller",
+    "disruption-controller", "endpointslice-controller", "job-controller",
 )  # fmt: skip
 # The HPA's default is 15 s.
 HPA_PERIOD = "2s"

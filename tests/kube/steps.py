@@ -1,13 +1,16 @@
-"""The documented steps on a real API server: each overlay into an empty namespace, and one overlay over another."""
+"""The documented steps on a real API server: each overlay into an empty namespace, one overlay over another, and every
+component beside one.
+"""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from tests.deploy.tools import deploy_commands
-from tests.kube.api import Api
+from tests.deploy.tools import deploy_commands, page_commands
+from tests.kube.api import Api, Object
+from tests.kube.ready import Ready
 from tests.kube.shell import Shell
 from tests.kube.transcript import Transcript
 
@@ -15,10 +18,14 @@ NAMESPACE = "image-generation"
 OVERLAYS = ("one-gpu", "many-gpus", "spot")
 WAIT_S = 90.0
 POLL_S = 0.3
-DEPLOYMENT = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/sdxl-worker"
+DEPLOYMENTS = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
+DEPLOYMENT = f"{DEPLOYMENTS}/sdxl-worker"
+JOBS = f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"
 SCALED_OBJECT = f"/apis/keda.sh/v1alpha1/namespaces/{NAMESPACE}/scaledobjects/sdxl-worker"
 HPA = f"/apis/autoscaling/v2/namespaces/{NAMESPACE}/horizontalpodautoscalers/keda-hpa-sdxl-worker"
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
+# Without scale-to-zero, after which there need not be a pod of the worker's; the scaling has it.
+COMPONENTS = ("clients", "dashboards", "dispatch", "gateway", "pull-models", "webhooks")
 
 
 class Steps:
@@ -68,10 +75,31 @@ class Steps:
         self.verify("one-gpu")
         self.remove()
 
-    def follow(self, heading: str) -> None:
+    def every_component(self) -> None:
+        """The largest site, into an empty namespace, with pods that are ready as soon as they exist."""
+        self._transcript.heading(f"many-gpus with {', '.join(COMPONENTS)}, into an empty namespace")
+        ready = Ready(self._api, NAMESPACE)
+        ready.start()
+        try:
+            self.fresh_site("many-gpus", lambda: self.name_components(COMPONENTS))
+            self.follow("One Job for the weights")
+            self.follow("The gateway")
+            self.follow("Webhooks")
+            self.follow("How to turn it on", "dispatch.md")
+            self.verify("many-gpus")
+        finally:
+            ready.stop()
+        self.remove()
+
+    def name_components(self, names: Sequence[str]) -> None:
+        """What a person edits in the site's kustomization."""
+        line = f"components: [{', '.join(f'../{name}' for name in names)}]"
+        self._shell.run(f"sed -i -E 's#^\\# components: .*#{line}#' k8s/site/kustomization.yaml")
+
+    def follow(self, heading: str, page: str = "deploy.md") -> None:
         """The commands of a section of the docs."""
-        self._transcript.note(f"docs/deploy.md: {heading}")
-        for command in deploy_commands(heading):
+        self._transcript.note(f"docs/{page}: {heading}")
+        for command in page_commands(page, heading):
             self._shell.run(command)
 
     def verify(self, overlay: str) -> None:
@@ -96,7 +124,11 @@ class Steps:
             f"{overlay}: no difference, and no warning of the server's strict validation", "Warning" not in checked
         )
         # The namespace enforces `restricted`: a pod that does not keep it is refused when it is made, not when applied.
-        self.until(lambda: bool(self._pods()), f"{overlay}: the controllers made a pod that `restricted` admits")
+        makers = self._makers()
+        self.until(
+            lambda: {maker["metadata"]["name"] for maker in makers} <= self._names_of_pods(),
+            f"{overlay}: the controllers made pods of {len(makers)} kind(s) that `restricted` admits",
+        )
         missing = self._missing()
         self._transcript.check(
             f"{overlay}: each Secret, ConfigMap and claim of the pods exists", not missing, ", ".join(missing)
@@ -136,24 +168,34 @@ class Steps:
         self._transcript.check(what, found)
         return found
 
-    def _pods(self) -> list[str]:
-        return [pod["metadata"]["name"] for pod in self._api.items(PODS)]
+    def _makers(self) -> list[Object]:
+        """What makes pods."""
+        return [*self._api.items(DEPLOYMENTS), *self._api.items(JOBS)]
+
+    def _names_of_pods(self) -> set[str]:
+        """The label that says what each pod is."""
+        return {pod["metadata"]["labels"]["app.kubernetes.io/name"] for pod in self._api.items(PODS)}
 
     def _missing(self) -> list[str]:
-        """What the Deployment's pods name and the API server does not have."""
-        spec = self._api.get(DEPLOYMENT)["spec"]["template"]["spec"]
-        wanted: set[tuple[str, str]] = set()
-        for volume in spec["volumes"]:
-            if "secret" in volume:
-                wanted.add(("secrets", volume["secret"]["secretName"]))
-            sources = volume.get("projected", {}).get("sources", ())
-            wanted |= {("secrets", source["secret"]["name"]) for source in sources}
-            if "persistentVolumeClaim" in volume:
-                wanted.add(("persistentvolumeclaims", volume["persistentVolumeClaim"]["claimName"]))
-        for container in (*spec["initContainers"], *spec["containers"]):
-            wanted |= {("configmaps", source["configMapRef"]["name"]) for source in container.get("envFrom", ())}
+        """What pods name and the API server does not have."""
+        wanted = {one for maker in self._makers() for one in named(maker["spec"]["template"]["spec"])}
         return [
             f"{kind}/{name}"
             for kind, name in sorted(wanted)
             if self._api.find(f"/api/v1/namespaces/{NAMESPACE}/{kind}/{name}") is None
         ]
+
+
+def named(spec: Object) -> set[tuple[str, str]]:
+    """Kind and name of all that a pod cannot start without."""
+    wanted: set[tuple[str, str]] = {("serviceaccounts", spec.get("serviceAccountName", "default"))}
+    for volume in spec["volumes"]:
+        if "secret" in volume:
+            wanted.add(("secrets", volume["secret"]["secretName"]))
+        sources = volume.get("projected", {}).get("sources", ())
+        wanted |= {("secrets", source["secret"]["name"]) for source in sources}
+        if "persistentVolumeClaim" in volume:
+            wanted.add(("persistentvolumeclaims", volume["persistentVolumeClaim"]["claimName"]))
+    for container in (*spec.get("initContainers", ()), *spec["containers"]):
+        wanted |= {("configmaps", source["configMapRef"]["name"]) for source in container.get("envFrom", ())}
+    return wanted

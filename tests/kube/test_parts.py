@@ -12,6 +12,8 @@ from tests.deploy.test_k8s import only, rendered
 from tests.deploy.tools import ROOT, load
 from tests.kube.api import Api
 from tests.kube.kubelet import Kubelet
+from tests.kube.ready import status
+from tests.kube.steps import named
 from tests.kube.strimzi import acls
 from tests.kube.transcript import Transcript
 from tests.kube.watch import Reading
@@ -64,3 +66,20 @@ def test_a_pods_process_gets_the_environment_and_the_files_of_its_spec(tmp_path:
     assert Path(environment["KAFKA_SSL_CA_LOCATION"]).read_text() == "kafka-cluster-ca-cert"
     assert (Path(environment["SECRETS_DIR"]) / "AWS_ACCESS_KEY_ID").is_file()
     assert Path(environment["SDXL_LORA_PATH"]).is_dir()
+
+
+def test_a_pod_needs_its_account_secrets_claims_and_settings() -> None:
+    spec = only(rendered("overlays/many-gpus"), "Deployment")["spec"]["template"]["spec"]
+    [settings] = [one["configMapRef"]["name"] for one in spec["containers"][0]["envFrom"]]
+    assert named(spec) == {
+        ("serviceaccounts", "sdxl-worker"), ("secrets", "sdxl-worker"), ("secrets", "sdxl-worker-secrets"),
+        ("secrets", "sdxl-worker-hub"), ("secrets", "kafka-cluster-ca-cert"),
+        ("persistentvolumeclaims", "sdxl-models"), ("configmaps", settings),
+    }  # fmt: skip
+
+
+def test_a_jobs_pod_succeeds_and_every_other_is_ready() -> None:
+    assert status({"metadata": {"ownerReferences": [{"kind": "Job"}]}}) == {"phase": "Succeeded"}
+    other = status({"metadata": {"ownerReferences": [{"kind": "ReplicaSet"}]}})
+    assert other["phase"] == "Running"
+    assert {"type": "Ready", "status": "True"} in other["conditions"]
