@@ -49,8 +49,9 @@ up: $(READY) ## Kafka, S3, a worker with the demo model, and the gateway with it
 services: $(READY) ## Kafka on 9092 and S3 on 8333 in the foreground, their settings in .local/env; Ctrl-C stops both
 	$(RUN)python -m devtools.local.services
 
-bench: $(READY) ## the scheduling bench; writes out/bench/schedule.json
+bench: $(READY) ## scheduling, and the worker beside its alternatives; writes out/bench/schedule.json and worker.json
 	$(RUN)python -m worker bench schedule
+	$(RUN)python -m worker bench worker
 
 bench-gpu: $(READY) ## the engine at full size on a GPU, beside diffusers; ARGS=--toy on a CPU; writes out/bench/gpu.json
 	$(RUN)python -m worker bench gpu $(ARGS)

@@ -17,6 +17,7 @@ from devtools.cli.bench_fleet import fleet
 from devtools.cli.bench_gpu import gpu
 from devtools.cli.bench_lora import lora
 from devtools.cli.bench_truth import truth
+from devtools.cli.bench_worker import worker
 from worker.cli.flags import INT, between
 from worker.cli.output import note_console, print_json, result_console
 
@@ -30,6 +31,7 @@ app.command()(truth)
 app.command()(lora)
 app.command()(fleet)
 app.command()(gpu)
+app.command()(worker)
 
 REPORT = Path("out/bench/schedule.json")
 # The rows of a call, as for a picture of 1024² on any card.
