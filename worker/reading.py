@@ -14,6 +14,7 @@ from worker.intake.end_watch import EndWatch
 from worker.intake.lag import LagGauge
 from worker.intake.lane_members import LaneMembers, Renewal
 from worker.intake.ledger import Ledger
+from worker.intake.ledger import TopicPartition as Key
 from worker.intake.log_bounds import LogBounds
 from worker.intake.patience import Patience
 from worker.intake.positions import Positions
@@ -78,6 +79,7 @@ def make_reading(
     *,
     is_failing: Callable[[], bool],
     rounds: int = 1,
+    is_full: Callable[[Key], bool] = lambda _partition: False,
 ) -> Reading:
     """Read that input.
 
@@ -85,7 +87,7 @@ def make_reading(
         reader: gets each record.
         hooks: hears of partitions that come and go.
         is_failing: whether nothing can be published at the moment.
-        rounds: as `Intake`.
+        rounds, is_full: as `Intake`.
     """
     watch = ClusterWatch(
         connections.cluster,
@@ -110,5 +112,6 @@ def make_reading(
         on_error=watch.on_error,
         on_rebalance=watch.on_rebalance,
         rounds=rounds,
+        is_full=is_full,
     )
     return Reading(intake, lag, watch)

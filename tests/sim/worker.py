@@ -26,6 +26,7 @@ SETTINGS = Settings(
     _env_file=None,
     aws_s3_bucket="sim",
     buffer_per_partition=4,
+    dispatch_buffer_per_partition=4,
     revoke_timeout_s=2.0,
     crash_loop_limit=3,
     checkpoint_jobs=True,

@@ -15,6 +15,7 @@ import structlog
 from worker.delivery.messages import MessageWriter
 from worker.delivery.publish import Publisher, PublisherHooks, Touch
 from worker.dispatch import gauges
+from worker.dispatch.bytes_in_hand import BytesInHand
 from worker.dispatch.fleet import Fleet
 from worker.dispatch.policy import Backlog, Request
 from worker.dispatch.work import lora_set, pictures
@@ -75,6 +76,7 @@ class Dispatcher:
         self._held: dict[Origin, _Held] = {}
         # The record that the reader decodes just now, or that waits in it for the registry.
         self._records: dict[Origin, Record] = {}
+        self._bytes = BytesInHand()
         self._mail: deque[Callable[[], None]] = deque()
         self._gauges_at = float("-inf")
         self.publisher = make_publisher(
@@ -82,7 +84,7 @@ class Dispatcher:
                 on_started=lambda _job, _attempt: None,
                 on_written=lambda origin, offset: self._post(lambda: self._fleet.written(origin, offset)),
                 on_committed=lambda origin: self._post(lambda: self._on_committed(origin)),
-                on_not_owned=lambda origin: self._post(lambda: self._fleet.unsend(origin)),
+                on_not_owned=lambda origin: self._post(lambda: self._on_not_owned(origin)),
             )
         )
 
@@ -100,6 +102,7 @@ class Dispatcher:
     def take(self, record: Record, origin: Origin) -> None:
         """Decode a record, to know what it needs; it is passed on as it is."""
         self._records[origin] = record
+        self._bytes.enter(origin, record)
         self._reader.take(record, origin)
 
     def retry_held(self) -> None:
@@ -113,9 +116,15 @@ class Dispatcher:
         gone = set(partitions)
         for origin in [o for o in self._records if (o.topic, o.partition) in gone]:
             del self._records[origin]
+            self._bytes.leave(origin)
         for origin in [o for o in self._held if (o.topic, o.partition) in gone]:
             self._backlog.remove(self._held.pop(origin).request)
+            self._bytes.leave(origin)
             self._ledger.release(origin)
+
+    def is_full(self, partition: Key) -> bool:
+        """Whether the records of a partition that are read and not durable are too large to read more of them."""
+        return self._bytes.are_too_many(partition)
 
     # From the reader, as its hooks.
 
@@ -164,7 +173,12 @@ class Dispatcher:
         self.publisher.enqueue(outcome, now)
 
     def _on_committed(self, origin: Origin) -> None:
+        self._bytes.leave(origin)
         self._fleet.durable(origin, self._threads.monotonic())
+
+    def _on_not_owned(self, origin: Origin) -> None:
+        self._bytes.leave(origin)
+        self._fleet.unsend(origin)
 
     # From intake: partitions, as `consume.IntakeHooks`.
 
@@ -182,6 +196,7 @@ class Dispatcher:
             gone = [origin for origin in (*self._held, *self._records) if not self._ledger.owns(origin)]
         for origin in gone:
             self._records.pop(origin, None)
+            self._bytes.leave(origin)
             if origin in self._held:
                 self._backlog.remove(self._held.pop(origin).request)
 

@@ -39,12 +39,18 @@ _log = structlog.get_logger()
 # Requests that wait for company in a transaction; an urgent one waits for none.
 FLUSH_INTERVAL_S = 0.005
 # Records of a lane that are read before the dispatcher looks after its partitions and chooses: milliseconds of work.
-RECORDS_AT_ONCE = 16
+RECORDS_AT_ONCE = 32
 
 
 def dispatch_settings(settings: Settings) -> Settings:
     """The settings as the parts of a worker are to see them that a dispatcher has too."""
-    return settings.model_copy(update={"kafka_group_id": settings.dispatch_group_id, "input": "requests"})
+    return settings.model_copy(
+        update={
+            "kafka_group_id": settings.dispatch_group_id,
+            "buffer_per_partition": settings.dispatch_buffer_per_partition,
+            "input": "requests",
+        }
+    )
 
 
 def build(
@@ -84,6 +90,7 @@ def build(
         threads,
         is_failing=lambda: dispatcher.publisher.is_failing,
         rounds=RECORDS_AT_ONCE,
+        is_full=dispatcher.is_full,
     )
     watch = reading.watch
     reports = ReportReader(

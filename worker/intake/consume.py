@@ -66,8 +66,9 @@ class Intake:
         on_delivered: called for every new record with topic, partition, offset and the time it was written.
         on_error: called with every error of a member, the causes of fatal ones too.
         on_rebalance: called after partitions have come or gone.
-        rounds: how often each member is polled in a tick while records come; a partition may have that many more than
+        rounds: how often a member is polled in a tick while it has records; a partition may have that many more than
             its buffer.
+        is_full: whether a partition is to be paused although its buffer has room for more records.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Intake:
         on_error: Callable[[KafkaError], None] = lambda _error: None,
         on_rebalance: Callable[[], None] = lambda: None,
         rounds: int = 1,
+        is_full: Callable[[Key], bool] = lambda _partition: False,
     ) -> None:
         self._members = members
         self._proxy = proxy
@@ -102,6 +104,7 @@ class Intake:
         self._on_error = on_error
         self._on_rebalance = on_rebalance
         self._rounds = rounds
+        self._is_full = is_full
         self._paused: set[Key] = set()
         self._stopping = False
 
@@ -116,10 +119,13 @@ class Intake:
         self._stopping = True
 
     def tick(self, timeout_s: float) -> None:
-        """Poll each member, then put the pauses right."""
-        rounds = 1
-        while self._poll_each(timeout_s if rounds == 1 else 0.0) and rounds < self._rounds:
-            rounds += 1
+        """Poll each member, and those that have records some more times, then put the pauses right."""
+        # The most urgent lane last, for its poll is the one that may wait.
+        topics = self._poll_each(tuple(reversed(self._lanes)), timeout_s)
+        for _ in range(self._rounds - 1):
+            if not topics:
+                break
+            topics = self._poll_each(topics, 0.0)
         self._proxy.serve()
         try:
             self._log.look(self._paused, self._now())
@@ -130,20 +136,19 @@ class Intake:
         self._balance()
         self._reopener.look(self._paused, self._now())
 
-    def _poll_each(self, timeout_s: float) -> bool:
-        """Poll each member once; whether a record has come."""
-        has_come = False
-        # The most urgent lane last, for its poll is the one that may wait.
-        for topic, lane in reversed(self._lanes.items()):
+    def _poll_each(self, topics: Sequence[str], timeout_s: float) -> Sequence[str]:
+        """Poll these members once, the last one with the wait if nothing came before; returns those with a record."""
+        with_records: list[str] = []
+        for topic in topics:
             try:
-                message = self._members.poll(topic, timeout_s if lane is Lane.URGENT and not has_come else 0.0)
+                message = self._members.poll(topic, timeout_s if topic == topics[-1] and not with_records else 0.0)
             except OffsetsUnknown as unknown:
                 self._give_up(topic, str(unknown))
                 continue
             if message is not None:
-                has_come = True
+                with_records.append(topic)
                 self._take(message, topic)
-        return has_come
+        return with_records
 
     def _give_up(self, topic: str, why: str) -> None:
         """Go on with another member of this topic, which will be told anew what it is to read."""
@@ -184,7 +189,10 @@ class Intake:
         limit = self._settings.buffer_per_partition
         with self._ledger.lock:
             keys = self._ledger.partitions()
-            load = {key: (self._ledger.unfinished([key]), self._ledger.is_crowded(key)) for key in keys}
+            load = {
+                key: (self._ledger.unfinished([key]), self._ledger.is_crowded(key) or self._is_full(key))
+                for key in keys
+            }
         full = {key for key, (jobs, crowded) in load.items() if self._stopping or crowded or jobs >= limit}
         calm = {
             key

@@ -227,8 +227,14 @@ class Ledger:
 
     def commits(self, finishing: Collection[Origin], also: Iterable[TopicPartition] = ()) -> list[Commit]:
         """What to commit so that `finishing` are finished too, for their partitions and `also`."""
-        keys = dict.fromkeys([(origin.topic, origin.partition) for origin in finishing] + list(also))
-        return [self._commit(key, finishing) for key in keys if self._committable(key)]
+        ending: dict[TopicPartition, set[int]] = {}
+        for origin in finishing:
+            offsets = ending.setdefault((origin.topic, origin.partition), set())
+            if self.owns(origin):
+                offsets.add(origin.offset)
+        for key in also:
+            ending.setdefault(key, set())
+        return [self._commit(key, offsets) for key, offsets in ending.items() if self._committable(key)]
 
     def unfinished(self, partitions: Iterable[TopicPartition] | None = None) -> int:
         """Records between delivery and commit, of these partitions or of all."""
@@ -274,10 +280,9 @@ class Ledger:
         book = self._partitions.get(key)
         return book is not None and book.position is not None
 
-    def _commit(self, key: TopicPartition, finishing: Collection[Origin]) -> Commit:
+    def _commit(self, key: TopicPartition, ending: Collection[int]) -> Commit:
         book = self._partitions[key]
         assert book.position is not None
-        ending = {o.offset for o in finishing if (o.topic, o.partition) == key and self.owns(o)}
         walk = [(offset, done or offset in ending) for offset, done in book.delivered.items()]
         # No flush may come for what the restored map knows to be finished, so a commit passes it before it is read.
         base = next((offset for offset, done in walk if not done), book.restored.past(book.position))

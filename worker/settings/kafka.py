@@ -51,6 +51,12 @@ class KafkaSettings(Section):
     dispatch_group_id: str = Field(
         "sdxl-dispatch", description="consumer group that the dispatchers join", max_length=200
     )
+    dispatch_buffer_per_partition: int = Field(
+        256,
+        ge=1,
+        le=4_096,
+        description="number of requests of a partition that a dispatcher holds before it pauses the partition",
+    )
     kafka_properties: dict[str, str] = Field(
         default_factory=dict,
         description="further librdkafka properties, as a JSON object of texts",

@@ -66,8 +66,11 @@ def measure(plan: Plan, folder: Path, note: Callable[[str], None]) -> dict[str, 
                 report["fleets"].append(_fleet(place, plan, dispatchers, note))
         if plan.records:
             note("one dispatcher's pace")
-            with site(servers, "pace", folder, 2 * plan.workers) as place:
-                report |= pace(place, plan.records)
+            with (
+                site(servers, "pace", folder, 2 * plan.workers) as place,
+                site(servers, "copy", folder, 2 * plan.workers) as plain,
+            ):
+                report |= pace(place, plain, plan.records)
     report["machine"]["load_average_at_end"] = os.getloadavg()[0]
     return report | _keys(report["fleets"])
 

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from devtools.local.kafka import KafkaCluster
@@ -27,6 +27,9 @@ class Site:
     partitions: int
     folder: Path
     stack: ExitStack
+    # By name.
+    processes: dict[str, ChildProcess] = field(default_factory=dict)
+    ports: dict[str, int] = field(default_factory=dict)
 
     def dispatcher(self, name: str) -> ChildProcess:
         """Start a dispatcher."""
@@ -37,7 +40,17 @@ class Site:
         arguments = ["-m", "devtools.bench.fleet.workers", str(count), str(log), str(picture_s)]
         return self._start("workers", arguments, "work" if behind_dispatchers else "requests")
 
+    def copier(self, batch: int) -> ChildProcess:
+        """Start what passes on requests as they are, `batch` in a transaction."""
+        arguments = ["-m", "devtools.bench.fleet.copier", self.servers, self.topics.prefix, str(batch)]
+        return self._start("copier", arguments, "requests")
+
+    def end(self, name: str) -> None:
+        """Kill a process."""
+        self.processes.pop(name).kill()
+
     def _start(self, name: str, arguments: list[str], source: str) -> ChildProcess:
+        self.ports[name] = free_port()
         environment = {
             **os.environ,
             "KAFKA_BOOTSTRAP_SERVERS": self.servers,
@@ -51,10 +64,11 @@ class Site:
             "FLUSH_INTERVAL_MS": "20",
             "LOG_LEVEL": "WARNING",
             "HTTP_HOST": "127.0.0.1",
-            "HTTP_PORT": str(free_port()),
+            "HTTP_PORT": str(self.ports[name]),
         }
         child = ChildProcess(name, [sys.executable, *arguments], self.folder / f"{name}.log", environment)
         child.start()
+        self.processes[name] = child
         self.stack.callback(child.kill)
         return child
 
