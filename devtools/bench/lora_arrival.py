@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -25,6 +26,7 @@ from safetensors.torch import save_file
 
 from devtools.bench.jobs import call_sizes, job_of
 from devtools.models.tiny import write_tiny
+from worker.engine.denoise import Denoiser
 from worker.engine.loop import StepEngine
 from worker.engine.pipeline import SdxlModel
 from worker.engine.schedule import Policy, StepScheduler
@@ -76,22 +78,21 @@ def _measure(model: SdxlModel, *, pooled: bool) -> dict[str, dict[str, float]]:
     hooks = EngineHooks(on_pixels=ended.append, on_failed=ended.append, apart=apart)
     engine = StepEngine(model, StepScheduler(Policy()), hooks, time.time, calls=call_sizes(1))
     steps: list[tuple[Moment, Moment, bool]] = []
-    denoiser = next(iter(engine._denoisers.values()))
-    step = denoiser.step
+    step = Denoiser.step
 
-    def timed(rows: Any, samples: int | None) -> None:
+    def timed(denoiser: Denoiser, rows: Any, samples: int | None) -> None:
         before = Moment()
-        step(rows, samples)
+        step(denoiser, rows, samples)
         steps.append((before, Moment(), bool(rows[0].job.loras)))
 
-    denoiser.step = timed  # type: ignore[method-assign]
     engine.submit(_job(0, STEPS_BARE, ()))
     arrived = None
-    while len(ended) < 2:
-        if arrived is None and len(steps) == STEPS_BEFORE:
-            arrived = Moment()
-            engine.submit(_job(1, STEPS_WITH, (("large", 0.8),)))
-        engine.tick()
+    with patch.object(Denoiser, "step", timed):
+        while len(ended) < 2:
+            if arrived is None and len(steps) == STEPS_BEFORE:
+                arrived = Moment()
+                engine.submit(_job(1, STEPS_WITH, (("large", 0.8),)))
+            engine.tick()
     pool.shutdown()
     assert all(isinstance(each, Picture) for each in ended), ended
     assert arrived is not None

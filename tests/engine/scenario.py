@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from devtools.bench.jobs import call_sizes
@@ -113,6 +113,7 @@ def stage(
     fast: FastPath | None = None,
     accelerator: Accelerator | None = None,
     checkpoints: bool = False,
+    clock: Callable[[], float] | None = None,
 ) -> Stage:
     holder: list[Stage] = []
     hooks = EngineHooks(
@@ -122,7 +123,7 @@ def stage(
         on_released=lambda job: holder[0].released.append(job),
     )
     scheduler = StepScheduler(Policy(rows_max=slots))
-    clock = lambda: holder[0].now  # noqa: E731
+    clock = clock or (lambda: holder[0].now)
     calls = call_sizes(slots) if deterministic else None
     engine = StepEngine(
         model, scheduler, hooks, clock, calls=calls, fast=fast, accelerator=accelerator, checkpoints=checkpoints

@@ -15,7 +15,7 @@ import torch
 from devtools.bench.equality.draw import WatchedModel, load_toy
 from tests.engine.scenario import make_job, stage
 from worker.engine import accelerator as module
-from worker.engine import loop
+from worker.engine import decode_queue
 from worker.engine.accelerator import Accelerator, CudaAccelerator, Pending, T, accelerator_of
 from worker.engine.decode import is_converted
 from worker.errors import ErrorCode
@@ -248,7 +248,7 @@ def test_steps_go_on_while_a_picture_is_decoded_and_its_pixels_are_the_same(mode
 def test_a_job_that_ends_while_it_is_decoded_has_one_outcome(model: WatchedModel) -> None:
     scene = stage(model, accelerator=LateAccelerator())
     scene.submit(make_job("decoded", steps=1), make_job("other", steps=6, seed=2, height=128))
-    while scene.engine._decoding is None:
+    while scene.engine._decodes.running is None:
         scene.tick()
     scene.engine.cancel("decoded", ErrorCode.CANCELLED, "no more")
     scene.run()
@@ -262,7 +262,7 @@ def test_a_vae_that_is_converted_for_a_picture_is_not_decoded_beside_the_steps(
     beside = LateAccelerator()
     stage(model, accelerator=beside).run(make_job("one", steps=1))
     assert beside.begun == ["decode"]
-    monkeypatch.setattr(loop, "is_converted", lambda *_: True)
+    monkeypatch.setattr(decode_queue, "is_converted", lambda *_: True)
     assert stage(model, accelerator=beside).run(make_job("two", steps=1)).pictures.keys() == {"two"}
     assert beside.begun == ["decode"]
 

@@ -100,7 +100,7 @@ def test_one_that_is_replaced_while_the_job_waits_changes_nothing_for_it(model: 
     undisturbed = stage(ours).run(job).pictures["job"].pixels
     engine = stage(ours)
     engine.submit(job, make_job("other"))
-    engine.engine._receive()
+    engine.engine._inbox.run()
     save_file(bundle(model.base, count=75), tmp_path / "lora.safetensors")
     engine.run()
     assert (engine.pictures["job"].pixels == undisturbed).all()

@@ -17,7 +17,7 @@ from worker.engine.cost import Stage as ModelStage
 from worker.engine.denoise import Denoiser
 from worker.engine.pipeline import SdxlModel
 from worker.engine.row import Row
-from worker.engine.schedule import State
+from worker.engine.schedule import State, StepScheduler
 from worker.errors import ErrorCode, RequestRejected
 from worker.job import Job, Lane, Origin
 from worker.models.load import load_base, load_refiner
@@ -118,33 +118,25 @@ def test_one_picture_is_decoded_per_tick(model: SdxlModel, watch: Watch) -> None
         assert len(watch.decoded) == len(play.pictures) == ended
 
 
-def test_a_decode_waits_for_an_urgent_newcomers_first_step(model: SdxlModel, watch: Watch) -> None:
+def test_a_decode_waits_for_an_urgent_newcomers_first_step(
+    model: SdxlModel, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     play = stage(model)
     play.submit(make_job("done", steps=1))
-    original = play.scheduler.advance
+    original = StepScheduler.advance
 
-    def advance_and_submit(batch: Any) -> Any:
-        finished = original(batch)
+    def advance_and_submit(scheduler: StepScheduler, batch: Sequence[Origin]) -> Any:
+        finished = original(scheduler, batch)
         if "urgent" not in play.outcomes and not watch.rows("urgent"):
             play.submit(make_job("urgent", lane=Lane.URGENT, steps=2))
         return finished
 
-    play.engine._scheduler = _With(play.scheduler, advance_and_submit)  # type: ignore[assignment]
+    monkeypatch.setattr(StepScheduler, "advance", advance_and_submit)
     play.tick()
     assert watch.decoded == []
     play.tick()
     assert watch.steps[1] == ["urgent"]
     assert watch.decoded == ["done"]
-
-
-class _With:
-    """A scheduler with another `advance`."""
-
-    def __init__(self, scheduler: Any, advance: Any) -> None:
-        self._scheduler, self.advance = scheduler, advance
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._scheduler, name)
 
 
 @pytest.mark.parametrize("moment", ["queued", "running", "parked", "waiting for decode"])
@@ -339,4 +331,4 @@ def _bring(play: Stage, moment: str, expires_at: float | None = None) -> None:
         case _:
             play.submit(make_job("first", steps=1, lane=Lane.HIGH), victim(1), make_job("long", steps=9))
             play.tick()
-            assert victim(1).origin in play.engine._to_decode
+            assert victim(1).origin in play.engine._jobs.to_decode

@@ -94,7 +94,7 @@ def test_a_file_that_goes_after_it_was_read_is_not_missed(toy: Path, folder: Pat
     model = _model(toy, folder)
     engine, ended = _engine(model)
     engine.submit(_job("one", [("one", 1.0)]))
-    engine._receive()
+    engine._inbox.run()
     model.lora_cache.free()
     (folder / "one.safetensors").unlink()
     while engine.tick():

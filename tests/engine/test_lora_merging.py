@@ -12,9 +12,9 @@ import torch
 from devtools.bench.jobs import call_sizes
 from tests.engine.lora_files import write_peft
 from tests.engine.scenario import SLOTS, Stage, make_job, stage
-from worker.engine.loop import StepEngine
 from worker.engine.lora import exchange
 from worker.engine.lora.exchange import Exchange
+from worker.engine.merging import SetMerging
 from worker.engine.pipeline import SdxlModel
 from worker.errors import ErrorCode
 from worker.job import Job, Lane
@@ -35,7 +35,7 @@ MODES = pytest.mark.parametrize("options", [{}, {"lora_second_copy": False}, {"r
 def one_layer_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """A merge takes as many ticks as the set changes layers."""
     monkeypatch.setattr(exchange, "_SLICE_ELEMENTS", 1)
-    monkeypatch.setattr(StepEngine, "_for", lambda *_: lambda: False)
+    monkeypatch.setattr(SetMerging, "_for", lambda *_: lambda: False)
 
 
 def jobs(**options: Any) -> list[Job]:
@@ -90,7 +90,7 @@ def test_rows_without_loras_are_stepped_while_a_set_is_merged(make_model: Any) -
     play = stage(model, slots=1)
     play.submit(make_job("bare", steps=30), make_job("later", steps=2, loras=SETS["one"]))
     play.tick(12)
-    [bare] = [live.row for live in play.engine._live.values() if live.row is not None]
+    [bare] = [live.row for live in play.engine._jobs.stepping.values() if live.row is not None]
     assert bare.steps_done == 12, "no tick went by without its step"
     assert 0 < len(model.lora_cache.exchange._work.slots) < 13, "the set was merged meanwhile"
 
@@ -100,11 +100,13 @@ def test_a_job_that_needs_another_set_is_held_up_and_its_lane_goes_on(make_model
     model = make_model()
     play = stage(model, slots=1)
     play.submit(make_job("one", steps=2, loras=SETS["one"]))
-    play.engine._receive()
+    play.engine._inbox.run()
     play.submit(make_job("bare", steps=40), make_job("last", steps=2))
     play.tick(10)
     assert play.scheduler.held_up is not None
-    done = {live.job.job_id: live.row.steps_done for live in play.engine._live.values() if live.row is not None}
+    done = {
+        live.job.job_id: live.row.steps_done for live in play.engine._jobs.stepping.values() if live.row is not None
+    }
     assert done == {"bare": 10}
     play.run()
     assert play.outcomes == {"one": 1, "bare": 1, "last": 1}
@@ -117,7 +119,7 @@ def test_lower_lanes_wait_while_the_set_of_an_urgent_job_is_merged(make_model: A
     play.tick(2)
     play.submit(make_job("urgent", lane=Lane.URGENT, steps=2, loras=SETS["one"]))
     play.tick(6)
-    [low] = [live.row for live in play.engine._live.values() if live.row is not None]
+    [low] = [live.row for live in play.engine._jobs.stepping.values() if live.row is not None]
     assert low.steps_done == 2
     play.run()
 

@@ -1,7 +1,7 @@
 """The parts of diffusers' pipelines around the loop over steps: prompts to conditioning, noise, latents to pixels.
 
 Everything here follows `StableDiffusionXLPipeline.__call__` and, for the refiner, `StableDiffusionXLImg2ImgPipeline`
-with `denoising_start`. The loop over steps is in `loop.py` and `denoise.py`.
+with `denoising_start`. The loop over steps is in `loop.py`, and a step in `unet_step.py` and `denoise.py`.
 """
 
 from __future__ import annotations

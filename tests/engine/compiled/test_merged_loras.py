@@ -19,8 +19,8 @@ from tests.engine.scenario import Stage, make_job, stage
 from worker.engine import cost
 from worker.engine.compiled.fast_path import FastPath
 from worker.engine.compiled.region import Region
-from worker.engine.loop import StepEngine
 from worker.engine.lora import exchange
+from worker.engine.merging import SetMerging
 from worker.engine.pipeline import SdxlModel
 from worker.job import Job, LoraMethod
 from worker.lora_method import LoraMethods, LoraMode
@@ -99,7 +99,7 @@ def test_captured_steps_draw_every_set_as_if_it_were_alone(
 ) -> None:
     if slices == "one layer a step":
         monkeypatch.setattr(exchange, "_SLICE_ELEMENTS", 1)
-        monkeypatch.setattr(StepEngine, "_for", lambda *_: lambda: False)
+        monkeypatch.setattr(SetMerging, "_for", lambda *_: lambda: False)
     model = make_model(**options)
     accelerator = Capturing(model.base.unet)
     fast = fast_path(model, accelerator=accelerator)

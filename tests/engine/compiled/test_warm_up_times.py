@@ -62,9 +62,7 @@ def machine(model: WatchedModel) -> Iterator[Machine]:
 
 def warm(model: WatchedModel, machine: Machine) -> tuple[Stage, FastPath]:
     fast = fast_path(model, NotCompiled(spoil=machine.spoil), clock=machine.clock)
-    play = stage(model, fast=fast)
-    play.engine._clock = play.engine._stopwatch = machine.clock
-    return play, fast
+    return stage(model, fast=fast, clock=machine.clock), fast
 
 
 def guided(job_id: str, **how: Any) -> Job:
@@ -74,9 +72,9 @@ def guided(job_id: str, **how: Any) -> Job:
 def test_the_bound_is_near_the_truth_before_the_first_job(model: WatchedModel, machine: Machine) -> None:
     play, _ = warm(model, machine)
     job = guided("one")
-    segments, compiled = play.engine._sized(job, model.segments(job))
-    assert compiled
-    assert TRUTH_S * 0.95 <= play.scheduler.shortest(Lane.NORMAL, segments) <= TRUTH_S
+    plan = play.engine._planner.plan(job)
+    assert plan.compiled
+    assert TRUTH_S * 0.95 <= play.scheduler.shortest(Lane.NORMAL, plan.left) <= TRUTH_S
 
 
 def test_what_can_be_met_is_drawn_and_what_cannot_is_refused_at_once(model: WatchedModel, machine: Machine) -> None:
