@@ -5,9 +5,10 @@ For the comparison of how much work is done twice. The group then assigns by `ra
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
-from confluent_kafka import Consumer
+from confluent_kafka import Consumer, TopicPartition
 
 from worker import connections, kafka_config
 from worker.job import Lane
@@ -24,7 +25,12 @@ class OneMember:
     def subscribe(self, topics: list[str], **callbacks: Any) -> None:
         self._topics += topics
         if len(self._topics) == len(Lane):
-            self._consumer.subscribe(self._topics, **callbacks)
+            # They compare what calls back with what they have subscribed.
+            own = {name: self._calling(call) for name, call in callbacks.items()}
+            self._consumer.subscribe(self._topics, **own)
+
+    def _calling(self, call: Callable[[Any, list[TopicPartition]], None]) -> Callable[[Consumer, Any], None]:
+        return lambda _consumer, places: call(self, places)
 
     def close(self) -> None:
         if not self._closed:
