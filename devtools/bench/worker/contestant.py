@@ -45,7 +45,8 @@ class Done:
     done_at: float
 
 
-Encode = Callable[[Ask, str], tuple[bytes, list[tuple[str, bytes]]]]
+Headers = list[tuple[str, str | bytes | None]]
+Encode = Callable[[Ask, str], tuple[bytes, Headers]]
 
 
 class ContestError(RuntimeError):
@@ -59,7 +60,7 @@ def asks(name: str, count: int, *, side_px: int, steps: int, lane: Lane = Lane.N
     return [Ask(f"{name}-{number}", prompt, number, side_px, steps, lane) for number, prompt in enumerate(prompts)]
 
 
-def as_json(ask: Ask, topic: str) -> tuple[bytes, list[tuple[str, bytes]]]:
+def as_json(ask: Ask, topic: str) -> tuple[bytes, Headers]:
     """What the peers read."""
     del topic
     body = {"job_id": ask.job_id, "prompt": ask.prompt, "seed": ask.seed, "steps": ask.steps, "guidance": 5.0}
@@ -70,7 +71,7 @@ def as_avro() -> Encode:
     """What this project's worker reads."""
     codec = SingleObjectCodec()
 
-    def encode(ask: Ask, topic: str) -> tuple[bytes, list[tuple[str, bytes]]]:
+    def encode(ask: Ask, topic: str) -> tuple[bytes, Headers]:
         request = GenerationRequest(
             job_id=ask.job_id,
             girl_id="bench",
@@ -166,5 +167,7 @@ class Contestant:
         return job_id
 
     def _partitions(self, topic: str) -> list[TopicPartition]:
-        found = self._consumer.list_topics(topic, _LIST_TIMEOUT_S).topics[topic]
-        return [TopicPartition(topic, number, 0) for number in found.partitions]
+        """All partitions from their beginning; a new topic is not known to the broker at once."""
+        while not (found := self._consumer.list_topics(topic, _LIST_TIMEOUT_S).topics[topic].partitions):
+            time.sleep(_POLL_S)
+        return [TopicPartition(topic, number, 0) for number in found]
