@@ -219,6 +219,13 @@ class TestServices:
             assert service["cap_drop"] == ["ALL"]
             assert "user" not in service, "the image's own user"
 
+    def test_kernels_of_a_gpu_are_kept_where_they_can_be_loaded(self, services: dict[str, Service]) -> None:
+        """The root is read-only and /tmp is noexec."""
+        [folder] = re.findall(r"TORCHINDUCTOR_CACHE_DIR=(\S+)", (ROOT / "Dockerfile").read_text())
+        assert f"compiled:{folder}" in services["worker-gpu"]["volumes"]
+        for page in ("many-gpus.md", "deploy.md"):
+            assert f"-v compiled:{folder} " in (ROOT / "docs" / page).read_text()
+
     def test_ports_are_for_this_machine_only(self, services: dict[str, Service]) -> None:
         for port in published(services):
             assert port.startswith("127.0.0.1:")

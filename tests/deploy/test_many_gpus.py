@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ from worker.cli import app
 from worker.settings import Settings
 
 PAGE = (ROOT / "docs/many-gpus.md").read_text()
-UNITS = sorted((ROOT / "deploy/systemd").glob("*.service"))
+FOLDER = ROOT / "deploy/systemd"
+UNITS = [FOLDER / "sdxl-worker.service", FOLDER / "sdxl-worker@.service"]
+PULL = FOLDER / "sdxl-worker-pull.service"
 OVERRIDE = ROOT / "docker-compose.many-gpus.yml"
 
 
@@ -30,11 +34,22 @@ def arguments_of_run(words: list[str]) -> dict[str, Any]:
     return found
 
 
-def unit(path: Path) -> configparser.SectionProxy:
+def unit(path: Path, section: str = "Service") -> configparser.SectionProxy:
     parser = configparser.ConfigParser(strict=False, interpolation=None)
     parser.optionxform = str  # type: ignore[assignment, method-assign]
     parser.read(path)
-    return parser["Service"]
+    return parser[section]
+
+
+def environment(path: Path) -> dict[str, str]:
+    lines = re.findall(r"^Environment=(.+)$", path.read_text(), re.MULTILINE)
+    return dict(word.split("=", 1) for line in lines for word in shlex.split(line))
+
+
+def root_commands() -> list[str]:
+    """The page's commands for root."""
+    blocks = re.findall(r"^```console\n(# .*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    return [line.removeprefix("# ") for block in blocks for line in block.splitlines()]
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
@@ -55,6 +70,62 @@ class TestUnits:
 
     def test_the_page_names_it(self, path: Path) -> None:
         assert path.name in PAGE
+
+    def test_the_weights_are_pulled_before_and_to_where_it_looks(self, path: Path) -> None:
+        order = unit(path, "Unit")
+        assert order["Requires"] == PULL.name
+        assert PULL.name in order["After"].split()
+        pull, run = environment(PULL), environment(path)
+        assert run.items() >= pull.items()
+        assert run["HF_HUB_OFFLINE"] == "1"
+        assert "HF_HUB_OFFLINE" not in pull
+        for key in ("User", "EnvironmentFile", "StateDirectory"):
+            assert unit(PULL)[key] == unit(path)[key]
+        assert Path(run["HF_HOME"]).parent == Path("/var/lib") / unit(path)["StateDirectory"]
+        _, *words = shlex.split(unit(PULL)["ExecStart"])
+        assert words == ["models", "pull"]
+
+
+def test_the_steps_for_systemd_leave_all_that_the_units_name(tmp_path: Path) -> None:
+    """Run as they stand, below another root and without root's rights: accounts, pip and systemd are stand-ins."""
+    root, bin_, called = tmp_path / "root", tmp_path / "bin", tmp_path / "called"
+    (root / "opt").mkdir(parents=True)
+    bin_.mkdir()
+    venv = f'#!/bin/bash\nmkdir -p "$3/bin"\nprintf \'#!/bin/bash\\necho "pip $*" >> {called}\\n\' > "$3/bin/pip"\n'
+    note = f'#!/bin/bash\necho "${{0##*/}} $*" >> {called}\n'
+    for name, script in {"python3": f'{venv}chmod +x "$3/bin/pip"\n', "useradd": note, "systemctl": note}.items():
+        (bin_ / name).write_text(script)
+        (bin_ / name).chmod(0o755)
+    here = tmp_path / "repository"
+    here.mkdir()
+    for name in ("deploy", "requirements", "pyproject.toml"):
+        (here / name).symlink_to(ROOT / name)
+    (here / "worker.env").write_text("AWS_S3_BUCKET=pictures\n")
+    for command in root_commands():
+        below = re.sub(r"(?<= )/(etc|opt)|^/(opt)", lambda found: f"{root}/{found[1] or found[2]}", command)
+        below = below.replace(" -g sdxl-worker", "")
+        done = subprocess.run(
+            ["bash", "-c", below], cwd=here, capture_output=True, text=True, check=False, timeout=60,
+            env=os.environ | {"PATH": f"{bin_}:{os.environ['PATH']}"},
+        )  # fmt: skip
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+    installed = sorted(path.name for path in (root / "etc/systemd/system").iterdir())
+    assert installed == sorted(path.name for path in (*UNITS, PULL))
+    for path in (*UNITS, PULL):
+        assert (root / unit(path)["EnvironmentFile"].lstrip("/")).is_file()
+        secrets = root / environment(path)["SECRETS_DIR"].lstrip("/")
+        assert secrets.is_dir(), "a worker ends where SECRETS_DIR is no folder"
+        assert secrets.stat().st_mode & 0o007 == 0
+        assert unit(path)["ExecStart"].startswith("/opt/sdxl-worker/bin/sdxl-worker ")
+    pips = [line.split() for line in called.read_text().splitlines() if line.startswith("pip install ")]
+    lock = Path(pips[0][pips[0].index("-r") + 1])
+    assert (here / lock).is_file()
+    assert "--require-hashes" in pips[0]
+    assert pips[1][-1] == "."
+    assert (
+        f"useradd --system --user-group --home-dir /var/lib/sdxl-worker --shell /usr/sbin/nologin {unit(PULL)['User']}"
+        in (called.read_text())
+    )
 
 
 def test_every_command_of_the_page_is_one() -> None:

@@ -17,13 +17,22 @@ import pytest
 from worker.gpus.cards import Card
 from worker.gpus.plan import Plan
 from worker.gpus.restarts import FIRST_PAUSE_S, MAX_PAUSE_S, WELL_AFTER_S, Restarts
-from worker.gpus.supervisor import Supervisor
+from worker.gpus.supervisor import Supervisor, make_caches
 
 DRAIN_S = 0.2
 
 
 def plan(number: int) -> Plan:
     return Plan(Card(f"GPU-{number}", "x", number), f"box-gpu{number}", {}, ())
+
+
+def test_a_cache_that_cannot_be_made_stops_nobody(tmp_path: Path) -> None:
+    """A container with a read-only root and no volume for kernels: its workers keep them elsewhere."""
+    (tmp_path / "file").write_text("")
+    refused, made = tmp_path / "file/gpu0", tmp_path / "kernels/gpu0"
+    make_caches([Plan(Card("GPU-0", "x", 0), "box-gpu0", {}, (refused, made))])
+    assert made.is_dir()
+    assert not refused.exists()
 
 
 class Child:

@@ -119,6 +119,16 @@ class Supervisor:
         return 0 if codes <= {0, EXIT_WRONG} else 1
 
 
+def make_caches(plans: Sequence[Plan]) -> None:
+    """The folders for compiled kernels. One that cannot be made stops nobody: its worker keeps kernels elsewhere."""
+    for plan in plans:
+        for folder in plan.caches:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                _log.warning("cache_folder_not_made", gpu=plan.card.number, folder=str(folder), reason=error.strerror)
+
+
 def supervise(plans: Sequence[Plan], command: Sequence[str]) -> int:
     """Run the workers until a signal, or until none is left; returns the exit code.
 
@@ -134,9 +144,7 @@ def supervise(plans: Sequence[Plan], command: Sequence[str]) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
-    for plan in plans:
-        for folder in plan.caches:
-            folder.mkdir(parents=True, exist_ok=True)
+    make_caches(plans)
     parent = os.getpid()
 
     def start(plan: Plan) -> Child:
