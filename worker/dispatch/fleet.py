@@ -135,6 +135,10 @@ class Fleet:
             name for name, known in self._known.items() if known.report.accepts and now_s - known.heard_s >= SILENT_S
         ]
 
+    def draining(self, now_s: float) -> int:
+        """How many workers still report and take nothing more."""
+        return sum(not known.report.accepts and now_s - known.heard_s < SILENT_S for known in self._known.values())
+
     @property
     def on_the_way(self) -> int:
         """Requests that no report has shown yet."""

@@ -21,7 +21,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 
-from devtools.capacity import BOUNDS_S, DAY_S, QUANTILE, SHARES
+from devtools.capacity.sizing import DAY_S
+from devtools.capacity.waits import BOUNDS_S, QUANTILE, SHARES
 
 # kube-controller-manager's --horizontal-pod-autoscaler-tolerance.
 TOLERANCE = 0.1
