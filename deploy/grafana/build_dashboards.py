@@ -498,7 +498,8 @@ def dispatchers() -> list[Panel]:
             "Workers as dispatchers know them",
             "none",
             (f"max by (state) ({known})", "{{state}}"),
-            text="Reporting: sent work; of these, full: no room for a normal request, and idle: no work.",
+            text="Reporting: sent work; of these, full: no room for a normal request, and idle: no work. "
+            "Refusing: they drain, or are not ready.",
         ),
         panel(
             "Work of a worker",

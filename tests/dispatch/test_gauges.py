@@ -54,11 +54,11 @@ def test_workers_that_report_are_full_idle_or_silent() -> None:
     known.hear(report("leaves", accepts=False), 11.0)
     gauges.show(Backlog(), known, 11.0)
     found = shown()
-    assert (found["workers", "draining"], found["workers", "reporting"]) == (1, 2)
+    assert (found["workers", "refusing"], found["workers", "reporting"]) == (1, 2)
     gauges.show(Backlog(), known, 10.0 + SILENT_S)
-    assert shown()["workers", "draining"] == 1
+    assert shown()["workers", "refusing"] == 1
     gauges.show(Backlog(), known, 11.0 + SILENT_S)
-    assert shown()["workers", "draining"] == 0, "it has gone"
+    assert shown()["workers", "refusing"] == 0, "it has gone"
     gauges.show(Backlog(), known, 10.0 + SILENT_S)
     found = shown()
     assert (found["workers", "reporting"], found["workers", "silent"], found["workers", "idle"]) == (0, 2, 0)

@@ -155,7 +155,7 @@ DISPATCH_WAIT = Histogram(
 DISPATCH_WORKERS = Gauge(
     "sdxl_worker_dispatch_workers",
     "Workers that are sent work (reporting; of these, full: no room for a normal request, idle: no work), that take "
-    "nothing more (draining), and that no longer report (silent)",
+    "nothing, since they drain or are not ready (refusing), and that no longer report (silent)",
     ["state"],
 )
 DISPATCH_OLDEST = Gauge(
