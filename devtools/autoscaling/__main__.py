@@ -14,7 +14,7 @@ from devtools.autoscaling.policy import LARGE, LARGE_DISPATCH, SMALL, Policy
 DEMANDS = ((30_000, SMALL), (100_000, LARGE), (300_000, LARGE))
 TARGETS = (1.0, 1.25, 2.0, 8.0)
 DEMANDS_DISPATCH = ((100_000, LARGE_DISPATCH), (300_000, LARGE_DISPATCH))
-TARGETS_DISPATCH = (1.0, 1.25, 1.5, 1.75, 2.0, 3.0)
+TARGETS_DISPATCH = (1.25, 1.5, 2.0, 2.5, 3.0)
 
 HEADER = """\
 | pictures a day | target | p95 wait: urgent, high, normal | within 2, 5, 10 s | workers, mean | at most | load, mean |

@@ -16,6 +16,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 
 from devtools.autoscaling.policy import Autoscaler, Policy
@@ -162,7 +163,7 @@ class Day(ABC):
         if wanted == self._wanted:
             return
         if wanted > self._wanted:
-            self._at(self._now + self._start_s, lambda more=wanted - self._wanted: self._start(more))  # type: ignore[misc]
+            self._at(self._now + self._start_s, partial(self._start, wanted - self._wanted))
         self._wanted = wanted
         self._sizes.append(wanted)
         if wanted < self._ready:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import heapq
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -51,9 +53,9 @@ class OneQueue(Day):
     def _dispatch(self) -> None:
         for choice in self._backlog.choose(self._roster, self._now):
             job, name = self._jobs.pop(int(str(choice.request.key))), choice.worker.name
-            self._later(lambda j=job, n=name: self._arrive(j, n))  # type: ignore[misc]
+            self._later(partial(self._arrive, job, name))
 
-    def _later(self, event: Any) -> None:
+    def _later(self, event: Callable[[], None]) -> None:
         self._at(self._now + self._random.uniform(*WAY_S), event)
 
     def _arrive(self, job: Job, name: str) -> None:

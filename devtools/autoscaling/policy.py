@@ -38,8 +38,8 @@ class Policy:
 # The overlays without and with many GPUs.
 SMALL = Policy()
 LARGE = Policy(min_workers=4, max_workers=48, down_percent=5)
-# `many-gpus` behind dispatchers (k8s/dispatch): one queue, so more may wait for each worker. The largest, in quarters,
-# that keeps the bounds with some to spare.
+# `many-gpus` behind dispatchers (k8s/dispatch): one queue, so more may wait for each worker. A larger target only makes
+# requests wait longer and the number of workers swing: a day costs no less (docs/capacity.md).
 LARGE_DISPATCH = replace(LARGE, target=2.0)
 # With no worker while nothing waits (k8s/scale-to-zero).
 ZERO_DISPATCH = replace(LARGE_DISPATCH, min_workers=0, cooldown_s=900.0)

@@ -33,7 +33,7 @@ def dispatching(group: str, prefix: str) -> Iterator[int]:
 
     def look() -> bytes:
         dispatcher.turn(time.monotonic())
-        return generate_latest(exposition)  # type: ignore[arg-type]
+        return generate_latest(exposition)
 
     with page(look) as port:
         yield port
