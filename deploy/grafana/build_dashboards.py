@@ -420,10 +420,10 @@ def dispatchers() -> list[Panel]:
             steps=((None, RED), (1, GREEN)),
         ),
         stat(
-            "Oldest request in a dispatcher, of its bound",
+            "Oldest request, of its bound",
             "percentunit",
             (f"max({overdue})", "age"),
-            text="Bounds: urgent 2 s, high 5 s, normal 10 s.",
+            text="The one that has waited longest in a dispatcher. Bounds: urgent 2 s, high 5 s, normal 10 s.",
             steps=((None, GREEN), (0.5, AMBER), (1, RED)),
         ),
         stat(
