@@ -118,8 +118,11 @@ class TestOneQueue:
         assert [line.split(" | ")[:2] for line in table] == [
             [f"| {pictures:,}", f"{target:g}"] for pictures, _ in DEMANDS_DISPATCH for target in TARGETS_DISPATCH
         ]
-        [*kept] = {line.split(" | ")[1] for line in table if " | yes | " in line}
-        assert f"{LARGE_DISPATCH.target:g}" in kept
+        for pictures, _ in DEMANDS_DISPATCH:
+            rows = [line.split(" | ") for line in table if line.startswith(f"| {pictures:,} ")]
+            [*kept] = (cells for cells in rows if cells[3] == "yes")
+            cheapest = min(kept, key=lambda cells: float(cells[4]))
+            assert cheapest[1] == f"{LARGE_DISPATCH.target:g}", "no other takes fewer workers a day"
         assert f"**{LARGE_DISPATCH.target:g} requests**" in DOCUMENTED
 
     def test_the_table_is_what_the_simulation_prints(self) -> None:
@@ -133,6 +136,9 @@ class TestOneQueue:
         # Only those of the first minutes wait for a node, the image and the weights.
         assert 0 < len(seen.cold_waits_s) < 10
         assert seen.left == 0
+        urgent, high, normal = seen.waits_s
+        assert f"goes from 0 to {max(seen.sizes)} workers" in DOCUMENTED
+        assert f"(p95 {urgent:.1f}, {high:.1f} and {normal:.1f} s)" in DOCUMENTED
 
     def test_a_target_of_a_long_queue_does_not(self) -> None:
         seen = OneQueue(replace(ZERO_DISPATCH, target=6.0)).run(40_000, day_s=8 * 3600)
