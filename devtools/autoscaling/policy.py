@@ -44,7 +44,7 @@ LARGE_DISPATCH = replace(LARGE, target=2.0)
 # With no worker while nothing waits (k8s/scale-to-zero).
 ZERO_DISPATCH = replace(LARGE_DISPATCH, min_workers=0, cooldown_s=900.0)
 # A dispatcher sends a worker a request when it has room for one, so each is a transaction of its own in its partition.
-# Its marker takes an offset, and lag is a difference of offsets.
+# Its marker takes an offset, and lag is a difference of offsets; tests/sim/test_fleet.py counts them.
 WORK_OFFSETS_PER_REQUEST = 2
 
 
