@@ -141,13 +141,13 @@ class TestOneQueue:
         assert f"(p95 {urgent:.1f}, {high:.1f} and {normal:.1f} s)" in DOCUMENTED
 
     def test_a_target_of_a_long_queue_does_not(self) -> None:
-        seen = OneQueue(replace(ZERO_DISPATCH, target=6.0)).run(40_000, day_s=8 * 3600)
+        seen = OneQueue(replace(ZERO_DISPATCH, target=6.0)).run(10_000, day_s=2 * 3600)
         assert not seen.keeps_bounds
 
     def test_with_a_fixed_number_of_workers_waits_are_those_of_the_capacity_model(self) -> None:
         workers, load, service_s = 8, 0.85, 3.0
         fixed = replace(LARGE_DISPATCH, min_workers=workers, max_workers=workers)
-        seen = OneQueue(fixed, delivery_s=0.0).run(40_000, 1.0, day_s=40_000 * service_s / load / workers)
+        seen = OneQueue(fixed, delivery_s=0.0).run(15_000, 1.0, day_s=15_000 * service_s / load / workers)
         model = quantile_waits(load * workers / service_s, service_s, servers=workers)
         assert seen.load == pytest.approx(load, rel=0.03)
         for wait, modelled in zip(seen.waits_s, model, strict=True):
