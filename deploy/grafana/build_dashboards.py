@@ -13,10 +13,13 @@ DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 RATE = "[$__rate_interval]"
 FLEET = 'consumergroup=~"$group"'
 ONE = 'instance=~"$instance"'
-# Every worker has this one, and nothing else does.
+# Every worker has this one, and beside workers only a dispatcher.
 WORKERS = "sdxl_worker_unfinished_jobs"
+NO_DISPATCHER = "unless on (job, instance) sdxl_worker_dispatch_workers"
 # One colour for each lane on every panel, and the same for what waits in its topic.
 LANE_COLOURS = {"urgent": "red", "high": "orange", "normal": "blue"}
+# The bounds of the waits in seconds; the alerts use the same.
+BOUNDS_S = {"urgent": 2, "high": 5, "normal": 10}
 GREEN, AMBER, RED = "green", "orange", "red"
 
 Panel = dict[str, Any]
@@ -207,7 +210,12 @@ def overview() -> dict[str, Any]:
                 text="Each has an entry in docs/runbook.md.",
                 width=12,
             ),
-            stat("Workers", "none", (f"count({WORKERS}{{{FLEET}}}) or vector(0)", "workers"), steps=((None, "blue"),)),
+            stat(
+                "Workers",
+                "none",
+                (f"count({WORKERS}{{{FLEET}}} {NO_DISPATCHER}) or vector(0)", "workers"),
+                steps=((None, "blue"),),
+            ),
             stat("Pictures per minute", "none", (f"60 * {done}", "pictures"), steps=((None, "blue"),)),
             stat(
                 "Cost of 1,000 pictures",
@@ -285,7 +293,7 @@ def overview() -> dict[str, Any]:
                 "percentunit",
                 (
                     f"sum by (use) (rate(sdxl_worker_gpu_seconds_total{{{FLEET}}}{RATE})) "
-                    f"/ scalar(count({WORKERS}{{{FLEET}}}))",
+                    f"/ scalar(count({WORKERS}{{{FLEET}}} {NO_DISPATCHER}))",
                     "{{use}}",
                 ),
                 text="Wasted: steps of jobs that became no picture here.",
@@ -313,12 +321,12 @@ def overview() -> dict[str, Any]:
 
 
 def services() -> dict[str, Any]:
-    """The gateway and the webhooks."""
+    """The gateway, the webhooks, and the dispatchers."""
     requests = "sdxl_gateway_requests_total"
     hooks = "sdxl_worker_webhooks_total"
     return dashboard(
         "sdxl-worker-services",
-        "Image generation: gateway and webhooks",
+        "Image generation: gateway, webhooks, dispatchers",
         [
             stat(
                 "Requests that the gateway failed",
@@ -389,9 +397,118 @@ def services() -> dict[str, Any]:
                 ("sum(sdxl_worker_webhooks_waiting)", "waiting"),
                 (p(0.95, "sdxl_worker_webhook_seconds"), "seconds, p95"),
             ),
+            *dispatchers(),
         ],
         [],
     )
+
+
+def dispatchers() -> list[Panel]:
+    """Rows of the dispatchers. Each knows all workers and holds requests of its own: maxima and sums."""
+    known, waiting = "sdxl_worker_dispatch_workers", "sdxl_worker_dispatch_waiting_requests"
+    oldest, passed = "sdxl_worker_dispatch_oldest_seconds", "sdxl_worker_dispatch_wait_seconds"
+    # Workers have this one, too.
+    hop = f"rate(sdxl_worker_transaction_seconds_%s{RATE}) and on (job, instance) {known}"
+    hops = hop % "bucket"
+    holds = f"(sum by (job, instance) ({waiting}) > 0)"
+    overdue = " or ".join(f'{oldest}{{priority="{lane}"}} / {bound}' for lane, bound in BOUNDS_S.items())
+    return [
+        stat(
+            "Dispatchers ready",
+            "none",
+            (f"sum(sdxl_worker_ready and on (job, instance) {known})", "ready"),
+            steps=((None, RED), (1, GREEN)),
+        ),
+        stat(
+            "Oldest request, of its bound",
+            "percentunit",
+            (f"max({overdue})", "age"),
+            text="The one that has waited longest in a dispatcher. Bounds: urgent 2 s, high 5 s, normal 10 s.",
+            steps=((None, GREEN), (0.5, AMBER), (1, RED)),
+        ),
+        stat(
+            "Workers that are sent work",
+            "none",
+            (f'max({known}{{state="reporting"}})', "reporting"),
+            steps=((None, RED), (1, GREEN)),
+        ),
+        stat(
+            "Workers that went silent",
+            "none",
+            (f'max({known}{{state="silent"}})', "silent"),
+            text="They took work, and have not reported for 3 s.",
+            steps=((None, GREEN), (1, AMBER)),
+        ),
+        stat(
+            "Idle workers while requests wait",
+            "none",
+            (f'max({known}{{state="idle"}} and on (job, instance) {holds}) or vector(0)', "idle"),
+            text="For a moment that is normal: a request is on its way.",
+            steps=((None, GREEN), (1, AMBER)),
+        ),
+        stat(
+            "Hop, p99",
+            "s",
+            (f"histogram_quantile(0.99, sum by (le) ({hops}))", "p99"),
+            text="A transaction: until requests and their offsets are durable.",
+            steps=((None, GREEN), (0.5, AMBER), (2, RED)),
+        ),
+        panel(
+            "Requests that wait in dispatchers",
+            "none",
+            (f"sum by (priority) ({waiting})", "{{priority}}"),
+            text="No worker has room for them.",
+        ),
+        panel(
+            "Lag before the dispatchers",
+            "none",
+            (
+                f'sdxl_worker:lag_records:sum{{topic=~".*generation[.]requests[.].+"}} '
+                f"and on (consumergroup, topic_prefix) {known}",
+                "{{topic}}",
+            ),
+            text="Lag of their group: with what they hold.",
+        ),
+        panel(
+            "Lag behind the dispatchers",
+            "none",
+            ('sdxl_worker:lag_records:sum{topic=~".*generation[.]work[.].+"}', "{{topic}}"),
+            text="Lag of the workers. In offsets: a request's record, and the marker of its transaction.",
+        ),
+        panel(
+            "Oldest request in a dispatcher, and the bounds",
+            "s",
+            (f"max by (priority) ({oldest})", "{{priority}}"),
+            *((f"vector({bound})", f"bound of {lane}") for lane, bound in BOUNDS_S.items()),
+        ),
+        panel(
+            "Time in the dispatcher, p95",
+            "s",
+            (p(0.95, passed, "priority"), "{{priority}}"),
+            text="From reading to sending.",
+        ),
+        panel(
+            "Hop",
+            "s",
+            (f"histogram_quantile(0.5, sum by (le) ({hops}))", "p50"),
+            (f"histogram_quantile(0.99, sum by (le) ({hops}))", "p99"),
+        ),
+        panel("Passed on", "reqps", (f"sum by (priority) (rate({passed}_count{RATE}))", "{{priority}}")),
+        panel(
+            "Workers as dispatchers know them",
+            "none",
+            (f"max by (state) ({known})", "{{state}}"),
+            text="Reporting: sent work; of these, full: no room for a normal request, and idle: no work. "
+            "Refusing: they drain, or are not ready.",
+        ),
+        panel(
+            "Work of a worker",
+            "s",
+            ('min(sdxl_worker_dispatch_work_seconds{bound="least"})', "the least"),
+            ('max(sdxl_worker_dispatch_work_seconds{bound="most"})', "the most"),
+            text="Unbalanced: some have nothing to do while others have more than two pictures.",
+        ),
+    ]
 
 
 def worker() -> dict[str, Any]:

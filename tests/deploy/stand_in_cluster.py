@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -11,6 +11,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 PAGE = """\
 # TYPE kafka_consumergroup_lag gauge
 kafka_consumergroup_lag{{consumergroup="{group}",topic="{prefix}generation.requests.normal",partition="0"}} 0
+kafka_consumergroup_lag{{consumergroup="sdxl-dispatch",topic="{prefix}generation.requests.urgent",partition="0"}} 0
+kafka_consumergroup_lag{{consumergroup="sdxl-dispatch",topic="{prefix}generation.requests.high",partition="0"}} 0
+kafka_consumergroup_lag{{consumergroup="sdxl-dispatch",topic="{prefix}generation.requests.normal",partition="0"}} 3
+kafka_consumergroup_lag{{consumergroup="{group}",topic="{prefix}generation.work.normal",partition="0"}} 2
 kafka_consumergroup_lag{{consumergroup="sdxl-webhooks",topic="{prefix}generation.completed",partition="0"}} 0
 # TYPE kube_horizontalpodautoscaler_status_current_replicas gauge
 kube_horizontalpodautoscaler_status_current_replicas{{namespace="image-generation",horizontalpodautoscaler="keda-hpa-sdxl-worker"}} 2
@@ -27,9 +31,17 @@ keda_scaler_detail_errors_total{{namespace="image-generation",scaledObject="sdxl
 def serving(group: str, prefix: str) -> Iterator[int]:
     """The port on which /metrics has the page."""
     body = PAGE.format(group=group, prefix=prefix).encode()
+    with page(lambda: body) as port:
+        yield port
+
+
+@contextmanager
+def page(make: Callable[[], bytes]) -> Iterator[int]:
+    """The port on which /metrics has what `make` makes at that moment."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            body = make()
             self.send_response(200)
             self.send_header("Content-Type", "text/plain; version=0.0.4")
             self.send_header("Content-Length", str(len(body)))

@@ -1,8 +1,9 @@
 """A real Prometheus scrapes a real worker under load; every panel's query and every alert's metrics have data.
 
 The worker runs the toy SDXL on librdkafka's broker, a gateway and a deliverer of webhooks beside it. NVML is a stand-in
-because there is no GPU (stand_in_gpu.py), and so is what other people's programs export (stand_in_cluster.py); all
-other values come from the real processes.
+because there is no GPU (stand_in_gpu.py), and so is what other people's programs export (stand_in_cluster.py). A
+dispatcher's page is made by its own code from reports and requests that are made up (stand_in_dispatcher.py). All other
+values come from the real processes.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from devtools.local.process import ChildProcess, free_port
 from devtools.local.seaweedfs import SeaweedFS
 from devtools.models.tiny import write_tiny
 from tests.deploy.stand_in_cluster import serving
+from tests.deploy.stand_in_dispatcher import dispatching
 from tests.deploy.test_prometheus import ALERTS, rules
 from tests.deploy.tools import ROOT, program
 from tests.harness import EMBEDDED_SETTINGS, Broker, Client, Site, WorkerProcess
@@ -46,8 +48,8 @@ RATE_INTERVAL = "30s"
 LANES = ("urgent", "high", "normal")
 # What a gateway has only once it has failed.
 UNSEEN = {'sdxl_gateway_requests_total{status=~"5.."}'}
-# No dispatcher runs here: tests/dispatch/test_gauges.py holds what these alerts read against its page.
-DISPATCH = ("sdxl_worker_dispatch_", 'sdxl_worker_assigned_partitions{topic=~".*generation[.]work[.]')
+# No worker behind dispatchers runs here, so nothing owns partitions of work topics.
+DISPATCH = 'sdxl_worker_assigned_partitions{topic=~".*generation[.]work[.]'
 
 Expression = tuple[str, str]
 
@@ -191,7 +193,15 @@ def cluster(fleet: Fleet) -> Iterator[int]:
 
 
 @pytest.fixture(scope="module")
-def prometheus(fleet: Fleet, cluster: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+def dispatcher(fleet: Fleet) -> Iterator[int]:
+    with dispatching("sdxl-dispatch", fleet.site.topics.prefix) as port:
+        yield port
+
+
+@pytest.fixture(scope="module")
+def prometheus(
+    fleet: Fleet, cluster: int, dispatcher: int, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Prometheus]:
     folder = tmp_path_factory.mktemp("prometheus")
     port = free_port()
     targets = {
@@ -199,6 +209,7 @@ def prometheus(fleet: Fleet, cluster: int, tmp_path_factory: pytest.TempPathFact
         "sdxl-gateway": fleet.gateway.port,
         "sdxl-webhooks": fleet.webhooks.port,
         "kafka-exporter": cluster,
+        "sdxl-dispatch": dispatcher,
     }
     (folder / "prometheus.yml").write_text(
         json.dumps(
@@ -365,10 +376,16 @@ class TestLive:
         assert {one["consumergroup"] for one in labels} == {"group-dash."}
 
     def test_the_variable_of_the_workers_page_finds_the_worker(
-        self, prometheus: Prometheus, worker: WorkerProcess
+        self, prometheus: Prometheus, worker: WorkerProcess, dispatcher: int
     ) -> None:
         found = prometheus.get("label/instance/values", **{"match[]": "sdxl_worker_unfinished_jobs"})
-        assert found == [f"127.0.0.1:{worker.port}"]
+        # A dispatcher has the worker's parts for Kafka, and can be looked at on the same page.
+        assert set(found) == {f"127.0.0.1:{worker.port}", f"127.0.0.1:{dispatcher}"}
+
+    def test_a_dispatcher_is_not_counted_as_a_worker(self, prometheus: Prometheus) -> None:
+        [count] = [target["expr"] for panel in BOARDS["overview.json"]["panels"] if panel["title"] == "Workers"
+                   for target in panel["targets"]]  # fmt: skip
+        assert prometheus.values(count) == [1]
 
     def test_a_picture_of_the_overview_can_be_drawn(self, prometheus: Prometheus, tmp_path: Path) -> None:
         """DASHBOARD_PICTURES names a folder to keep both pages in, after DASHBOARD_SECONDS more of load."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from devtools.autoscaling.policy import WORK_OFFSETS_PER_REQUEST
 from tests.deploy.test_k8s import K8S, Object, build, errors, is_core
 from tests.deploy.tools import documents, program, run
 from worker.settings import Settings
@@ -108,6 +109,8 @@ def test_keda_counts_what_waits_before_and_behind_the_dispatchers(objects: list[
     workers = Settings.model_fields["kafka_group_id"].default
     assert read == {(GROUP, topic) for topic in Topics().requests} | {(workers, topic) for topic in WORK.requests}
     names = [trigger["name"] for trigger in spec["triggers"]]
-    assert spec["advanced"]["scalingModifiers"]["formula"] == " + ".join(names)
+    requests, work = " + ".join(names[:3]), " + ".join(names[3:])
+    formula = spec["advanced"]["scalingModifiers"]["formula"]
+    assert formula == f"{requests} + ({work}) / {WORK_OFFSETS_PER_REQUEST}", "a request there is two offsets"
     first, *others = ({**t["metadata"], "consumerGroup": "", "topic": ""} for t in spec["triggers"])
     assert all(other == first for other in others), "but for group and topic they are alike"

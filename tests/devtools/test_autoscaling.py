@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import yaml
 
-from devtools.autoscaling import DEMANDS, HEADER, LARGE, SMALL, TARGETS, Autoscaler, Fleet, Policy, row
-from devtools.capacity import quantile_waits
-from tests.deploy.test_k8s import only, rendered
-from tests.deploy.tools import ROOT, load
+from devtools.autoscaling.__main__ import DEMANDS, DEMANDS_DISPATCH, HEADER, TARGETS, TARGETS_DISPATCH, row
+from devtools.autoscaling.one_queue import OneQueue
+from devtools.autoscaling.partitions import Partitions
+from devtools.autoscaling.policy import (
+    LARGE,
+    LARGE_DISPATCH,
+    SMALL,
+    ZERO_DISPATCH,
+    Autoscaler,
+    Policy,
+)
+from devtools.capacity.simulated import modelled_limit
+from devtools.capacity.sizing import HOP_S
+from devtools.capacity.waits import BOUNDS_S, SHARES, quantile_waits, requests_per_worker
+from tests.deploy.test_k8s import K8S, Object, build, only, rendered
+from tests.deploy.tools import ROOT, documents, load
 
 DOCUMENTED = (ROOT / "docs/capacity.md").read_text()
 
@@ -22,6 +37,7 @@ def policy_of(spec: dict[str, object]) -> Policy:
     [up_policy], [down_policy] = up["policies"], down["policies"]
     assert up_policy["type"] == "Percent"
     fields: dict[str, object] = {
+        "cooldown_s": spec.get("cooldownPeriod", 300),
         "min_workers": spec["minReplicaCount"],
         "max_workers": spec["maxReplicaCount"],
         "target": float(spec["advanced"]["scalingModifiers"]["target"]),
@@ -35,6 +51,17 @@ def policy_of(spec: dict[str, object]) -> Policy:
         "down_percent": down_policy["value"] if down_policy["type"] == "Percent" else 0,
     }
     return Policy(**fields)  # type: ignore[arg-type]
+
+
+def rendered_with(components: list[str], folder: Path) -> list[Object]:
+    """`many-gpus` with components, as in a site's kustomization."""
+    copy = folder / "k8s"
+    shutil.copytree(K8S, copy)
+    site = copy / "with-components"
+    site.mkdir()
+    kustomization = {"resources": ["../overlays/many-gpus"], "components": components}
+    (site / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    return documents(build(site))
 
 
 class TestOnePolicy:
@@ -63,6 +90,70 @@ class TestOnePolicy:
         assert row(pictures, policy, target) in DOCUMENTED
 
 
+class TestOneQueue:
+    """The policy behind dispatchers: derived from the model, kept by the simulation, written into k8s/dispatch."""
+
+    @pytest.mark.parametrize(
+        ("components", "policy"), [((), LARGE_DISPATCH), (("../scale-to-zero",), ZERO_DISPATCH)], ids=["four", "zero"]
+    )
+    def test_the_component_has_it(self, components: tuple[str, ...], policy: Policy, tmp_path: Path) -> None:
+        objects = rendered_with(["../clients", "../dispatch", *components], tmp_path)
+        assert policy_of(only(objects, "ScaledObject")["spec"]) == policy
+
+    def test_the_target_lies_between_what_the_load_needs_and_what_the_bound_allows(self) -> None:
+        """It is above what each worker has where the fleet is at its limit, and below where the mean wait is 10 s.
+
+        Nearly all that wait are normal requests, which are 0.6 of the pictures that workers draw.
+        """
+        service_s = 3.0
+        sizes = (LARGE_DISPATCH.min_workers, 8, 13, LARGE_DISPATCH.max_workers)
+        at_limits = [requests_per_worker(modelled_limit(n, service_s, HOP_S), n, service_s) for n in sizes]
+        assert all(at_limit < LARGE_DISPATCH.target for at_limit in at_limits[1:])
+        assert LARGE_DISPATCH.target < 1 + BOUNDS_S[-1] * SHARES[-1] / service_s
+        assert LARGE_DISPATCH.target > LARGE.target, "one queue needs fewer workers for the same waits"
+
+    def test_the_docs_have_a_row_for_each_demand(self) -> None:
+        text = DOCUMENTED.partition(HEADER)[2].partition(HEADER)[2]
+        table = text.partition("\n\n")[0].splitlines()[1:]
+        assert [line.split(" | ")[:2] for line in table] == [
+            [f"| {pictures:,}", f"{target:g}"] for pictures, _ in DEMANDS_DISPATCH for target in TARGETS_DISPATCH
+        ]
+        for pictures, _ in DEMANDS_DISPATCH:
+            rows = [line.split(" | ") for line in table if line.startswith(f"| {pictures:,} ")]
+            [*kept] = (cells for cells in rows if cells[3] == "yes")
+            cheapest = min(kept, key=lambda cells: float(cells[4]))
+            assert cheapest[1] == f"{LARGE_DISPATCH.target:g}", "no other takes fewer workers a day"
+        assert f"**{LARGE_DISPATCH.target:g} requests**" in DOCUMENTED
+
+    def test_the_table_is_what_the_simulation_prints(self) -> None:
+        assert row(100_000, LARGE_DISPATCH, LARGE_DISPATCH.target, OneQueue) in DOCUMENTED
+
+    def test_up_from_nothing_and_down_to_nothing_keeps_the_bounds(self) -> None:
+        seen = OneQueue(ZERO_DISPATCH).run(40_000, day_s=8 * 3600, quiet_s=3 * 3600)
+        assert seen.sizes[0] == seen.sizes[-1] == 0
+        assert max(seen.sizes) >= 8
+        assert seen.keeps_bounds, seen.waits_s
+        # Only those of the first minutes wait for a node, the image and the weights.
+        assert 0 < len(seen.cold_waits_s) < 10
+        assert seen.left == 0
+        urgent, high, normal = seen.waits_s
+        assert f"goes from 0 to {max(seen.sizes)} workers" in DOCUMENTED
+        assert f"(p95 {urgent:.1f}, {high:.1f} and {normal:.1f} s)" in DOCUMENTED
+
+    def test_a_target_of_a_long_queue_does_not(self) -> None:
+        seen = OneQueue(replace(ZERO_DISPATCH, target=6.0)).run(10_000, day_s=2 * 3600)
+        assert not seen.keeps_bounds
+
+    def test_with_a_fixed_number_of_workers_waits_are_those_of_the_capacity_model(self) -> None:
+        workers, load, service_s = 8, 0.85, 3.0
+        fixed = replace(LARGE_DISPATCH, min_workers=workers, max_workers=workers)
+        seen = OneQueue(fixed, delivery_s=0.0).run(15_000, 1.0, day_s=15_000 * service_s / load / workers)
+        model = quantile_waits(load * workers / service_s, service_s, servers=workers)
+        assert seen.load == pytest.approx(load, rel=0.03)
+        for wait, modelled in zip(seen.waits_s, model, strict=True):
+            assert wait == pytest.approx(modelled + HOP_S, rel=0.2, abs=0.45 * service_s)
+
+
 class TestAutoscaler:
     def test_it_asks_for_the_lag_by_the_target(self) -> None:
         scaler = Autoscaler(replace(SMALL, target=2.0, up_window_s=0, up_percent=1000))
@@ -87,6 +178,12 @@ class TestAutoscaler:
         assert by_time[885] == most, "for ten minutes the last wish of the peak holds"
         assert [by_time[at] for at in (900, 1185, 1200, 1500)] == [most - 1, most - 1, most - 2, most - 3]
 
+    def test_the_first_worker_starts_at_any_lag_and_all_go_when_there_was_none_for_long(self) -> None:
+        scaler = Autoscaler(ZERO_DISPATCH)
+        assert [scaler.decide(at, lag, 0) for at, lag in ((0, 0), (15, 1))] == [0, 1]
+        assert [scaler.decide(at, 0, 1) for at in (30, 900)] == [1, 1]
+        assert scaler.decide(15 + ZERO_DISPATCH.cooldown_s, 0, 1) == 0
+
     def test_it_stays_within_its_limits(self) -> None:
         scaler = Autoscaler(replace(SMALL, up_window_s=0, up_percent=10_000))
         assert scaler.decide(0, 10_000, 1) == SMALL.max_workers
@@ -97,7 +194,7 @@ class TestFleet:
     def test_with_a_fixed_number_of_workers_waits_are_those_of_the_capacity_model(self) -> None:
         workers, load = 6, 0.6
         fixed = replace(SMALL, min_workers=workers, max_workers=workers)
-        seen = Fleet(fixed, delivery_s=0.0).run(workers * load / 3.0 * 86_400, peak_factor=1.0)
+        seen = Partitions(fixed, delivery_s=0.0).run(workers * load / 3.0 * 86_400, peak_factor=1.0)
         assert seen.load == pytest.approx(load, rel=0.03)
         assert seen.mean_workers == pytest.approx(workers)
         # The model's tail is short of a seldom busy server's by at most the job that is being served.
@@ -105,5 +202,5 @@ class TestFleet:
             assert wait == pytest.approx(model, rel=0.2, abs=0.45 * 3.0)
 
     def test_the_same_seed_gives_the_same_day(self) -> None:
-        first, second, other = (Fleet(SMALL, seed=seed).run(2_000) for seed in (3, 3, 4))
+        first, second, other = (Partitions(SMALL, seed=seed).run(2_000) for seed in (3, 3, 4))
         assert first == second != other

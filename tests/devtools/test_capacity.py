@@ -6,27 +6,38 @@ import heapq
 import math
 import random
 import re
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
 import pytest
 
-from devtools.capacity import (
-    BOUNDS_S,
-    DAYS,
-    QUANTILE,
-    SHARES,
+from devtools.bench.fleet.search import STEP
+from devtools.bench.fleet.simulate import WAY_S, Fleet, keeps_bounds, with_dispatch, without_dispatch
+from devtools.capacity.__main__ import DAYS, WORKERS, main
+from devtools.capacity.overload import backlog, catch_up_s
+from devtools.capacity.simulated import LEAST_REQUESTS, Limits
+from devtools.capacity.sizing import (
+    HOP_S,
+    MAX_LOAD_DISPATCH,
     Gpu,
-    backlog,
     busiest_share,
-    catch_up_s,
     day_profile,
     gpus_for,
-    mean_waits,
+    gpus_with_dispatch,
     partitions_for,
     plan,
+    work_partitions_for,
+)
+from devtools.capacity.tables import LIMITS_HEADER, dollars, fleets, limit_rows
+from devtools.capacity.waits import (
+    BOUNDS_S,
+    QUANTILE,
+    SHARES,
+    mean_waits,
     quantile_waits,
-    table,
+    requests_per_worker,
+    share_that_waits,
 )
 from tests.deploy.tools import ROOT
 from worker.engine.cost import Group, Stage
@@ -34,6 +45,7 @@ from worker.engine.schedule import Policy, Segment, StepScheduler
 from worker.job import Lane
 
 RTX_4090 = Gpu(seconds_per_picture=3.0, hourly_usd=0.40)
+DOCUMENTED = (ROOT / "docs/capacity.md").read_text()
 
 
 def simulate(workers: int, per_second: float, service_s: float, jobs: int, seed: int = 7) -> list[list[float]]:
@@ -155,6 +167,61 @@ class TestWaits:
         assert quantile_waits(0.0, 3.0) == (0.0, 0.0, 0.0)
 
 
+class TestOneQueue:
+    """With a dispatcher; the simulation has its policy, its look-ahead and the ways of records and reports."""
+
+    def test_the_share_that_waits_is_erlangs(self) -> None:
+        assert share_that_waits(0.7, 1) == pytest.approx(0.7)
+        assert share_that_waits(0.5, 2) == pytest.approx(1 / 3)
+        assert share_that_waits(0.8, 10) == pytest.approx(0.4092, abs=1e-4)
+        assert share_that_waits(1.2, 3) == 1
+
+    @pytest.mark.parametrize(("workers", "load"), [(4, 0.75), (8, 0.85)])
+    def test_waits_are_those_of_the_dispatchers_policy(self, workers: int, load: float) -> None:
+        service_s = 3.0
+        seen = with_dispatch(Fleet((service_s,) * workers, load, requests=15_000), seed=2)
+        per_second = load * workers / service_s
+        means = mean_waits(per_second, service_s, servers=workers)
+        tails = quantile_waits(per_second, service_s, servers=workers)
+        for lane, mean, tail in zip(Lane, means, tails, strict=True):
+            waits = seen.waits_s[lane]
+            assert sum(waits) / len(waits) == pytest.approx(mean + sum(WAY_S) / 2, rel=0.25, abs=0.15), lane
+            # The tail is short by at most the picture that is being drawn, as without a dispatcher.
+            assert seen.quantile_s(lane) == pytest.approx(tail + HOP_S, rel=0.2, abs=0.45 * service_s), lane
+
+    def test_what_is_in_the_fleet_is_what_littles_law_says(self) -> None:
+        # A single M/D/1 queue: ρ + ρ² / (2 (1 - ρ)).
+        assert requests_per_worker(0.54, 1, 3.0) == pytest.approx(0.54 + 0.54**2 / 0.92)
+        assert requests_per_worker(0.9, 8, 3.0) < requests_per_worker(0.9, 1, 3.0) / 3
+
+    @pytest.mark.parametrize("per_second", [0.05, 1.0, 40.0, 900.0])
+    def test_it_is_the_smallest_fleet_that_keeps_the_bounds(self, per_second: float) -> None:
+        count = gpus_with_dispatch(per_second, RTX_4090)
+
+        def keeps(gpus: int) -> bool:
+            waits = quantile_waits(per_second, 3.0, servers=gpus)
+            within = all(wait + HOP_S <= bound for wait, bound in zip(waits, BOUNDS_S, strict=True))
+            return within and per_second * 3.0 / gpus <= MAX_LOAD_DISPATCH
+
+        assert keeps(count)
+        assert count == 1 or not keeps(count - 1)
+        assert work_partitions_for(count) >= count, "a worker without a partition of each work topic gets nothing"
+
+    def test_the_planned_fleet_keeps_its_bounds_in_the_simulation(self) -> None:
+        demand = 100_000
+        fleet = plan(demand, RTX_4090, dispatch=True)
+        seen = with_dispatch(Fleet((3.0,) * fleet.gpus, fleet.load, requests=15_000), seed=3)
+        for lane, bound in zip(Lane, BOUNDS_S, strict=True):
+            assert seen.quantile_s(lane) <= bound
+
+    @pytest.mark.parametrize("pictures", DAYS)
+    def test_it_never_needs_more_gpus(self, pictures: int) -> None:
+        for scaled in (False, True):
+            with_, without = (plan(pictures, RTX_4090, scaled=scaled, dispatch=on) for on in (True, False))
+            assert with_.gpus <= without.gpus
+            assert with_.usd_per_day <= without.usd_per_day
+
+
 class TestSizing:
     @pytest.mark.parametrize("per_second", [0.05, 1.0, 40.0, 900.0])
     def test_it_is_the_smallest_fleet_that_keeps_the_bounds(self, per_second: float) -> None:
@@ -225,7 +292,42 @@ class TestLag:
         assert catch_up_s(600, 3.0, 9, RTX_4090) == math.inf
 
 
-def test_the_table_in_the_docs_is_what_the_module_prints() -> None:
-    text = (ROOT / "docs/capacity.md").read_text()
-    assert table(RTX_4090, 2.0, DAYS) in text
-    assert re.search(r"python -m devtools\.capacity", text)
+def documented_limits() -> list[list[int]]:
+    """Workers, and the limits without and with a dispatcher, each by the model and as simulated, in percent."""
+    table = DOCUMENTED.partition(LIMITS_HEADER)[2].partition("\n\n")[0].splitlines()[1:]
+    return [[int(cell.strip(" %").replace(",", "")) for cell in line.strip("|").split("|")] for line in table]
+
+
+class TestDocs:
+    def test_the_tables_are_what_the_command_prints(self, capsys: pytest.CaptureFixture[str]) -> None:
+        main([])
+        printed = capsys.readouterr().out
+        assert printed == f"{fleets(RTX_4090, 2.0, DAYS)}\n\n{dollars(RTX_4090, 2.0, DAYS)}\n"
+        for table in printed.split("\n\n"):
+            assert f"\n\n{table.strip()}\n\n" in DOCUMENTED
+        assert re.search(r"python -m devtools\.capacity", DOCUMENTED)
+
+    def test_the_page_of_dispatch_shows_what_its_command_prints(self, capsys: pytest.CaptureFixture[str]) -> None:
+        page = (ROOT / "docs/dispatch.md").read_text()
+        [arguments] = re.findall(r"python -m devtools\.capacity (--short [\d ]+)", page)
+        main(arguments.split())
+        assert f"\n\n{capsys.readouterr().out}\n" in page
+
+    @pytest.mark.parametrize("column", [2, 4], ids=["without", "with"])
+    def test_the_limits_are_those_of_the_simulation(self, column: int) -> None:
+        """As `limits` finds them, but only there and a step above; the other fleets' are held to the model below."""
+        [cells] = [cells for cells in documented_limits() if cells[0] == 8]
+        simulate = with_dispatch if column == 4 else without_dispatch
+        fleet = Fleet((3.0,) * 8, cells[column] / 100, LEAST_REQUESTS)
+        assert keeps_bounds(simulate(fleet, 0), BOUNDS_S)
+        assert not keeps_bounds(simulate(replace(fleet, load=fleet.load + STEP), 0), BOUNDS_S)
+
+    def test_a_row_has_a_fleets_limits(self) -> None:
+        assert list(limit_rows([Limits(8, 0.54, 0.53, 0.91, 0.9)])) == ["| 8 | 54% | 53% | 91% | 90% |"]
+
+    def test_the_model_is_within_two_points_of_the_simulation(self) -> None:
+        rows = documented_limits()
+        assert [row[0] for row in rows] == list(WORKERS)
+        for workers, without, without_simulated, with_, with_simulated in rows:
+            assert abs(without - without_simulated) <= 2, workers
+            assert abs(with_ - with_simulated) <= 2, workers

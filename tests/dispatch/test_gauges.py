@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 from tests.deploy.test_prometheus import alerts
+from tests.deploy.tools import ROOT
 from tests.dispatch.test_fleet_view import fleet, report
 from worker.dispatch import gauges
 from worker.dispatch.fleet import SILENT_S
@@ -49,23 +51,38 @@ def test_workers_that_report_are_full_idle_or_silent() -> None:
     assert (found["workers", "idle"], found["workers", "full"]) == (1, 1)
     assert found["work_seconds", "least"] == 0.0
     assert found["work_seconds", "most"] > 0.0
+    known.hear(report("leaves", accepts=False), 11.0)
+    gauges.show(Backlog(), known, 11.0)
+    found = shown()
+    assert (found["workers", "refusing"], found["workers", "reporting"]) == (1, 2)
+    gauges.show(Backlog(), known, 10.0 + SILENT_S)
+    assert shown()["workers", "refusing"] == 1
+    gauges.show(Backlog(), known, 11.0 + SILENT_S)
+    assert shown()["workers", "refusing"] == 0, "it has gone"
     gauges.show(Backlog(), known, 10.0 + SILENT_S)
     found = shown()
     assert (found["workers", "reporting"], found["workers", "silent"], found["workers", "idle"]) == (0, 2, 0)
     assert found["work_seconds", "most"] == 0.0
 
 
-def test_what_the_alerts_read_is_on_a_dispatchers_page() -> None:
+def test_what_alerts_and_dashboards_read_is_on_a_dispatchers_page() -> None:
     gauges.show(Backlog(), fleet(), 0.0)
     page = Exposition("dispatch", "sdxl-dispatch", "shop.")
     there = {
         (sample.name, value) for one in page.collect() for sample in one.samples for value in sample.labels.values()
     }
+    expressions = [alert["expr"] for alert in alerts()]
+    for board in (ROOT / "deploy/grafana/dashboards").glob("*.json"):
+        panels = json.loads(board.read_text())["panels"]
+        expressions += [target["expr"] for panel in panels for target in panel["targets"]]
     read = {
         (name, label)
-        for alert in alerts()
-        for name, label in re.findall(r'(sdxl_worker_dispatch_\w+)(?:\{\w+="(\w+)"\})?', alert["expr"])
+        for expression in expressions
+        for name, label in re.findall(r'(sdxl_worker_dispatch_\w+)(?:\{\w+="(\w+)"\})?', expression)
     }
-    assert len(read) > 4
+    assert {name for name, _ in read} >= {
+        "sdxl_worker_dispatch_wait_seconds_count",
+        "sdxl_worker_dispatch_work_seconds",
+    }
     for name, label in read:
         assert (name, label or "sdxl-dispatch") in there, (name, label)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from devtools.autoscaling import LARGE
+from devtools.autoscaling.policy import LARGE
 from devtools.local.seaweedfs import SeaweedFS
 from tests.kube.control_plane import ControlPlane
 from tests.kube.kafka import SecureKafka, Upstream

@@ -11,9 +11,11 @@ from dataclasses import replace
 
 import pytest
 
+from devtools.autoscaling.policy import WORK_OFFSETS_PER_REQUEST
 from tests.sim.audit import Violation
 from tests.sim.faults import LOST, Fault, Plan
 from tests.sim.fleet_world import Fleet, FleetWorld, random_fleet
+from tests.sim.requests import WORK_TOPICS
 from tests.sim.world import quiet
 from worker.delivery.exactly_once import ExactlyOnce
 from worker.dispatch import dispatcher
@@ -82,3 +84,17 @@ def test_a_planted_bug_is_found(
             except Violation:
                 return
     pytest.fail(f"not found in {FEW} seeds")
+
+
+def test_a_request_takes_two_offsets_of_a_work_topic_or_a_little_less() -> None:
+    """KEDA's formula counts on it. Requests that are sent to a worker at once share the marker of their transaction."""
+    offsets = requests = 0
+    with quiet():
+        for seed in range(6):
+            fleet = faulty(seed, ())
+            world = FleetWorld(seed, replace(fleet, lost_reports=0.0, clocks_off_s=0.0))
+            world.run()
+            requests += len(world.audit.drawn)
+            offsets += sum(log.end for (topic, _), log in world.broker.logs.items() if topic in WORK_TOPICS.requests)
+    assert requests > 30
+    assert 0.75 * WORK_OFFSETS_PER_REQUEST < offsets / requests <= WORK_OFFSETS_PER_REQUEST

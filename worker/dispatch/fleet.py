@@ -135,6 +135,10 @@ class Fleet:
             name for name, known in self._known.items() if known.report.accepts and now_s - known.heard_s >= SILENT_S
         ]
 
+    def refusing(self, now_s: float) -> int:
+        """How many workers report and take nothing: they drain, or are not ready."""
+        return sum(not known.report.accepts and now_s - known.heard_s < SILENT_S for known in self._known.values())
+
     @property
     def on_the_way(self) -> int:
         """Requests that no report has shown yet."""

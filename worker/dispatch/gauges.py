@@ -18,6 +18,7 @@ def show(backlog: Backlog, fleet: Fleet, now_s: float) -> None:
     states = {
         "reporting": len(workers),
         "silent": len(fleet.silent(now_s)),
+        "refusing": fleet.refusing(now_s),
         "full": sum(not worker.has_room(Lane.NORMAL) for worker in workers),
         "idle": sum(not any(worker.unfinished) for worker in workers),
     }

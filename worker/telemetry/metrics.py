@@ -154,8 +154,8 @@ DISPATCH_WAIT = Histogram(
 )
 DISPATCH_WORKERS = Gauge(
     "sdxl_worker_dispatch_workers",
-    "Workers that are sent work (reporting; of these, full: no room for a normal request, idle: no work), and that no "
-    "longer report (silent)",
+    "Workers that are sent work (reporting; of these, full: no room for a normal request, idle: no work), that take "
+    "nothing, since they drain or are not ready (refusing), and that no longer report (silent)",
     ["state"],
 )
 DISPATCH_OLDEST = Gauge(
@@ -179,6 +179,7 @@ def _begin_at_zero() -> None:
         REQUESTS.labels(lane.label)
         DURATION.labels(lane.label)
         WAIT.labels(lane.label)
+        DISPATCH_WAIT.labels(lane.label)
         for code in ErrorCode:
             ERRORS.labels(lane.label, code.value)
     for result in ("stored", "retried"):

@@ -1,0 +1,1 @@
+"""Capacity: from pictures per day to GPUs, partitions and dollars, without a dispatcher and with one."""
