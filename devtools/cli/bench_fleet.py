@@ -31,6 +31,10 @@ def fleet(
     kafka: Annotated[
         bool, typer.Option("--kafka", help="Measure eight workers on a real local Kafka too; takes 15 minutes.")
     ] = False,
+    dispatchers: Annotated[
+        list[int] | None,
+        typer.Option(metavar="N", min=1, max=8, help="Number of dispatchers on Kafka; may be repeated (1, 2)."),
+    ] = None,
     seconds: Annotated[
         float, typer.Option(metavar="S", min=1, max=3600, help="Seconds of arrivals at each load on Kafka.")
     ] = 30.0,
@@ -54,18 +58,19 @@ def fleet(
     from devtools.bench.fleet.search import figures, lora_changes
 
     report: dict[str, Any] = {"simulated": [], "loras": [], "choices_per_cpu_s": {}}
-    with note_console().status("simulating") as note:
+    with note_console().status("starting") as note:
+        if kafka:
+            from devtools.bench.fleet.measured import Plan, measure
+
+            plan = Plan(seconds=seconds, scale=scale, seed=seed, dispatchers=tuple(dispatchers or (1, 2)))
+            with TemporaryDirectory(prefix="bench-fleet-") as folder:
+                report |= measure(plan, Path(folder), note.update)
         for count in workers or (8, 13, 128, 1280):
             note.update(f"simulating {count} workers")
             requests = max(LEAST_REQUESTS, min(REQUESTS_PER_WORKER * count, MOST_REQUESTS))
             report["simulated"].append(figures(count, requests, seed))
             report["loras"].append(lora_changes(count, requests, seed))
             report["choices_per_cpu_s"][count] = round(choices_per_s(count, CHOICES_S, seed))
-        if kafka:
-            from devtools.bench.fleet.measured import Plan, measure
-
-            with TemporaryDirectory(prefix="bench-fleet-") as folder:
-                report |= measure(Plan(seconds=seconds, scale=scale, seed=seed), Path(folder), note.update)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=1) + "\n")
     if as_json:
@@ -87,7 +92,11 @@ def _print(report: dict[str, Any]) -> None:
         )
         console.print(_fleets(report["fleets"]))
         per_s, per_cpu_s = report["dispatch_records_per_s"], report["dispatch_records_per_cpu_s"]
-        console.print(f"one dispatcher passes on {per_s:,} records a second, {per_cpu_s:,} in a second of a processor")
+        console.print(f"one dispatcher passes on {per_s:,} records a second, {per_cpu_s:,} in a second of a processor,")
+        console.print(
+            f"{report['dispatch_records_per_transaction']} in a transaction; a bare copy with as many passes on "
+            f"{report['copy_records_per_s']:,} and {report['copy_records_per_cpu_s']:,}"
+        )
         console.print(f"machine: {json.dumps(report['machine'])}", soft_wrap=True)
 
 
