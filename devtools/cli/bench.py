@@ -13,10 +13,10 @@ from typing import Annotated, Any
 import typer
 
 from devtools.cli.bench_equality import equality
+from devtools.cli.bench_dispatch_trace import dispatch_trace
 from devtools.cli.bench_fleet import fleet
 from devtools.cli.bench_gpu import gpu
 from devtools.cli.bench_lora import lora
-from devtools.cli.bench_trace import trace
 from devtools.cli.bench_truth import truth
 from worker.cli.flags import INT, between
 from worker.cli.output import note_console, print_json, result_console
@@ -30,7 +30,7 @@ app.command()(equality)
 app.command()(truth)
 app.command()(lora)
 app.command()(fleet)
-app.command()(trace)
+app.command()(dispatch_trace)
 app.command()(gpu)
 
 REPORT = Path("out/bench/schedule.json")
