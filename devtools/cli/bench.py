@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from devtools.cli.bench_equality import equality
 from devtools.cli.bench_dispatch_trace import dispatch_trace
+from devtools.cli.bench_equality import equality
 from devtools.cli.bench_fleet import fleet
 from devtools.cli.bench_gpu import gpu
 from devtools.cli.bench_lora import lora
