@@ -121,4 +121,6 @@ def _detail(told: dict[str, Any]) -> str:
         words.append(f"by {told['messaging.client.id']}")
     if "sdxl_worker.worker_id" in told:
         words.append(f"for {told['sdxl_worker.worker_id']}")
+    if "error.type" in told:
+        words.append(f"error {told['error.type']}")
     return ", ".join(words)
