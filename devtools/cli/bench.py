@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from devtools.cli.bench_dispatch_trace import dispatch_trace
 from devtools.cli.bench_equality import equality
 from devtools.cli.bench_fleet import fleet
 from devtools.cli.bench_gpu import gpu
@@ -30,6 +31,7 @@ app.command()(equality)
 app.command()(truth)
 app.command()(lora)
 app.command()(fleet)
+app.command()(dispatch_trace)
 app.command()(gpu)
 app.command()(worker)
 

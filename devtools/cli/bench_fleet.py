@@ -28,9 +28,14 @@ def fleet(
             metavar="N", min=1, max=10_000, help="Size of a simulated fleet; may be repeated (8, 13, 128, 1280)."
         ),
     ] = None,
+    simulated: Annotated[bool, typer.Option(help="Simulate fleets.")] = True,
     kafka: Annotated[
         bool, typer.Option("--kafka", help="Measure eight workers on a real local Kafka too; takes 15 minutes.")
     ] = False,
+    dispatchers: Annotated[
+        list[int] | None,
+        typer.Option(metavar="N", min=1, max=8, help="Number of dispatchers on Kafka; may be repeated (1, 2)."),
+    ] = None,
     seconds: Annotated[
         float, typer.Option(metavar="S", min=1, max=3600, help="Seconds of arrivals at each load on Kafka.")
     ] = 30.0,
@@ -49,23 +54,28 @@ def fleet(
 
     On Kafka: eight workers without GPU and S3, at a tenth of these times. That is
     too short for the delays of a busy machine; --scale 3 makes them a third.
+
+    The JSON report keeps what an earlier run has measured of the other part.
     """
     from devtools.bench.fleet.choices import choices_per_s
     from devtools.bench.fleet.search import figures, lora_changes
 
-    report: dict[str, Any] = {"simulated": [], "loras": [], "choices_per_cpu_s": {}}
-    with note_console().status("simulating") as note:
-        for count in workers or (8, 13, 128, 1280):
+    report = _earlier(out)
+    with note_console().status("starting") as note:
+        if kafka:
+            from devtools.bench.fleet.measured import Plan, measure
+
+            plan = Plan(seconds=seconds, scale=scale, seed=seed, dispatchers=tuple(dispatchers or (1, 2)))
+            with TemporaryDirectory(prefix="bench-fleet-") as folder:
+                report |= measure(plan, Path(folder), note.update)
+        if simulated:
+            report |= {"simulated": [], "loras": [], "choices_per_cpu_s": {}}
+        for count in (workers or (8, 13, 128, 1280)) if simulated else ():
             note.update(f"simulating {count} workers")
             requests = max(LEAST_REQUESTS, min(REQUESTS_PER_WORKER * count, MOST_REQUESTS))
             report["simulated"].append(figures(count, requests, seed))
             report["loras"].append(lora_changes(count, requests, seed))
-            report["choices_per_cpu_s"][count] = round(choices_per_s(count, CHOICES_S, seed))
-        if kafka:
-            from devtools.bench.fleet.measured import Plan, measure
-
-            with TemporaryDirectory(prefix="bench-fleet-") as folder:
-                report |= measure(Plan(seconds=seconds, scale=scale, seed=seed), Path(folder), note.update)
+            report["choices_per_cpu_s"][str(count)] = round(choices_per_s(count, CHOICES_S, seed))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=1) + "\n")
     if as_json:
@@ -74,20 +84,33 @@ def fleet(
     _print(report)
 
 
+def _earlier(out: Path) -> dict[str, Any]:
+    try:
+        report = json.loads(out.read_text())
+    except (OSError, ValueError):
+        return {}
+    return report if isinstance(report, dict) else {}
+
+
 def _print(report: dict[str, Any]) -> None:
     console = result_console()
-    console.print("highest load that keeps the bounds, with and without a dispatcher")
-    console.print(_loads(report["simulated"]))
-    console.print("\nchanges of LoRAs per picture at a load of 85 %, with and without affinity,")
-    console.print("what affinity leaves of them, and of those that read files; choices a second")
-    console.print(_changes(report["loras"], report["choices_per_cpu_s"]))
+    if "simulated" in report:
+        console.print("highest load that keeps the bounds, with and without a dispatcher")
+        console.print(_loads(report["simulated"]))
+        console.print("\nchanges of LoRAs per picture at a load of 85 %, with and without affinity,")
+        console.print("what affinity leaves of them, and of those that read files; choices a second")
+        console.print(_changes(report["loras"], report["choices_per_cpu_s"]))
     if "fleets" in report:
         console.print(
             f"\n{report['workers']} workers on Kafka, {report['picture_s']:g} s a picture, waits in ms at p95"
         )
         console.print(_fleets(report["fleets"]))
         per_s, per_cpu_s = report["dispatch_records_per_s"], report["dispatch_records_per_cpu_s"]
-        console.print(f"one dispatcher passes on {per_s:,} records a second, {per_cpu_s:,} in a second of a processor")
+        console.print(f"one dispatcher passes on {per_s:,} records a second, {per_cpu_s:,} in a second of a processor,")
+        console.print(
+            f"{report['dispatch_records_per_transaction']} in a transaction; a bare copy with as many passes on "
+            f"{report['copy_records_per_s']:,} and {report['copy_records_per_cpu_s']:,}"
+        )
         console.print(f"machine: {json.dumps(report['machine'])}", soft_wrap=True)
 
 
@@ -100,12 +123,14 @@ def _loads(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _changes(rows: list[dict[str, Any]], choices: dict[int, int]) -> Table:
+def _changes(rows: list[dict[str, Any]], choices: dict[str, int]) -> Table:
     table = _table("workers", "affinity", "without", "share", "reads", "choices")
     for row in rows:
         with_, without = row["changes_per_picture"], row["changes_per_picture_without_affinity"]
         shares = f"{row['lora_changes_share']:.0%}", f"{row['reads_share']:.0%}"
-        table.add_row(str(row["workers"]), f"{with_:.2f}", f"{without:.2f}", *shares, f"{choices[row['workers']]:,}")
+        table.add_row(
+            str(row["workers"]), f"{with_:.2f}", f"{without:.2f}", *shares, f"{choices[str(row['workers'])]:,}"
+        )
     return table
 
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from devtools.local.otlp_collector import Collector, attributes
 from devtools.local.process import free_port
 from devtools.local.seaweedfs import SeaweedFS
 from tests.harness import Broker, Client, Result, Site, log_lines, small_request
-from tests.path.collector import Collector, attributes
 from worker.topics import Topics
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"

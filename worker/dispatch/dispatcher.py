@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -29,6 +30,9 @@ from worker.poll_waits import PollWaits
 from worker.telemetry import logs, metrics
 from worker.threads import Threads
 
+if TYPE_CHECKING:
+    from worker.dispatch.spans import DispatchSpans
+
 _log = structlog.get_logger()
 
 DISPATCHED_AT = "dispatched-at"
@@ -39,10 +43,11 @@ _REFUSED_PICTURES = 0.01
 
 @dataclass(slots=True)
 class _Held:
-    """A record that was read and has not been sent."""
+    """A record that was read, at `read_at` in epoch seconds, and has not been sent."""
 
     record: Record
     request: Request
+    read_at: float
 
 
 class Dispatcher:
@@ -51,6 +56,7 @@ class Dispatcher:
     Args:
         make_reader: makes what decodes records, around this object as its hooks.
         model_of: the model that a job must be drawn with; None for any.
+        spans: where each request is traced; None for not.
     """
 
     def __init__(
@@ -64,6 +70,7 @@ class Dispatcher:
         make_reader: Callable[[Dispatcher], RecordReader],
         make_publisher: Callable[[PublisherHooks], Publisher],
         model_of: Callable[[Job], str | None] = lambda _job: None,
+        spans: DispatchSpans | None = None,
     ) -> None:
         self._ledger = ledger
         self._messages = messages
@@ -71,6 +78,7 @@ class Dispatcher:
         self._waits = waits
         self._fleet = fleet
         self._model_of = model_of
+        self._spans = spans
         self._reader = make_reader(self)
         self._backlog = Backlog()
         self._held: dict[Origin, _Held] = {}
@@ -83,8 +91,8 @@ class Dispatcher:
             PublisherHooks(
                 on_started=lambda _job, _attempt: None,
                 on_written=lambda origin, offset: self._post(lambda: self._fleet.written(origin, offset)),
-                on_committed=lambda origin: self._post(lambda: self._on_committed(origin)),
-                on_not_owned=lambda origin: self._post(lambda: self._on_not_owned(origin)),
+                on_committed=self._committed,
+                on_not_owned=self._not_owned,
             )
         )
 
@@ -93,6 +101,16 @@ class Dispatcher:
     def hear(self, report: WorkerReport) -> None:
         """A worker has reported just now."""
         self._post(lambda: self._fleet.hear(report, self._threads.monotonic()))
+
+    def _committed(self, origin: Origin) -> None:
+        if self._spans is not None:
+            self._spans.end(origin, self._threads.now())
+        self._post(lambda: self._on_committed(origin))
+
+    def _not_owned(self, origin: Origin) -> None:
+        if self._spans is not None:
+            self._spans.release(origin, self._threads.now())
+        self._post(lambda: self._on_not_owned(origin))
 
     def _post(self, message: Callable[[], None]) -> None:
         self._mail.append(message)
@@ -145,7 +163,7 @@ class Dispatcher:
 
     def _hold(self, origin: Origin, lane: Lane, work: float, loras: str, model: str | None) -> None:
         request = Request(origin, lane, self._threads.monotonic(), work, loras, model)
-        self._held[origin] = _Held(self._records.pop(origin), request)
+        self._held[origin] = _Held(self._records.pop(origin), request, self._threads.now())
         self._backlog.add(request)
 
     # On to the workers.
@@ -168,7 +186,10 @@ class Dispatcher:
         place = self._fleet.place_for(worker, request.lane)
         self._fleet.send(request, place)
         metrics.DISPATCH_WAIT.labels(request.lane.label).observe(now - request.arrived_s)
-        message = passed_on(self._held.pop(origin).record, place, self._threads.now())
+        held, at = self._held.pop(origin), self._threads.now()
+        if self._spans is not None:
+            self._spans.send(held.record, origin, place, worker, read_at=held.read_at, now=at)
+        message = passed_on(held.record, place, at)
         outcome = Outcome(origin=origin, messages=(message,), urgent=request.lane is Lane.URGENT)
         self.publisher.enqueue(outcome, now)
 

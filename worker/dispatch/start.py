@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 from confluent_kafka import Consumer
@@ -34,6 +34,9 @@ from worker.telemetry.health import Health, serve
 from worker.threads import SystemThreads, Threads
 from worker.topics import Topics
 
+if TYPE_CHECKING:
+    from worker.dispatch.spans import DispatchSpans
+
 _log = structlog.get_logger()
 
 # Requests that wait for company in a transaction; an urgent one waits for none.
@@ -60,11 +63,13 @@ def build(
     threads: Threads,
     health: Health,
     offsets_reader: OffsetsReader | None = None,
+    spans: DispatchSpans | None = None,
 ) -> DispatchProcess:
     """Wire a dispatcher from `dispatch_settings`.
 
     Args:
         offsets_reader: tells where to begin; that of the connections where there is none.
+        spans: where each request is traced; None for not.
     """
     topics, work = Topics(settings.kafka_topic_prefix), Topics(settings.kafka_topic_prefix, "work")
     source = make_input(topics, settings, connections, threads, health, offsets_reader)
@@ -80,6 +85,7 @@ def build(
         make_publisher=lambda hooks: Publisher(
             connections.transport(source.proxy), ledger, codec, hooks, flush_interval_s=FLUSH_INTERVAL_S
         ),
+        spans=spans,
     )
     reading = make_reading(
         source,
@@ -131,6 +137,7 @@ def _run(settings: Settings, signals: Signals, workers: Settings) -> int:
     claim = startup.claim_worker_id(settings)
     health = Health(time.monotonic, facts=_facts(settings))
     exposition = Exposition("dispatch", settings.kafka_group_id, settings.kafka_topic_prefix)
+    spans = make_spans(settings)
     server, port = serve(health, settings.http_host, settings.http_port, exposition)
     _log.info("starting", version=__version__, worker_id=settings.worker_id, http_port=port, role="dispatcher")
     try:
@@ -145,7 +152,7 @@ def _run(settings: Settings, signals: Signals, workers: Settings) -> int:
             connections.bounds_admin(),
             workers.kafka_group_id,
         )
-        process = build(settings, rules, connections, SystemThreads(), health, past)
+        process = build(settings, rules, connections, SystemThreads(), health, past, spans)
         signals.starting = False
         process.health.watch(process)
         return serve_until_signal(
@@ -154,8 +161,19 @@ def _run(settings: Settings, signals: Signals, workers: Settings) -> int:
     finally:
         server.shutdown()
         server.server_close()
+        if spans is not None:
+            spans.close()
         if claim is not None:
             claim.close()
+
+
+def make_spans(settings: Settings) -> DispatchSpans | None:
+    """The dispatcher's spans; None where no endpoint is configured, and then OpenTelemetry is not imported."""
+    if settings.traces_url is None:
+        return None
+    from worker.dispatch.spans import DispatchSpans
+
+    return DispatchSpans.from_settings(settings)
 
 
 def _facts(settings: Settings) -> dict[str, Any]:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import structlog
+from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -68,21 +70,16 @@ class Spans:
     @classmethod
     def from_settings(cls, settings: Settings) -> Spans:
         """Export to `traces_url` on the SDK's thread; if the collector is unavailable, only spans are lost."""
-        assert settings.traces_url is not None
-        _log_through_structlog()
-        secret = settings.otel_exporter_otlp_headers
-        headers = parse_env_headers(secret.get_secret_value(), liberal=True) if secret else None
-        provider = TracerProvider(resource=_resource(settings), shutdown_on_exit=False)
-        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(settings.traces_url, headers=headers)))
-        return cls(provider, Topics(settings.kafka_topic_prefix), settings.kafka_group_id, settings.worker_id)
+        return cls(
+            make_provider(settings), Topics(settings.kafka_topic_prefix), settings.kafka_group_id, settings.worker_id
+        )
 
     def begin(self, job: Job | Failure, at: float) -> dict[str, str]:
         """Open the span of a request; return the headers that make other spans its children."""
         origin = job.origin
-        parent = trace_context(job.headers)
         process = self._tracer.start_span(
             f"process {origin.topic}",
-            context=None if parent is None else set_span_in_context(NonRecordingSpan(_remote(parent))),
+            context=remote_parent(job.headers),
             kind=SpanKind.CONSUMER,
             attributes={
                 **self._messaging("process", origin.topic, job),
@@ -91,7 +88,7 @@ class Spans:
                 "messaging.consumer.group.name": self._group,
                 "sdxl_worker.priority": job.lane.label,
             },
-            start_time=_nanoseconds(at),
+            start_time=nanoseconds(at),
         )
         self._traces[origin] = _Trace(process)
         return _headers(process)
@@ -119,7 +116,7 @@ class Spans:
             context=set_span_in_context(trace.process),
             kind=SpanKind.PRODUCER,
             attributes=self._messaging("send", topic, job),
-            start_time=_nanoseconds(at),
+            start_time=nanoseconds(at),
         )
         return _headers(trace.send)
 
@@ -134,27 +131,23 @@ class Spans:
         trace = self._traces.pop(origin, None)
         if trace is None:
             return
-        trace.process.add_event("released", timestamp=_nanoseconds(at))
+        trace.process.add_event("released", timestamp=nanoseconds(at))
         if trace.send is not None:
             trace.send.set_status(StatusCode.ERROR, "discarded")
         self._close(trace, at)
 
     def close(self) -> None:
         """Export the remaining spans within `FLUSH_S` seconds; spans not exported by then are lost."""
-        flush = threading.Thread(target=self._provider.shutdown, name="spans", daemon=True)
-        flush.start()
-        flush.join(FLUSH_S)
-        if flush.is_alive():
-            _log.warning("spans_lost", waited_s=FLUSH_S)
+        shut_down(self._provider)
 
     def _close(self, trace: _Trace, at: float) -> None:
         context = set_span_in_context(trace.process)
         for name, begin, end in trace.phases:
-            child = self._tracer.start_span(name, context=context, start_time=_nanoseconds(begin))
-            child.end(_nanoseconds(max(begin, end)))
+            child = self._tracer.start_span(name, context=context, start_time=nanoseconds(begin))
+            child.end(nanoseconds(max(begin, end)))
         for span in (trace.send, trace.process):
             if span is not None:
-                span.end(_nanoseconds(at))
+                span.end(nanoseconds(at))
 
     def _messaging(self, operation: str, topic: str, job: Job | Failure) -> dict[str, str]:
         return self._common | {
@@ -163,6 +156,32 @@ class Spans:
             "messaging.destination.name": topic,
             "messaging.message.conversation_id": job.request.job_id[: logs.ID_CHARS],
         }
+
+
+def make_provider(settings: Settings) -> TracerProvider:
+    """Exports to `traces_url` on the SDK's thread; if the collector is unavailable, only spans are lost."""
+    assert settings.traces_url is not None
+    _log_through_structlog()
+    secret = settings.otel_exporter_otlp_headers
+    headers = parse_env_headers(secret.get_secret_value(), liberal=True) if secret else None
+    provider = TracerProvider(resource=_resource(settings), shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(settings.traces_url, headers=headers)))
+    return provider
+
+
+def shut_down(provider: TracerProvider) -> None:
+    """Export the remaining spans within `FLUSH_S` seconds; spans not exported by then are lost."""
+    flush = threading.Thread(target=provider.shutdown, name="spans", daemon=True)
+    flush.start()
+    flush.join(FLUSH_S)
+    if flush.is_alive():
+        _log.warning("spans_lost", waited_s=FLUSH_S)
+
+
+def remote_parent(passed: Mapping[str, str]) -> Context | None:
+    """The context of the span that `passed_through` headers name; None where they name none."""
+    parent = trace_context(passed)
+    return None if parent is None else set_span_in_context(NonRecordingSpan(_remote(parent)))
 
 
 def _resource(settings: Settings) -> Resource:
@@ -184,7 +203,8 @@ def _headers(span: Span) -> dict[str, str]:
     return {TRACEPARENT: str(TraceContext(f"{context.trace_id:032x}", f"{context.span_id:016x}", context.trace_flags))}
 
 
-def _nanoseconds(seconds: float) -> int:
+def nanoseconds(seconds: float) -> int:
+    """Seconds since the epoch as OpenTelemetry takes them."""
     return round(seconds * 1e9)
 
 

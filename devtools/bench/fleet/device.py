@@ -100,9 +100,7 @@ class SteppedDevice:
     def _picture(self, job: Job) -> np.ndarray[Any, np.dtype[np.uint8]]:
         size = job.request.height, job.request.width
         if size not in self._pixels:
-            # A ramp of greys: a picture of one colour would be refused.
-            ramp = np.linspace(0, 255, size[1]).astype(np.uint8)
-            self._pixels[size] = np.ascontiguousarray(np.broadcast_to(ramp[:, None], (*size, 3)))
+            self._pixels[size] = slope(*size)
         return self._pixels[size]
 
     def wait(self, timeout_s: float) -> None:
@@ -122,6 +120,12 @@ class SteppedDevice:
             self._queue = [entry for entry in self._queue if entry not in taken]
             heapq.heapify(self._queue)
         return [entry[2].job for entry in taken]
+
+
+def slope(height: int, width: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """RGB pixels that get brighter from corner to corner: a worker refuses a picture of one colour."""
+    rows, columns = np.indices((height, width))
+    return np.repeat(((rows + columns) % 256).astype(np.uint8)[..., None], 3, axis=2)
 
 
 def loaded(picture_s: float, on_begun: OnBegun) -> LoadedEngine:

@@ -117,6 +117,7 @@ def _fleet(place: Site, plan: Plan, dispatchers: int, note: Callable[[str], None
     with_loras = run(min(plan.loads, key=lambda load: abs(load - 0.85)), loras=True)
     found = {
         "dispatchers": dispatchers,
+        "load_average": round(os.getloadavg()[0], 1),
         "load_at_bounds": best,
         "p95_waits_s": {} if at_best is None else _quantiles(at_best, QUANTILE),
         "urgent_p99_wait_s": None if at_best is None else round(at_best.quantile_s(Lane.URGENT, 0.99), 4),

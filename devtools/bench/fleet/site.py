@@ -30,6 +30,8 @@ class Site:
     # By name.
     processes: dict[str, ChildProcess] = field(default_factory=dict)
     ports: dict[str, int] = field(default_factory=dict)
+    # Of the processes, beside those that the site needs.
+    settings: dict[str, str] = field(default_factory=dict)
 
     def dispatcher(self, name: str) -> ChildProcess:
         """Start a dispatcher."""
@@ -53,6 +55,7 @@ class Site:
         self.ports[name] = free_port()
         environment = {
             **os.environ,
+            **self.settings,
             "KAFKA_BOOTSTRAP_SERVERS": self.servers,
             "KAFKA_TOPIC_PREFIX": self.topics.prefix,
             "KAFKA_GROUP_ID": f"{self.topics.prefix}workers",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 from confluent_kafka import Producer
 
 from devtools.bench.fleet.simulate import SHARES
-from worker.events.headers import request_headers
+from worker.events.headers import TRACEPARENT, request_headers
 from worker.events.single_object import SingleObjectCodec
 from worker.events.types import GenerationRequest, Lora, timestamp
 from worker.job import Lane
@@ -50,7 +50,7 @@ class Sender:
         self._producer = Producer({"bootstrap.servers": servers, "linger.ms": 0, "log_level": 2})
         self._codec = SingleObjectCodec()
 
-    def send(self, job_id: str, lane: Lane, loras: str = "") -> None:
+    def send(self, job_id: str, lane: Lane, loras: str = "", traceparent: str | None = None) -> None:
         """Send one request."""
         request = GenerationRequest(
             job_id=job_id,
@@ -64,9 +64,16 @@ class Sender:
         )
         topic = self._topics[lane]
         value, framing = self._codec.encode(request, topic=topic)
-        headers = request_headers(request, source="/bench", now=timestamp(time.time()))
+        passed = {} if traceparent is None else {TRACEPARENT: traceparent}
+        headers = request_headers(request, source="/bench", now=timestamp(time.time()), passed=passed)
         self._producer.produce(topic, key=job_id.encode(), value=value, headers=[*headers, *framing])
         self._producer.poll(0)
+
+    def run_now(self, jobs: Mapping[str, Lane]) -> None:
+        """Send these at once, and wait until all is acknowledged. Raises TrafficError."""
+        for job_id, lane in jobs.items():
+            self.send(job_id, lane)
+        self.flush()
 
     def run(self, name: str, rate: float, seconds: float, seed: int, *, loras: bool) -> dict[str, tuple[Lane, float]]:
         """Send for so long at `rate` requests a second; returns lane and time of sending by job id."""

@@ -14,7 +14,7 @@ from typing import cast
 
 from devtools.bench.fleet import device
 from devtools.bench.fleet.memory_store import MemoryStore
-from worker.app import build
+from worker.app import build, make_spans
 from worker.cluster.check import Problem
 from worker.cluster.checker import ClusterChecker
 from worker.cluster.contact import Contact
@@ -46,7 +46,15 @@ def serve(settings: Settings, number: int, picture_s: float, on_begun: device.On
     cluster = cast("ClusterChecker", SoundCluster(settings.kafka_bootstrap_servers))
     connections = RealConnections(settings, cast("PictureStore", MemoryStore()), cluster)
     loaded = device.loaded(picture_s, on_begun)
-    worker = build(settings, AdmissionRules(settings), loaded, connections, SystemThreads(), Health(time.monotonic))
+    worker = build(
+        settings,
+        AdmissionRules(settings),
+        loaded,
+        connections,
+        SystemThreads(),
+        Health(time.monotonic),
+        make_spans(settings),
+    )
     worker.start()
     while True:
         worker.poll()
