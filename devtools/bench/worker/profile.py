@@ -7,6 +7,7 @@ process needs root or CAP_SYS_PTRACE.
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
 import sysconfig
@@ -32,21 +33,23 @@ PHASES = {
     "choice of rows": "choose (worker/engine/schedule.py",
     "the rest of a step": "tick (worker/engine/loop.py",
 }
-OTHER_THREADS = "other threads"
 
 
 def shares(stacks: Iterable[str]) -> dict[str, float]:
-    """Return the shares of the samples by phase, of the engine's thread and of all others together.
+    """Return the shares of the samples of the engine's thread by phase.
+
+    Other threads are left out: on a busy machine py-spy takes those that wait for a lock for running ones.
 
     Args:
         stacks: lines of py-spy's raw format: frames separated by semicolons, then the number of samples.
     """
-    counts: Counter[str] = Counter()
+    counts: Counter[str | None] = Counter()
     for line in stacks:
         stack, _, samples = line.rpartition(" ")
-        counts[next((name for name, frame in PHASES.items() if frame in stack), OTHER_THREADS)] += int(samples)
+        phase = next((name for name, frame in PHASES.items() if frame in stack), None)
+        counts[phase] += int(samples)
     engine = sum(counts[name] for name in PHASES) or 1
-    return {name: counts[name] / engine for name in [*PHASES, OTHER_THREADS]}
+    return {name: counts[name] / engine for name in PHASES}
 
 
 def record(pid: int, form: str, out: Path) -> None:
@@ -55,6 +58,11 @@ def record(pid: int, form: str, out: Path) -> None:
     how = ["--duration", str(SECONDS), "--rate", str(SAMPLES_PER_S), "--format", form]
     command = [str(py_spy), "record", "--pid", str(pid), "--output", str(out), *how]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def without_command(svg: str) -> str:
+    """Return a flame graph with a title in place of py-spy's command line, which names folders of this machine."""
+    return re.sub(r">[^<>]*py-spy record [^<>]*<", ">the worker's threads in a backlog<", svg)
 
 
 def sample(worker: Contestant, form: str, out: Path) -> None:
@@ -75,6 +83,7 @@ def main(svg: Path) -> None:
         raw = place.folder / "stacks.txt"
         sample(worker, "raw", raw)
         sample(worker, "flamegraph", svg)
+        svg.write_text(without_command(svg.read_text(encoding="utf-8")), encoding="utf-8")
         for name, share in shares(raw.read_text().splitlines()).items():
             print(f"{name}: {share:.1%}")
     print(svg, file=sys.stderr)

@@ -14,7 +14,7 @@ from devtools.bench.peers.requests import Request
 from devtools.bench.worker import figures, page
 from devtools.bench.worker.contestant import as_avro, as_json, asks
 from devtools.bench.worker.parts import PARTS
-from devtools.bench.worker.profile import OTHER_THREADS, shares
+from devtools.bench.worker.profile import shares, without_command
 from devtools.bench.worker.slow_puts import SlowPuts
 from worker.events.single_object import SingleObjectCodec
 from worker.events.types import GenerationRequest
@@ -93,7 +93,14 @@ def test_shares_are_of_the_engines_thread() -> None:
     found = shares([f"{tick};step;_predict (worker/engine/denoise.py:80);f 6", f"{tick} 2", "upload (y.py:1) 4"])
     assert found["UNet"] == 0.75
     assert found["the rest of a step"] == 0.25
-    assert found[OTHER_THREADS] == 0.5
+    assert sum(found.values()) == 1.0
+
+
+def test_a_flame_graph_names_no_folder_of_the_machine() -> None:
+    svg = '<text x="1">/home/me/.venv/bin/py-spy record --output a.svg</text><title>a (worker/a.py:1)</title>'
+    assert without_command(svg) == (
+        '<text x="1">the worker\'s threads in a backlog</text><title>a (worker/a.py:1)</title>'
+    )
 
 
 def test_the_pages_tables_are_those_of_the_committed_figures() -> None:
