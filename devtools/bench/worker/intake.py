@@ -9,9 +9,7 @@ What is compared is processor time, librdkafka's threads included, from the firs
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +18,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from devtools.bench.worker.intake_faststream import run_faststream
 from devtools.bench.worker.intake_ours import run_ours
+from devtools.bench.worker.record_watch import Stopwatch
 from devtools.local.kafka import KafkaCluster
 from worker.events.single_object import SingleObjectCodec
 from worker.events.types import GenerationRequest
@@ -28,51 +27,9 @@ from worker.topics import Topics
 
 RECORDS = 20_000
 PARTITIONS = 4
-TIMEOUT_S = 120.0
+FILL_TIMEOUT_S = 120.0
 
 _numbers = count()
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Seconds per record: of the process's threads together, and of the clock."""
-
-    cpu_s: float
-    wall_s: float
-
-
-class Stopwatch:
-    """Counts records; what comes before the first one, such as joining a group, is not measured."""
-
-    def __init__(self, records: int) -> None:
-        self._records = records
-        self._come = 0
-        self._began = self._ended = (0.0, 0.0)
-        self._deadline = time.monotonic() + TIMEOUT_S
-
-    def tick(self) -> None:
-        """A record has been dealt with."""
-        self._come += 1
-        if self._come == 1:
-            self._began = time.process_time(), time.monotonic()
-        if self.is_over:
-            self._ended = time.process_time(), time.monotonic()
-
-    @property
-    def is_over(self) -> bool:
-        """Whether all have come."""
-        return self._come >= self._records
-
-    def wants_more(self) -> bool:
-        """Whether some are still to come. Raises TimeoutError when they do not."""
-        if time.monotonic() > self._deadline:
-            raise TimeoutError(f"{self._come} of {self._records} records came in {TIMEOUT_S:.0f} s")
-        return not self.is_over
-
-    def cost(self) -> Cost:
-        """What each record but the first has cost."""
-        cpu, wall = (end - begin for begin, end in zip(self._began, self._ended, strict=True))
-        return Cost(cpu / (self._records - 1), wall / (self._records - 1))
 
 
 Run = Callable[[str, str, Topics, Stopwatch], None]
@@ -118,7 +75,7 @@ def fill(servers: str, topic: str, records: int) -> None:
         value, _ = codec.encode(request, topic=topic)
         producer.produce(topic, key=request.job_id.encode(), value=value, partition=number % PARTITIONS)
         producer.poll(0)
-    if producer.flush(TIMEOUT_S):
+    if producer.flush(FILL_TIMEOUT_S):
         raise TimeoutError("the broker took too long for the requests")
 
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from fastavro import schemaless_reader
 from faststream.confluent import KafkaBroker, KafkaMessage
 
+from devtools.bench.worker.record_watch import Stopwatch
 from worker.events.schemas import current
 from worker.events.types import GenerationRequest
 from worker.topics import Topics
-
-if TYPE_CHECKING:
-    from devtools.bench.worker.intake import Stopwatch
 
 # Of single-object encoding, before the record.
 _PREFIX_BYTES = 10
@@ -29,7 +27,7 @@ def run_faststream(servers: str, group: str, topics: Topics, watch: Stopwatch) -
 
 async def _run(servers: str, group: str, topic: str, watch: Stopwatch) -> None:
     # Without a line in its log for each record, which is its most expensive part.
-    broker = KafkaBroker(servers, logger=None)
+    broker = KafkaBroker(servers, logger=None, allow_auto_create_topics=False)
     schema = current()[GenerationRequest].parsed
 
     async def decode(message: KafkaMessage, _original: Callable[[KafkaMessage], Awaitable[Any]]) -> Any:

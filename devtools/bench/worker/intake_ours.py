@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from devtools.bench.fleet.workers import SoundCluster
+from devtools.bench.worker.record_watch import Stopwatch
 from worker.cluster.checker import ClusterChecker
 from worker.connections import RealConnections
 from worker.delivery.upload import PictureStore
@@ -22,9 +23,6 @@ from worker.settings import Settings
 from worker.telemetry.health import Health
 from worker.threads import SystemThreads
 from worker.topics import Topics
-
-if TYPE_CHECKING:
-    from devtools.bench.worker.intake import Stopwatch
 
 
 class _Finish:

@@ -7,8 +7,9 @@ from functools import partial
 
 import pytest
 
-from devtools.bench.worker import intake
-from devtools.bench.worker.intake import Stopwatch, compare, run_ours
+from devtools.bench.worker import intake, record_watch
+from devtools.bench.worker.intake import compare, run_ours
+from devtools.bench.worker.record_watch import Stopwatch
 from devtools.local.embedded import EmbeddedBroker
 from worker.topics import Topics
 
@@ -21,7 +22,6 @@ EMBEDDED = {
 
 
 def test_each_contestant_takes_every_record(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("faststream")
     monkeypatch.setattr(intake, "run_ours", partial(run_ours, **EMBEDDED))
     topics = Topics("bench.")
     with EmbeddedBroker() as broker:
@@ -45,7 +45,7 @@ def test_what_comes_before_the_first_record_and_after_the_last_is_not_measured(m
 
 def test_records_that_do_not_come_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     watch = Stopwatch(3)
-    monkeypatch.setattr(intake, "TIMEOUT_S", -1.0)
+    monkeypatch.setattr(record_watch, "TIMEOUT_S", -1.0)
     with pytest.raises(TimeoutError, match="0 of 3"):
         Stopwatch(3).wants_more()
     assert watch.wants_more()
