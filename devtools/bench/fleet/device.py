@@ -100,7 +100,9 @@ class SteppedDevice:
     def _picture(self, job: Job) -> np.ndarray[Any, np.dtype[np.uint8]]:
         size = job.request.height, job.request.width
         if size not in self._pixels:
-            self._pixels[size] = np.zeros((*size, 3), np.uint8)
+            # A ramp of greys: a picture of one colour would be refused.
+            ramp = np.linspace(0, 255, size[1]).astype(np.uint8)
+            self._pixels[size] = np.ascontiguousarray(np.broadcast_to(ramp[:, None], (*size, 3)))
         return self._pixels[size]
 
     def wait(self, timeout_s: float) -> None:

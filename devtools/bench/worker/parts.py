@@ -18,6 +18,8 @@ PARTS: Mapping[str, str] = {
     "idle": "devtools.bench.worker.idle",
     "intake": "devtools.bench.worker.intake",
     "growth": "devtools.bench.worker.growth",
+    "startup": "devtools.bench.worker.startup",
+    "costs": "devtools.bench.worker.costs",
 }
 
 
