@@ -24,6 +24,7 @@ BUCKET = "bench-pictures"
 PARTITIONS = 4
 STOP_GRACE_S = 20.0
 _ANSWER_S = 2.0
+_TELLING = ("operation", "result")
 # As `python -m worker run`, but for the model.
 _PROGRAM = """
 import sys
@@ -81,10 +82,13 @@ class OneWorker:
             return False
 
     def counters(self) -> dict[tuple[str, str], float]:
-        """The samples of `/metrics` with at most one label, by name and that label's value."""
-        families = text_string_to_metric_families(self._get("/metrics").decode())
-        samples = (sample for family in families for sample in family.samples if len(sample.labels) <= 1)
-        return {(sample.name, next(iter(sample.labels.values()), "")): sample.value for sample in samples}
+        """The samples of `/metrics`, by name and by the label that tells what was done or how it ended, if there is one."""
+        found: dict[tuple[str, str], float] = {}
+        for family in text_string_to_metric_families(self._get("/metrics").decode()):
+            for sample in family.samples:
+                label = next((sample.labels[name] for name in _TELLING if name in sample.labels), "")
+                found[sample.name, label] = found.get((sample.name, label), 0.0) + sample.value
+        return found
 
     def stop(self) -> None:
         """Drain and end it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from devtools.local.embedded import EmbeddedBroker
 from worker.topics import Topics
 
 RECORDS = 40
-EMBEDDED = {
+EMBEDDED: Any = {
     "kafka_group_protocol": "classic",
     "kafka_fetch_wait_max_ms": "10",
     "kafka_session_timeout_ms": "6000",
