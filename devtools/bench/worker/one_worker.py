@@ -82,7 +82,7 @@ class OneWorker:
             return False
 
     def counters(self) -> dict[tuple[str, str], float]:
-        """The samples of `/metrics`, by name and by the label that tells what was done or how it ended, if there is one."""
+        """The samples of `/metrics`, by name and by the label that tells what was done or how it ended, if any."""
         found: dict[tuple[str, str], float] = {}
         for family in text_string_to_metric_families(self._get("/metrics").decode()):
             for sample in family.samples:
