@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from devtools.bench.worker import intake, record_watch
-from devtools.bench.worker.intake import compare, run_ours
+from devtools.bench.worker.intake import compare
+from devtools.bench.worker.intake_ours import run_ours
 from devtools.bench.worker.record_watch import Stopwatch
 from devtools.local.embedded import EmbeddedBroker
 from worker.topics import Topics
