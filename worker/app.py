@@ -34,7 +34,7 @@ from worker.lifecycle import Lifecycle
 from worker.presets import preset_named
 from worker.reading import make_input, make_reading
 from worker.rule_files import read_rules
-from worker.runtime import Worker, serve_until_signal
+from worker.runtime import ROUNDS, Worker, serve_until_signal
 from worker.settings import Settings
 from worker.signals import Signals, StoppedEarly
 from worker.telemetry import gpu, logs, metrics
@@ -121,6 +121,7 @@ def build(
         connections,
         threads,
         is_failing=lambda: lifecycle.publisher.is_failing,
+        rounds=ROUNDS,
     )
     watch = reading.watch
     cancellations = CancellationReader(

@@ -27,6 +27,8 @@ from worker.threads import EXIT_CRASHED, Loop, Threads
 _log = structlog.get_logger()
 
 POLL_S = 0.02
+# How often each member is polled in a round while records come: what a round does beside is paid once for all of them.
+ROUNDS = 4
 JOIN_S = 10.0
 # For leaving the group with all members: all is committed by then, and one that does not say goodbye is only missed
 # later.

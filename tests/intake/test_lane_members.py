@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from worker.intake.lane_members import RENEW_AFTER_S, LaneMembers, Renewal, cause_of, has_given_up, is_replaced
+from worker.intake.lane_members import (
+    METADATA_FOR_S,
+    RENEW_AFTER_S,
+    LaneMembers,
+    Renewal,
+    cause_of,
+    has_given_up,
+    is_replaced,
+)
 from worker.intake.membership import QUIET_S
 from worker.intake.patience import Patience
 
@@ -302,3 +311,26 @@ def test_all_that_hang_take_no_more_than_the_time_for_all() -> None:
         site.hanging.add(consumer.close)
     site.members.leave(cast("Any", site), 20.0)
     assert site.now == pytest.approx(20.0)
+
+
+def test_group_metadata_is_looked_up_again_after_a_while_and_at_once_after_a_rebalance() -> None:
+    """librdkafka's thread answers each look-up, and a loop of polls would do little else."""
+    site = Site()
+    site.subscribe()
+    consumer = site.consumers["high"]
+    before = site.members.metadata(0.0)
+    looks: list[str] = []
+    for topic, each in site.consumers.items():
+        each.consumer_group_metadata = partial(_noted, looks, topic)  # type: ignore[method-assign]
+    assert site.members.metadata(METADATA_FOR_S / 2) is before
+    assert looks == []
+    site.members.metadata(METADATA_FOR_S)
+    assert looks == list(TOPICS)
+    consumer.callbacks["on_assign"](consumer, [])
+    site.members.metadata(METADATA_FOR_S)
+    assert looks == [*TOPICS, *TOPICS]
+
+
+def _noted(looks: list[str], topic: str) -> bytes:
+    looks.append(topic)
+    return JOINED

@@ -234,3 +234,30 @@ def test_each_guilty_job_is_given_up_after_its_last_start_and_no_innocent_one_is
     assert guilty <= failed <= guilty | excused
     assert all(fleet.starts[number] == limit for number in failed)
     assert fleet.crashes <= limit * len(guilty)
+
+
+class TestExpiry:
+    def test_a_job_is_told_as_expired_until_it_is_withdrawn_in_the_order_of_lanes(self) -> None:
+        late, soon = job(1, NORMAL, expires_at=NOW + 1), job(2, URGENT, expires_at=NOW + 2)
+        starts = queue(late, soon, job(3), job(4, expires_at=NOW + 9))
+        assert starts.expired(NOW + 1) == []
+        assert starts.expired(NOW + 3) == starts.expired(NOW + 3) == [soon, late]
+        starts.withdraw(soon.origin)
+        assert starts.expired(NOW + 3) == [late]
+
+    def test_one_that_was_started_or_came_again_does_not_expire_by_its_old_time(self) -> None:
+        one = job(1, expires_at=NOW + 1)
+        starts = queue(one)
+        starts.next(NOW)
+        assert starts.expired(NOW + 2) == []
+        starts.leave(one.origin)
+        starts.add(job(1, expires_at=NOW + 5), alone=False)
+        assert starts.expired(NOW + 2) == []
+
+    def test_jobs_that_have_left_long_before_they_expire_are_not_kept(self) -> None:
+        starts = queue(room=0)
+        for number in range(1_000):
+            each = job(number, expires_at=NOW + 1e6)
+            starts.add(each, alone=False)
+            starts.leave(each.origin)
+        assert len(starts._expiring) < 100

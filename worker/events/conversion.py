@@ -106,8 +106,13 @@ def _mapping(keys: type, values: type, value: Any) -> Mapping[Any, Any]:
 
 
 def _symbol(cls: type[Enum], value: Any) -> Enum:
-    text = _exactly(str, value)
-    return next((member for member in cls if member.value == text), cls["UNKNOWN"])
+    found = _members(cls).get(_exactly(str, value))
+    return cls["UNKNOWN"] if found is None else found
+
+
+@cache
+def _members(cls: type[Enum]) -> Mapping[str, Enum]:
+    return {member.value: member for member in cls}
 
 
 def _instant(value: Any) -> datetime:

@@ -99,6 +99,7 @@ class Intake:
         self._hooks = hooks
         self._settings = settings
         self._lanes = dict(zip(topics, Lane, strict=True))
+        self._requests = {topic: metrics.REQUESTS.labels(lane.label) for topic, lane in self._lanes.items()}
         self._now = now
         self._on_delivered = on_delivered
         self._on_error = on_error
@@ -180,7 +181,7 @@ class Intake:
             self._hooks.commit_soon(key)
         self._log.on_position(key)
         if origin is not None:
-            metrics.REQUESTS.labels(self._lanes[record.topic].label).inc()
+            self._requests[record.topic].inc()
             self._on_delivered(*key, record.offset, self._now() if record.written_at is None else record.written_at)
             self._reader.take(record, origin)
 

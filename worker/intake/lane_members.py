@@ -30,6 +30,9 @@ OnPartitions = Callable[[list[TopicPartition]], None]
 
 # How long after a member has given up a new one takes its place.
 RENEW_AFTER_S = 10.0
+# How long a look at the group metadata counts while nothing is rebalanced: librdkafka's own thread answers each, which
+# takes longer than to decode a record.
+METADATA_FOR_S = 0.02
 _CLOSE_S = 5.0
 # confluent-kafka tells of a fatal error of a consumer only in words what it is.
 _NO_RIGHT = KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED).str()
@@ -89,6 +92,7 @@ class LaneMembers:
         self._patience = patience
         self._first = {topic: FirstAssignment() for topic in consumers}
         self._metadata: Mapping[str, Any] = MappingProxyType({})
+        self._metadata_until = float("-inf")
         # A member that is left behind while it leaves may call back when it is another's turn.
         self._one_callback = threading.RLock()
         self._calling_back: str | None = None
@@ -123,6 +127,7 @@ class LaneMembers:
                     then()
                 finally:
                     self._calling_back = None
+                    self._metadata_until = float("-inf")
 
         return callback
 
@@ -169,10 +174,14 @@ class LaneMembers:
         return self._consumers[topic].poll(timeout_s) if self._is_in_use(topic) else None
 
     def metadata(self, now: float) -> Mapping[str, Any]:
-        """The group metadata for transactions by topic, as it is now. `now` in seconds.
+        """The group metadata for transactions by topic, not older than the last rebalance. `now` in seconds.
 
-        What is returned does not change any more, so it stands for one moment.
+        What is returned does not change any more, so it stands for one moment. An older one is harmless: the brokers
+        refuse it where the member's epoch has changed since.
         """
+        if now < self._metadata_until and self._calling_back is None and not self._leaving:
+            return self._metadata
+        self._metadata_until = now + METADATA_FOR_S
         fresh = {}
         for topic, consumer in self._consumers.items():
             # librdkafka leaves this call without an answer where the member leaves just then (its `cgrp_op_serve` drops

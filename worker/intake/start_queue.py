@@ -11,6 +11,7 @@ were there when another job killed the process.
 
 from __future__ import annotations
 
+import heapq
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from worker.job import Job, Lane, Origin, Room
 OVERTAKEN_MAX = 16
 # A suspect with more crashes than this runs alone even where the limit would allow it more.
 _CRASHES_IN_COMPANY = 1
+# Entries of jobs that have left are thrown out of the heap once they are most of so many.
+_HEAP_MIN = 64
 
 
 def is_lone(starts: int, limit: int) -> bool:
@@ -49,7 +52,7 @@ class _Started:
 
 @dataclass(slots=True)
 class StartQueue:
-    """Its owner holds a lock around each call.
+    """Its owner holds a lock around each call. None takes longer the more jobs wait, but for `waiting`.
 
     Args:
         bounds_s: the wait by lane beyond which the engine owes a lane its share, so that its first job is started.
@@ -62,12 +65,20 @@ class StartQueue:
         default_factory=lambda: {lane: OrderedDict() for lane in Lane}
     )
     _started: dict[Origin, _Started] = field(default_factory=dict)
+    # The waiting jobs that have to run alone; those that expire, soonest first, some of which may have left.
+    _alone: dict[Origin, _Waiting] = field(default_factory=dict)
+    _expiring: list[tuple[float, int, Job]] = field(default_factory=list)
     _number: int = 0
 
     def add(self, job: Job, *, alone: bool) -> None:
         """A job may be drawn; `alone` is for one whose last start it will be (`is_lone`)."""
         self._number += 1
-        self._lanes[job.lane][job.origin] = _Waiting(job, alone, self._number)
+        entry = self._lanes[job.lane][job.origin] = _Waiting(job, alone, self._number)
+        if alone:
+            self._alone[job.origin] = entry
+        if job.expires_at is not None:
+            heapq.heappush(self._expiring, (job.expires_at, self._number, job))
+            self._forget_left()
 
     def next(self, now: float) -> list[Job]:
         """The jobs whose starts are to be recorded now; they count as started. `now` is in seconds since the epoch."""
@@ -89,6 +100,7 @@ class StartQueue:
 
     def withdraw(self, origin: Origin) -> bool:
         """Take out a job whose start is not recorded; False where it is not here, or started."""
+        self._alone.pop(origin, None)
         return any(lane.pop(origin, None) is not None for lane in self._lanes.values())
 
     def waiting(self) -> list[Job]:
@@ -101,8 +113,25 @@ class StartQueue:
         return tuple(islice(entries, count))
 
     def expired(self, now: float) -> list[Job]:
-        """The waiting jobs whose `expires_at` has passed."""
-        return [job for job in self.waiting() if job.expires_at is not None and now > job.expires_at]
+        """The waiting jobs whose `expires_at` has passed, in the order of `waiting`."""
+        passed = []
+        while self._expiring and self._expiring[0][0] < now:
+            passed.append(heapq.heappop(self._expiring))
+        still = [entry for entry in passed if self._is_waiting(entry)]
+        for entry in still:
+            heapq.heappush(self._expiring, entry)
+        return [job for _, _, job in sorted(still, key=lambda entry: (entry[2].lane, entry[1]))]
+
+    def _is_waiting(self, expiring: tuple[float, int, Job]) -> bool:
+        _, number, job = expiring
+        entry = self._lanes[job.lane].get(job.origin)
+        return entry is not None and entry.number == number
+
+    def _forget_left(self) -> None:
+        count = len(self._expiring)
+        if count > _HEAP_MIN and count > 2 * sum(map(len, self._lanes.values())):
+            self._expiring = [entry for entry in self._expiring if self._is_waiting(entry)]
+            heapq.heapify(self._expiring)
 
     def _eligible(self, now: float) -> Iterator[_Waiting]:
         """The entries to start; each is started before the next one is looked at."""
@@ -112,7 +141,8 @@ class StartQueue:
                 yield passed_by
             return
         for entries in self._lanes.values():
-            for entry in list(entries.values()):
+            while entries:
+                entry = next(iter(entries.values()))
                 if not self._has_room(entry.job, now):
                     break
                 if self._has_to_be_apart(entry):
@@ -121,8 +151,8 @@ class StartQueue:
                 yield entry
 
     def _overtaken_too_often(self) -> _Waiting | None:
-        entries = (entry for lane in self._lanes.values() for entry in lane.values())
-        return next((entry for entry in entries if entry.overtaken >= OVERTAKEN_MAX), None)
+        often = (entry for entry in self._alone.values() if entry.overtaken >= OVERTAKEN_MAX)
+        return min(often, key=lambda entry: (entry.job.lane, entry.number), default=None)
 
     def _has_room(self, job: Job, now: float) -> bool:
         in_engine = [other.lane for other in self._started.values() if not other.drawn]
@@ -136,9 +166,9 @@ class StartQueue:
 
     def _start(self, entry: _Waiting) -> None:
         job = entry.job
-        del self._lanes[job.lane][job.origin]
+        self.withdraw(job.origin)
         self._started[job.origin] = _Started(job.lane, entry.alone)
-        for other in (other for lane in self._lanes.values() for other in lane.values() if other.alone):
+        for other in self._alone.values():
             if entry.alone:
                 other.overtaken = 0
             elif other.job.lane > job.lane and other.number < entry.number:

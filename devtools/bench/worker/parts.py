@@ -16,6 +16,10 @@ Measure = Callable[[int], dict[str, list[float]]]
 PARTS: Mapping[str, str] = {
     "efficiency": "devtools.bench.worker.efficiency",
     "idle": "devtools.bench.worker.idle",
+    "intake": "devtools.bench.worker.intake",
+    "growth": "devtools.bench.worker.growth",
+    "startup": "devtools.bench.worker.startup",
+    "costs": "devtools.bench.worker.costs",
 }
 
 
