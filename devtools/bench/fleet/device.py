@@ -95,7 +95,8 @@ class SteppedDevice:
         drawing = entry[2]
         began_at = drawing.began_at or time.time()
         timing = Timing(0.0, time.time() - began_at, self._picture_s, began_at)
-        self._hooks.on_pixels(Picture(drawing.job, self._picture(drawing.job), timing))
+        fingerprints = {name: "stand-in" for name, _ in drawing.job.loras}
+        self._hooks.on_pixels(Picture(drawing.job, self._picture(drawing.job), timing, fingerprints))
 
     def _picture(self, job: Job) -> np.ndarray[Any, np.dtype[np.uint8]]:
         size = job.request.height, job.request.width
