@@ -167,7 +167,8 @@ def build(
 def engine_maker(settings: Settings, model: SdxlModel, info: ModelInfo, fast: FastPath | None = None) -> MakeEngine:
     """What makes the real engine around a loaded model, which `info` describes."""
     from worker.engine.loop import StepEngine
-    from worker.engine.schedule import ROWS_MAX, Policy, StepScheduler
+    from worker.engine.schedule.policy import ROWS_MAX, Policy
+    from worker.engine.schedule.scheduler import StepScheduler
 
     policy = Policy(
         rows_max=ROWS_MAX if settings.deterministic else settings.slots or UNPADDED_ROWS,

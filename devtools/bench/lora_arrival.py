@@ -29,7 +29,8 @@ from devtools.models.tiny import write_tiny
 from worker.engine.denoise import Denoiser
 from worker.engine.loop import StepEngine
 from worker.engine.pipeline import SdxlModel
-from worker.engine.schedule import Policy, StepScheduler
+from worker.engine.schedule.policy import Policy
+from worker.engine.schedule.scheduler import StepScheduler
 from worker.events.types import GenerationRequest
 from worker.job import EngineHooks, Failure, Job, Picture
 from worker.lora_method import LoraMethods, LoraMode

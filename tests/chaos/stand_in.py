@@ -21,7 +21,7 @@ from worker.errors import ErrorCode
 from worker.job import EngineHooks, Failure, Job, Origin, Picture, Timing
 from worker.settings import Settings
 
-# As `worker.engine.schedule.START_AHEAD_S`.
+# As `worker.engine.schedule.room.START_AHEAD_S`.
 AHEAD_S = 0.5
 
 

@@ -19,7 +19,8 @@ from devtools.bench.schedule.story import Story, lines
 from devtools.bench.schedule.traffic import backlog, poisson
 from worker.cli import app
 from worker.engine.cost import Group, Stage
-from worker.engine.schedule import Segment, StepScheduler
+from worker.engine.schedule.rows import Segment
+from worker.engine.schedule.scheduler import StepScheduler
 from worker.job import Lane
 
 SMALL = Group(Stage.BASE, 8, 8)
@@ -29,7 +30,7 @@ BOUNDS = (10.0, 20.0, 50.0)
 
 def filled(policy: str, slots: int, rows: Sequence[tuple[str, Lane]], steps: int = 2) -> StepScheduler:
     scheduler = make(policy, BOUNDS)
-    scheduler.resize(slots)
+    scheduler.sizes.rows_max = slots
     for key, lane in rows:
         scheduler.submit(key, lane, [Segment(SMALL, steps)], 0.0)
     return scheduler

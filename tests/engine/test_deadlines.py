@@ -14,7 +14,8 @@ from tests.engine.scenario import SLOTS, make_job, stage
 from worker.engine.cost import Group, Stage
 from worker.engine.loop import StepEngine
 from worker.engine.pipeline import SdxlModel
-from worker.engine.schedule import Policy, StepScheduler
+from worker.engine.schedule.policy import Policy
+from worker.engine.schedule.scheduler import StepScheduler
 from worker.errors import ErrorCode
 from worker.job import EngineHooks, Lane
 

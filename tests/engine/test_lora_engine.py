@@ -24,7 +24,8 @@ from worker.engine.loop import StepEngine
 from worker.engine.lora.cache import Loras
 from worker.engine.pipeline import SdxlModel
 from worker.engine.row import Row
-from worker.engine.schedule import Policy, StepScheduler
+from worker.engine.schedule.policy import Policy
+from worker.engine.schedule.scheduler import StepScheduler
 from worker.errors import ErrorCode
 from worker.events.types import GenerationRequest
 from worker.job import EngineHooks, Failure, Job, Lane, Origin, Picture

@@ -12,7 +12,7 @@ from worker.errors import ErrorCode
 from worker.job import EngineHooks, Failure, Job, Lane, Origin, Picture, Room, Timing
 
 SIDE = 8
-# As `worker.engine.schedule.START_AHEAD_S`.
+# As `worker.engine.schedule.room.START_AHEAD_S`.
 _AHEAD_S = 0.5
 
 

@@ -9,7 +9,7 @@ from worker.engine.ahead import Ahead
 from worker.engine.lora.cache import LoraCache
 from worker.engine.planning import Plan
 from worker.engine.row import Row
-from worker.engine.schedule import StepScheduler
+from worker.engine.schedule.scheduler import StepScheduler
 from worker.errors import ErrorCode
 from worker.job import EngineHooks, Failure, Job, Lane, Origin, Picture
 from worker.telemetry import metrics

@@ -23,7 +23,7 @@ from worker.engine.pipeline import SdxlModel
 from worker.engine.planning import Planner
 from worker.engine.preparation import Preparation
 from worker.engine.relief import MemoryRelief
-from worker.engine.schedule import StepScheduler
+from worker.engine.schedule.scheduler import StepScheduler
 from worker.engine.stepping import Stepper
 from worker.engine.unet_step import UNetStep
 from worker.errors import ErrorCode, RequestRejected
@@ -68,7 +68,7 @@ class StepEngine:
         self._stopwatch = stopwatch
         self._inbox = Inbox()
         self._ahead = Ahead(model, accelerator, stopwatch)
-        self._ladder = MemoryLadder(model, scheduler.policy.rows_max)
+        self._ladder = MemoryLadder(model, scheduler.sizes.rows_max)
         self._planner = Planner(model, scheduler, fast, calls, clock)
         self._jobs = LiveJobs(scheduler, self._ahead, loras, hooks)
         self._arrivals = Arrivals(
@@ -115,7 +115,7 @@ class StepEngine:
         now = self._clock()
         self._early_ends.expire(now)
         with torch.inference_mode():
-            self._scheduler.merged = self._merging.merged
+            self._scheduler.lanes.merged = self._merging.merged
             batch = cast("tuple[Origin, ...]", self._scheduler.choose(self._stopwatch(), self._merging.is_ready))
             held_up = cast("Origin | None", self._scheduler.held_up)
             self._hooks.on_room(self._room())

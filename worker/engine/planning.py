@@ -11,7 +11,8 @@ from worker.call_sizes import CallSizes
 from worker.engine.checkpoint import Checkpoint
 from worker.engine.compiled.fast_path import FastPath
 from worker.engine.pipeline import SdxlModel
-from worker.engine.schedule import Segment, StepScheduler
+from worker.engine.schedule.rows import Segment
+from worker.engine.schedule.scheduler import StepScheduler
 from worker.errors import ErrorCode, RequestRejected
 from worker.job import Job
 from worker.telemetry import logs, metrics
@@ -104,7 +105,9 @@ class Planner:
         needed, left = self._scheduler.shortest(job.lane, segments), job.expires_at - self._clock()
         if needed > left:
             if left > 0:
-                self._scheduler.doubt(segments)
+                # No measurement will put right what refuses a job.
+                for segment in segments:
+                    self._scheduler.cost.doubt(segment.group)
             raise RequestRejected(
                 ErrorCode.EXPIRED,
                 f"expires_at cannot be met: the picture needs at least {needed:.1f} s from now",

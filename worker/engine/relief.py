@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from worker.engine.ahead import Ahead
 from worker.engine.live_jobs import LiveJobs
 from worker.engine.memory import MemoryLadder
-from worker.engine.schedule import StepScheduler
+from worker.engine.schedule.scheduler import StepScheduler
 from worker.engine.unet_step import UNetStep
 from worker.errors import ErrorCode
 from worker.job import Origin
@@ -56,5 +56,5 @@ class MemoryRelief:
     def _resize(self) -> None:
         """Give the scheduler the batch size of the ladder's rung."""
         metrics.MEMORY_RUNG.set(self._ladder.rung)
-        self._scheduler.resize(self._ladder.rows_max)
+        self._scheduler.sizes.rows_max = self._ladder.rows_max
         self._unet_step.forget()

@@ -18,7 +18,8 @@ from worker.call_sizes import CallSizes
 from worker.engine.loop import StepEngine
 from worker.engine.pipeline import SdxlModel
 from worker.engine.row import Row
-from worker.engine.schedule import Counts, Policy, StepScheduler
+from worker.engine.schedule.policy import Policy
+from worker.engine.schedule.scheduler import Counts, StepScheduler
 from worker.errors import ErrorCode
 from worker.job import EngineHooks, Failure, Job, Picture
 from worker.models.load import load_base, load_refiner

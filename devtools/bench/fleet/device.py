@@ -24,7 +24,7 @@ from worker.errors import ErrorCode
 from worker.job import EngineHooks, Failure, Job, Origin, Picture, Timing
 
 STEPS = 30
-# As `worker.engine.schedule.START_AHEAD_S`, at a tenth: jobs in the engine for the time that a start takes.
+# As `worker.engine.schedule.room.START_AHEAD_S`, at a tenth: jobs in the engine for the time that a start takes.
 AHEAD_S = 0.1
 
 # Told when a job is drawn for the first time: the job, the time, and whether that changed the LoRAs.

@@ -15,7 +15,8 @@ from devtools.bench.schedule.simulate import STEPS, bench_job
 from devtools.bench.schedule.traffic import Arrival
 from worker.engine.loop import StepEngine
 from worker.engine.pipeline import SdxlModel
-from worker.engine.schedule import Policy, StepScheduler
+from worker.engine.schedule.policy import Policy
+from worker.engine.schedule.scheduler import StepScheduler
 from worker.job import EngineHooks, Lane
 
 # Seconds of a UNet call of one guided 1024² row on an H100: 2.26 pictures of 20 steps per second (MLPerf v5.1) give
