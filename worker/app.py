@@ -30,7 +30,7 @@ from worker.intake.cancellations import CancellationReader
 from worker.intake.cancelled_jobs import CancelledJobs
 from worker.intake.request_reader import RequestReader
 from worker.job import MakeEngine
-from worker.lifecycle import Lifecycle
+from worker.lifecycle.lifecycle import Lifecycle
 from worker.presets import preset_named
 from worker.reading import make_input, make_reading
 from worker.rule_files import read_rules
@@ -116,7 +116,7 @@ def build(
     reading = make_reading(
         source,
         RequestReader(ledger, codec, rules, lifecycle, source.lanes, threads.now),
-        lifecycle,
+        lifecycle.partitions,
         settings,
         connections,
         threads,
