@@ -19,13 +19,16 @@ from worker.delivery.messages import MessageWriter
 from worker.delivery.publish import Start
 from worker.delivery.retry_queue import RetryQueue
 from worker.delivery.stored_manifest import load_manifest
+from worker.engine_interface import EngineHooks
 from worker.errors import ErrorCode, StoreUnavailable
 from worker.events.types import GenerationCompleted, GenerationFailed, GenerationRequest, GenerationStatus, JobStatus
+from worker.failure import Failure
 from worker.intake.cancelled_jobs import CancelledJobs
 from worker.intake.ledger import Ledger
 from worker.intake.patience import Patience
-from worker.job import EngineHooks, Failure, Job, Lane, Notice, Origin, Outcome
+from worker.job import Job, Lane, Origin
 from worker.lifecycle.lifecycle import Lifecycle
+from worker.outcome import Notice, Outcome
 from worker.poll_waits import PollWaits
 from worker.telemetry.job_log import JobLog
 from worker.topics import Topics

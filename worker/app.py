@@ -23,13 +23,13 @@ from worker.delivery.upload import PictureStore
 from worker.dispatch.reporter import Reporter
 from worker.dispatch.work import STANDARD_SIDE
 from worker.engine.safety import make_screen
+from worker.engine_interface import MakeEngine
 from worker.errors import StoreUnavailable
 from worker.events.codec import make_codec
 from worker.intake.admit import AdmissionRules
 from worker.intake.cancellations import CancellationReader
 from worker.intake.cancelled_jobs import CancelledJobs
 from worker.intake.request_reader import RequestReader
-from worker.job import MakeEngine
 from worker.lifecycle.lifecycle import Lifecycle
 from worker.presets import preset_named
 from worker.reading import make_input, make_reading

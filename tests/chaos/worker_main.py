@@ -10,8 +10,9 @@ from pathlib import Path
 
 from tests.chaos import one_member, stand_in, trace
 from worker import app
+from worker.engine_interface import EngineHooks
 from worker.errors import StartupError
-from worker.job import EngineHooks, Picture
+from worker.picture import Picture
 from worker.settings import Settings, load_settings
 
 EXIT_CANNOT_START = 2

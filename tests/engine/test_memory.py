@@ -19,8 +19,9 @@ from worker.engine import gauges, memory
 from worker.engine.memory import Rung
 from worker.engine.pipeline import SdxlModel
 from worker.errors import ErrorCode
-from worker.job import Lane, Picture
+from worker.job import Lane
 from worker.models.load import load_base, load_refiner
+from worker.picture import Picture
 from worker.telemetry import metrics
 
 pytestmark = pytest.mark.slow

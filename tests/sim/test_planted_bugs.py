@@ -23,8 +23,9 @@ from worker.intake import consumer_proxy
 from worker.intake.end_watch import EndWatch
 from worker.intake.lane_members import LaneMembers
 from worker.intake.ledger import Commit, Ledger, TopicPartition
-from worker.job import Job, Origin, Picture
+from worker.job import Job, Origin
 from worker.lifecycle.storing import Storing
+from worker.picture import Picture
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,8 @@ from worker.engine.relief import MemoryRelief
 from worker.engine.row import Row
 from worker.engine.schedule.scheduler import StepScheduler
 from worker.errors import RequestRejected
-from worker.job import Origin, Picture, Timing
+from worker.job import Origin
+from worker.picture import Picture, Timing
 from worker.telemetry import logs, metrics
 
 

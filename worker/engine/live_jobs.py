@@ -10,8 +10,11 @@ from worker.engine.lora.cache import LoraCache
 from worker.engine.planning import Plan
 from worker.engine.row import Row
 from worker.engine.schedule.scheduler import StepScheduler
+from worker.engine_interface import EngineHooks
 from worker.errors import ErrorCode
-from worker.job import EngineHooks, Failure, Job, Lane, Origin, Picture
+from worker.failure import Failure
+from worker.job import Job, Lane, Origin
+from worker.picture import Picture
 from worker.telemetry import metrics
 
 

@@ -26,13 +26,15 @@ from worker.engine.relief import MemoryRelief
 from worker.engine.schedule.scheduler import StepScheduler
 from worker.engine.stepping import Stepper
 from worker.engine.unet_step import UNetStep
+from worker.engine_interface import EngineHooks, Room
 from worker.errors import ErrorCode, RequestRejected
-from worker.job import EngineHooks, Failure, Job, Lane, Origin, Room
+from worker.failure import Failure
+from worker.job import Job, Lane, Origin
 from worker.telemetry import metrics
 
 
 class StepEngine:
-    """Owns the device and implements `job.Engine`, one UNet step at a time.
+    """Owns the device and implements `engine_interface.Engine`, one UNet step at a time.
 
     Args:
         clock: the time of day, by which deadlines count.

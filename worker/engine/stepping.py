@@ -13,7 +13,8 @@ from worker.engine.preparation import JobEnded, Preparation
 from worker.engine.relief import MemoryRelief
 from worker.engine.schedule.scheduler import StepScheduler
 from worker.engine.unet_step import UNetStep
-from worker.job import EngineHooks, Origin
+from worker.engine_interface import EngineHooks
+from worker.job import Origin
 from worker.telemetry import metrics
 
 # Progress is told at the start and after each of these parts of the steps.

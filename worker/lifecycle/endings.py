@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from worker.delivery.messages import MessageWriter
 from worker.delivery.publish import Publisher
 from worker.events.types import GenerationCompleted
+from worker.failure import Failure
 from worker.intake.gate import Gate
 from worker.intake.jobs_in_hand import JobsInHand
 from worker.intake.ledger import Ledger
 from worker.intake.start_queue import StartQueue
-from worker.job import Failure, Job, Origin, Outcome
+from worker.job import Job, Origin
+from worker.outcome import Outcome
 from worker.telemetry import metrics
 from worker.telemetry.job_log import JobLog
 from worker.threads import Threads

@@ -11,19 +11,23 @@ from worker.delivery.finish import Finisher
 from worker.delivery.messages import MessageWriter
 from worker.delivery.publish import Publisher, PublisherHooks
 from worker.delivery.retry_queue import RetryQueue
+from worker.engine_interface import EngineHooks, MakeEngine, Room
 from worker.errors import ErrorCode
 from worker.events.types import JobStatus
+from worker.failure import Failure
 from worker.intake.gate import Gate
 from worker.intake.jobs_in_hand import JobsInHand
 from worker.intake.ledger import Ledger
 from worker.intake.start_queue import StartQueue
-from worker.job import EngineHooks, Failure, Job, MakeEngine, Notice, Origin, Original, Outcome, Picture, Room
+from worker.job import Job, Origin
 from worker.lifecycle.endings import Endings
 from worker.lifecycle.look_ups import LookUps
 from worker.lifecycle.ownership import Ownership
 from worker.lifecycle.partitions import PartitionChanges
 from worker.lifecycle.starts import Starts
 from worker.lifecycle.storing import Storing
+from worker.outcome import Notice, Original, Outcome
+from worker.picture import Picture
 from worker.poll_waits import PollWaits
 from worker.telemetry import logs, metrics
 from worker.telemetry.job_log import JobLog

@@ -9,8 +9,9 @@ from worker.delivery.finish import Finisher, IdReused
 from worker.delivery.retry_queue import RetryQueue
 from worker.errors import ErrorCode, RequestRejected
 from worker.events.types import GenerationCompleted, GenerationRequest
+from worker.failure import Failure
 from worker.intake.jobs_in_hand import JobsInHand
-from worker.job import Failure, Job
+from worker.job import Job
 from worker.lifecycle.endings import Endings
 from worker.lifecycle.ownership import Ownership
 from worker.telemetry import logs, metrics

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from worker.delivery.publish import Publisher, Touch
+from worker.engine_interface import Engine
 from worker.intake.gate import Gate
 from worker.intake.ledger import Ledger
 from worker.intake.ledger import TopicPartition as Key
 from worker.intake.start_queue import StartQueue
-from worker.job import Engine
 from worker.lifecycle.endings import Endings
 from worker.lifecycle.ownership import Ownership
 from worker.poll_waits import PollWaits

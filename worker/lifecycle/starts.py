@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from worker.delivery.publish import Publisher, Start
+from worker.engine_interface import Engine, Room
 from worker.errors import ErrorCode
+from worker.failure import Failure
 from worker.intake.ledger import Ledger
 from worker.intake.start_queue import StartQueue, is_lone
-from worker.job import Engine, Failure, Job, Room
+from worker.job import Job
 from worker.lifecycle.endings import Endings
 from worker.lifecycle.ownership import Ownership
 from worker.lifecycle.partitions import PartitionChanges

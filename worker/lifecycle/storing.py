@@ -7,9 +7,11 @@ import structlog
 from worker.delivery.finish import Finisher, IdReused
 from worker.delivery.retry_queue import RetryQueue
 from worker.errors import RequestRejected, StoreUnavailable
-from worker.job import Failure, Job, Picture
+from worker.failure import Failure
+from worker.job import Job
 from worker.lifecycle.endings import Endings
 from worker.lifecycle.ownership import Ownership
+from worker.picture import Picture
 from worker.telemetry import logs
 from worker.threads import Threads
 

@@ -28,7 +28,8 @@ from worker.engine.pipeline import SdxlModel
 from worker.engine.samplers import make_scheduler
 from worker.engine.schedule.policy import Policy
 from worker.engine.schedule.scheduler import StepScheduler
-from worker.job import SCHEDULERS, EngineHooks, Lane
+from worker.engine_interface import EngineHooks
+from worker.job import SCHEDULERS, Lane
 
 _QUEUED = 8
 

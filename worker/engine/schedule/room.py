@@ -6,7 +6,8 @@ from collections.abc import Collection, Sequence
 
 from worker.engine.schedule.rows import QueuedRow, State
 from worker.engine.schedule.sizes import StepSizes
-from worker.job import Lane, Room
+from worker.engine_interface import Room
+from worker.job import Lane
 
 # A row that has no more than these seconds or one step to go gives its place to another, whose start takes one commit.
 START_AHEAD_S = 0.5

@@ -14,8 +14,9 @@ from worker.engine.schedule.room import room
 from worker.engine.schedule.rows import Key, QueuedRow, Segment, State
 from worker.engine.schedule.sizes import StepSizes
 from worker.engine.schedule.strict_order import StrictOrder
+from worker.engine_interface import Room
 from worker.errors import ProtocolError
-from worker.job import Lane, Room
+from worker.job import Lane
 
 
 @dataclass(slots=True)
