@@ -21,7 +21,7 @@ _log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class JobPlan:
     """How a job is drawn.
 
     Args:
@@ -59,7 +59,7 @@ class Planner:
         self._calls = calls
         self._clock = clock
 
-    def plan(self, job: Job) -> Plan:
+    def plan(self, job: Job) -> JobPlan:
         """Plan a job whose LoRAs are pinned.
 
         Raises:
@@ -68,7 +68,7 @@ class Planner:
         segments, compiled = self._sized(job, self._model.segments(job))
         checkpoint, left = self._go_on(job, segments, compiled)
         self._refuse_if_too_late(job, left)
-        return Plan(sum(segment.steps for segment in segments), left, compiled, checkpoint)
+        return JobPlan(sum(segment.steps for segment in segments), left, compiled, checkpoint)
 
     def _sized(self, job: Job, segments: Sequence[Segment]) -> tuple[Sequence[Segment], bool]:
         """`segments` with the size of the calls that `job` is drawn with, and whether those are compiled ones."""
@@ -105,7 +105,7 @@ class Planner:
         needed, left = self._scheduler.shortest(job.lane, segments), job.expires_at - self._clock()
         if needed > left:
             if left > 0:
-                # No measurement will put right what refuses a job.
+                # A job that is not drawn gives no measurement that would correct a bound from a bad time.
                 for segment in segments:
                     self._scheduler.cost.doubt(segment.group)
             raise RequestRejected(
