@@ -30,7 +30,7 @@ BOUNDS = (10.0, 20.0, 50.0)
 
 def filled(policy: str, slots: int, rows: Sequence[tuple[str, Lane]], steps: int = 2) -> StepScheduler:
     scheduler = make(policy, BOUNDS)
-    scheduler.sizes.rows_max = slots
+    scheduler.resize(slots)
     for key, lane in rows:
         scheduler.submit(key, lane, [Segment(SMALL, steps)], 0.0)
     return scheduler

@@ -538,14 +538,14 @@ def test_a_smaller_call_is_measured_apart() -> None:
     submit(s, "a", "b", "c", lane=NORMAL, group=padded)
     for _ in range(4):
         s.observe(s.choose(0.0), 4.0)
-    s.sizes.rows_max = 2
+    s.resize(2)
     assert s.choose(0.0) == ("a", "b")
     assert (padded.padded(2), padded.padded(64)) == (4, 8)
     assert s.shortest(URGENT, [Segment(padded, 1)]) == pytest.approx(2.0)  # in proportion
     for _ in range(4):
         s.observe(("a", "b"), 3.0)
     assert s.shortest(URGENT, [Segment(padded, 1)]) == pytest.approx(3.0)
-    s.sizes.rows_max = 64
+    s.resize(64)
     assert s.shortest(URGENT, [Segment(padded, 1)]) == pytest.approx(4.0)
 
 

@@ -56,5 +56,5 @@ class MemoryRelief:
     def _resize(self) -> None:
         """Give the scheduler the batch size of the ladder's rung."""
         metrics.MEMORY_RUNG.set(self._ladder.rung)
-        self._scheduler.sizes.rows_max = self._ladder.rows_max
+        self._scheduler.resize(self._ladder.rows_max)
         self._unet_step.forget()

@@ -124,6 +124,10 @@ class StepScheduler:
             self._batch = tuple(k for k in self._batch if k != key)
             self.counts.removed += 1
 
+    def resize(self, rows_max: int) -> None:
+        """Change the number of rows that one step may have at most."""
+        self.sizes.rows_max = rows_max
+
     def observe(self, batch: Sequence[Key], seconds: float) -> None:
         """Record that the step of `batch`, which was chosen last, took `seconds`."""
         self.sizes.observe(self.group(batch[0]), len(batch), seconds)
