@@ -19,13 +19,16 @@ from worker.delivery.messages import MessageWriter
 from worker.delivery.publish import Start
 from worker.delivery.retry_queue import RetryQueue
 from worker.delivery.stored_manifest import load_manifest
+from worker.engine_interface import EngineHooks
 from worker.errors import ErrorCode, StoreUnavailable
 from worker.events.types import GenerationCompleted, GenerationFailed, GenerationRequest, GenerationStatus, JobStatus
+from worker.failure import Failure
 from worker.intake.cancelled_jobs import CancelledJobs
 from worker.intake.ledger import Ledger
 from worker.intake.patience import Patience
-from worker.job import EngineHooks, Failure, Job, Lane, Notice, Origin, Outcome
-from worker.lifecycle import Lifecycle
+from worker.job import Job, Lane, Origin
+from worker.lifecycle.lifecycle import Lifecycle
+from worker.outcome import Notice, Outcome
 from worker.poll_waits import PollWaits
 from worker.telemetry.job_log import JobLog
 from worker.topics import Topics
@@ -61,7 +64,7 @@ class Engine:
     queued: list[Job] = field(default_factory=list)
     cancelled: list[tuple[str, str]] = field(default_factory=list)
     expected: list[list[str]] = field(default_factory=list)
-    hooks: EngineHooks | None = None
+    hooks: EngineHooks = field(init=False)
 
     def made(self, hooks: EngineHooks) -> Engine:
         self.hooks = hooks
@@ -108,7 +111,7 @@ class Site:
             revoke_timeout_s=1.0,
             wait_bounds_s=(1.0, 2.0, 5.0),
         )
-        self.lifecycle.on_room((9, 9, 9))
+        self.engine.hooks.on_room((9, 9, 9))
 
     def now(self) -> float:
         return NOW
@@ -225,13 +228,12 @@ REFUSED: list[Callable[[Site], object]] = [
 
 
 def test_the_engine_is_told_who_comes_next_and_its_long_tasks_run_in_the_pool(site: Site) -> None:
-    site.lifecycle.on_room((0, 0, 0))
+    site.engine.hooks.on_room((0, 0, 0))
     first, second = (site.request(job_id=name) for name in ("a", "b"))
-    site.lifecycle.on_room((0, 0, 0))
+    site.engine.hooks.on_room((0, 0, 0))
     assert site.engine.expected == [["a"], ["a", "b"]], "each once, not at every tick"
     assert not site.engine.submitted
     done: list[str] = []
-    assert site.engine.hooks is not None
     for job in (first, second):
         site.engine.hooks.apart(job, lambda job=job: done.append(job.job_id))  # type: ignore[misc]
     assert not done, "not on the engine's thread"
@@ -274,7 +276,7 @@ def test_a_reused_id_that_comes_while_the_first_is_drawn_waits_and_is_refused(si
 
 def test_an_id_without_a_picture_is_free(site: Site) -> None:
     job = site.request()
-    site.lifecycle.on_failed(Failure.of(job, ErrorCode.MODEL_ERROR, "flat"))
+    site.engine.hooks.on_failed(Failure.of(job, ErrorCode.MODEL_ERROR, "flat"))
     site._commit()
     assert site.status.status == "failed"
     site.complete(girl_id="girl-2", prompt="another")
@@ -357,7 +359,7 @@ class TestCancellation:
         site.request()
         site.lifecycle.cancel("job-1")
         assert site.engine.cancelled == [("job-1", "no")]
-        site.lifecycle.on_failed(Failure.of(first, ErrorCode.CANCELLED, "no"))
+        site.engine.hooks.on_failed(Failure.of(first, ErrorCode.CANCELLED, "no"))
         site._commit()
         site.go_on()
         assert [job.recorded_at for job in site.engine.submitted] == [NOW, NOW + 61]
@@ -389,40 +391,40 @@ class TestStartQueue:
     """Jobs for which the engine has no room yet."""
 
     def test_their_starts_are_recorded_once_there_is_room(self, site: Site) -> None:
-        site.lifecycle.on_room((0, 0, 0))
+        site.engine.hooks.on_room((0, 0, 0))
         site.request()
         assert site.engine.submitted == []
-        site.lifecycle.on_room((1, 1, 1))
+        site.engine.hooks.on_room((1, 1, 1))
         site.go_on()
         assert [job.attempt for job in site.engine.submitted] == [1]
 
     def test_a_cancelled_one_ends_at_once_and_without_a_start(self, site: Site) -> None:
-        site.lifecycle.on_room((0, 0, 0))
+        site.engine.hooks.on_room((0, 0, 0))
         job = site.request()
         site.cancelled.add("job-1", NOW + 1, "no")
         site.lifecycle.cancel("job-1")
         site._commit()
         assert site.status.status is JobStatus.CANCELLED
-        site.lifecycle.on_room((1, 1, 1))
+        site.engine.hooks.on_room((1, 1, 1))
         assert not any(isinstance(item, Start) for item in site.items)
         assert not site.ledger.owns(job.origin)
 
     def test_one_that_expires_ends_at_once(self, site: Site) -> None:
-        site.lifecycle.on_room((0, 0, 0))
+        site.engine.hooks.on_room((0, 0, 0))
         site.request(job_id="a")
         waiting = replace(sample_picture(sample_request(job_id="b")).job, origin=site.origin(), expires_at=NOW - 1)
         site.lifecycle.on_admitted(waiting, 0)
         site.go_on()
-        site.lifecycle.on_room((0, 0, 0))
+        site.engine.hooks.on_room((0, 0, 0))
         assert [(event.job_id, event.error_code) for event in site.events(GenerationFailed)] == [("b", "expired")]
 
     def test_those_of_a_partition_that_closes_are_released(self, site: Site) -> None:
-        site.lifecycle.on_room((0, 0, 0))
+        site.engine.hooks.on_room((0, 0, 0))
         job = site.request()
         site.ledger.close([(TOPIC, 0)])
-        site.lifecycle.release_waiting()
+        site.lifecycle.partitions.release_waiting()
         assert not site.ledger.owns(job.origin)
-        site.lifecycle.on_room((1, 1, 1))
+        site.engine.hooks.on_room((1, 1, 1))
         assert not any(isinstance(item, Start) for item in site.items)
 
     def test_one_that_comes_from_the_look_up_after_its_partition_closed_is_released(self, site: Site) -> None:
@@ -438,7 +440,7 @@ class TestStartQueue:
         assert site.engine.submitted == []
 
     def test_suspects_that_wait_are_counted(self, site: Site) -> None:
-        site.lifecycle.on_room((0, 0, 0))
+        site.engine.hooks.on_room((0, 0, 0))
         site.request(starts=1, job_id="a")
         site.request(job_id="b")
         site.lifecycle.report()

@@ -12,7 +12,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from worker.intake.consumer_proxy import COMMITTED_WITHIN_S, SETTLED_S, ConsumerProxy, OffsetsUnknown
 from worker.intake.ledger import Ledger
 from worker.intake.patience import Patience
-from worker.lifecycle import Lifecycle
+from worker.lifecycle.lifecycle import Lifecycle
 from worker.poll_waits import SETTLE_S, PollWaits
 
 TOPICS = ("urgent", "high", "normal")
@@ -89,12 +89,12 @@ class Process:
     def revoke(self, topic: str) -> None:
         self.ledger.assign(topic, 0, 0, None)
         self.ledger.deliver(topic, 0, 0)
-        self.lifecycle.release_partitions([(topic, 0)])
+        self.lifecycle.partitions.release_partitions([(topic, 0)])
         self.ledger.revoke([(topic, 0)])
-        self.lifecycle.wait_for_flush()
+        self.lifecycle.partitions.wait_for_flush()
 
     def assign(self, topic: str) -> None:
-        self.lifecycle.wait_for_flush()
+        self.lifecycle.partitions.wait_for_flush()
         self._asked_at = None
         self.proxy.committed_at_assignment([TopicPartition(topic, 0)])
 

@@ -23,14 +23,14 @@ from worker.delivery.upload import PictureStore
 from worker.dispatch.reporter import Reporter
 from worker.dispatch.work import STANDARD_SIDE
 from worker.engine.safety import make_screen
+from worker.engine_interface import MakeEngine
 from worker.errors import StoreUnavailable
 from worker.events.codec import make_codec
 from worker.intake.admit import AdmissionRules
 from worker.intake.cancellations import CancellationReader
 from worker.intake.cancelled_jobs import CancelledJobs
 from worker.intake.request_reader import RequestReader
-from worker.job import MakeEngine
-from worker.lifecycle import Lifecycle
+from worker.lifecycle.lifecycle import Lifecycle
 from worker.presets import preset_named
 from worker.reading import make_input, make_reading
 from worker.rule_files import read_rules
@@ -116,7 +116,7 @@ def build(
     reading = make_reading(
         source,
         RequestReader(ledger, codec, rules, lifecycle, source.lanes, threads.now),
-        lifecycle,
+        lifecycle.partitions,
         settings,
         connections,
         threads,
@@ -168,7 +168,8 @@ def build(
 def engine_maker(settings: Settings, model: SdxlModel, info: ModelInfo, fast: FastPath | None = None) -> MakeEngine:
     """What makes the real engine around a loaded model, which `info` describes."""
     from worker.engine.loop import StepEngine
-    from worker.engine.schedule import ROWS_MAX, Policy, StepScheduler
+    from worker.engine.schedule.policy import ROWS_MAX, Policy
+    from worker.engine.schedule.scheduler import StepScheduler
 
     policy = Policy(
         rows_max=ROWS_MAX if settings.deterministic else settings.slots or UNPADDED_ROWS,

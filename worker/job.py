@@ -1,22 +1,17 @@
-"""Types that all packages share: a job, the record it came from, and its result."""
+"""Types that all packages share: a job and the record that it came from."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from worker.errors import ErrorCode
 from worker.presets import Preset
 from worker.prompt_syntax import PromptSyntax
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from worker.events.types import Event, GenerationRequest
+    from worker.events.types import GenerationRequest
 
 
 # Ids become parts of object keys, and names of LoRAs and profiles become file names; none may leave its folder.
@@ -154,188 +149,3 @@ class Job:
     def high_quality(self) -> bool:
         """Whether the refiner draws the end. It was trained for the steps of the base, so presets do without it."""
         return self.request.high_quality and self.preset is None
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Durations of one picture in seconds; `started_at` is in seconds since the epoch.
-
-    `queue` is the time from the request to the start of the work, `generation` from there to the pixels, including
-    time in which the job was parked. `gpu` is the job's share of device time. `encode_text` (at the beginning) and
-    `decode` (at the end) are parts of `generation`.
-    """
-
-    queue: float
-    generation: float
-    gpu: float
-    started_at: float
-    encode_text: float = 0.0
-    decode: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A finished picture: `pixels` is (height, width, 3) RGB uint8 on the host.
-
-    `lora_fingerprints` are SHA-256 prefixes of the LoRA files that were used, by name. `reproducible` is False if the
-    device ran out of memory and batches were made smaller or work was sliced, which may change bits. `nsfw_score` is
-    None if no detector scored the picture. `blurred` is True if `pixels` were blurred after they were drawn. `compiled`
-    says that all of its steps ran on the fast path.
-    """
-
-    job: Job
-    pixels: npt.NDArray[np.uint8]
-    timing: Timing
-    lora_fingerprints: dict[str, str] = field(default_factory=dict)
-    nsfw_score: float | None = None
-    reproducible: bool = True
-    blurred: bool = False
-    compiled: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """A request that ended without a picture; `message` is one sentence that says what to do about it."""
-
-    request: GenerationRequest
-    lane: Lane
-    origin: Origin
-    code: ErrorCode
-    message: str
-    requested_at: float
-    attempt: int = 1
-    headers: dict[str, str] = field(default_factory=dict)
-    replay_id: str | None = None
-    preset: Preset | None = None
-
-    @property
-    def num_inference_steps(self) -> int:
-        return self.request.num_inference_steps if self.preset is None else self.preset.num_inference_steps
-
-    @classmethod
-    def of(cls, job: Job, code: ErrorCode, message: str) -> Failure:
-        """Build the failure of an admitted job."""
-        return cls(
-            request=job.request,
-            lane=job.lane,
-            origin=job.origin,
-            code=code,
-            message=message,
-            requested_at=job.requested_at,
-            attempt=job.attempt,
-            headers=job.headers,
-            replay_id=job.replay_id,
-            preset=job.preset,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Original:
-    """The original content of a record, for the dead-letter topic; `written_at` is in epoch seconds, where known."""
-
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, str | bytes | None]] | None
-    written_at: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
-    """One record to produce; `value` is an event to encode, or bytes that are produced unchanged.
-
-    Args:
-        partition: the key decides, where it is None.
-        written_at: its timestamp in epoch seconds; that of the moment, where it is None.
-    """
-
-    topic: str
-    key: bytes | None
-    value: Event | bytes | None
-    headers: tuple[tuple[str, bytes | None], ...] = ()
-    partition: int | None = None
-    written_at: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """The messages that end the record at `origin`; with exactly-once delivery, its offset is in their transaction.
-
-    Args:
-        messages: the result first; the others (status) may be left out where they cannot be written.
-        smallest: replaces all of them where the brokers find the result too large.
-    """
-
-    origin: Origin
-    messages: tuple[Message, ...]
-    urgent: bool = False
-    smallest: tuple[Message, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Notice:
-    """A progress message; it is sent only while the partition of `origin` is assigned and the record unfinished."""
-
-    origin: Origin
-    message: Message
-
-
-# By lane: how many rows of this lane and the more urgent ones an engine has a use for, those that it has included.
-Room = tuple[int, int, int]
-
-
-def _ignore(*_: object) -> None:
-    """The default of hooks that nobody listens to."""
-
-
-def _at_once(_: Job, task: Callable[[], None]) -> None:
-    """The default where there is one thread only."""
-    task()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineHooks:
-    """Callbacks of the engine; they are called on the engine's thread, so none of them may block.
-
-    Args:
-        on_progress: gets the job, its steps done and its steps in all.
-        on_pixels: gets the finished picture.
-        on_failed: gets a job that ended without one.
-        on_released: gets a job that left without an outcome, with a checkpoint where one could be made.
-        on_room: gets the engine's room at every tick; a job has left it when its pixels are there, or as it fails.
-        apart: gets a job and a task of it that may take long, to be run on another thread; by default it runs at once.
-    """
-
-    on_progress: Callable[[Job, int, int], None] = _ignore
-    on_pixels: Callable[[Picture], None]
-    on_failed: Callable[[Failure], None]
-    on_released: Callable[[Job], None] = _ignore
-    on_room: Callable[[Room], None] = _ignore
-    apart: Callable[[Job, Callable[[], None]], None] = _at_once
-
-
-class Engine(Protocol):
-    """What makes pictures. `tick`, `wait` and `report` belong to one thread; any thread may call the others."""
-
-    def submit(self, job: Job) -> None:
-        """Hand over a job whose start is durable."""
-
-    def expect(self, jobs: Sequence[Job]) -> None:
-        """Tell which jobs will be handed over next, in this order, so that their files can be read ahead."""
-
-    def cancel(self, job_id: str, code: ErrorCode, message: str) -> None:
-        """Fail a job before its next step; an unknown id is ignored."""
-
-    def release(self, keep: Callable[[Origin], bool], *, started: bool) -> None:
-        """Release jobs whose origin is not to be kept: those that have not started, or with `started` all of them."""
-
-    def tick(self) -> bool:
-        """Do one piece of work; False when there was nothing to do."""
-
-    def wait(self, timeout_s: float) -> None:
-        """Sleep until there is something to do, at most `timeout_s`."""
-
-    def report(self, queued: Sequence[Job]) -> None:
-        """Set the gauges of the engine and of the jobs that wait for their start."""
-
-
-MakeEngine = Callable[[EngineHooks], Engine]

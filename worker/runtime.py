@@ -17,7 +17,7 @@ from worker.intake.consume import Intake
 from worker.intake.lag import LagGauge
 from worker.intake.lane_members import LaneMembers
 from worker.intake.ledger import Ledger
-from worker.lifecycle import Lifecycle
+from worker.lifecycle.lifecycle import Lifecycle
 from worker.settings import Settings
 from worker.signals import Signals
 from worker.telemetry import metrics
@@ -133,12 +133,12 @@ class Worker:
         with self.ledger.lock:
             partitions = self.ledger.partitions()
             self.ledger.close(partitions)
-        self.lifecycle.release_waiting()
+        self.lifecycle.partitions.release_waiting()
         deadline = self.threads.monotonic() + timeout_s
         while self.unfinished() and self.threads.monotonic() < deadline and not hurry():
             self.poll()
         if not hurry():
-            self.lifecycle.release_running(partitions)
+            self.lifecycle.partitions.release_running(partitions)
         self.close()
 
     def close(self) -> None:

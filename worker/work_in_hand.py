@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 
 from worker.dispatch.work import lora_set, pictures
-from worker.job import Job, Lane, Origin, Picture
+from worker.job import Job, Lane, Origin
+from worker.picture import Picture
 
 # Before the first picture: a 4090's time for a standard picture.
 FIRST_GUESS_S = 3.0

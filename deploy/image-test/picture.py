@@ -9,9 +9,11 @@ from pathlib import Path
 
 from worker.app import engine_maker, load_model
 from worker.delivery.encode import encode_picture
+from worker.engine_interface import EngineHooks
 from worker.events.types import GenerationRequest
 from worker.intake.admit import AdmissionRules, Arrival, admit
-from worker.job import EngineHooks, Lane, Origin, Picture
+from worker.job import Lane, Origin
+from worker.picture import Picture
 from worker.settings import load_settings
 
 

@@ -29,11 +29,15 @@ from devtools.models.tiny import write_tiny
 from worker.engine.denoise import Denoiser
 from worker.engine.loop import StepEngine
 from worker.engine.pipeline import SdxlModel
-from worker.engine.schedule import Policy, StepScheduler
+from worker.engine.schedule.policy import Policy
+from worker.engine.schedule.scheduler import StepScheduler
+from worker.engine_interface import EngineHooks
 from worker.events.types import GenerationRequest
-from worker.job import EngineHooks, Failure, Job, Picture
+from worker.failure import Failure
+from worker.job import Job
 from worker.lora_method import LoraMethods, LoraMode
 from worker.models.load import load_base
+from worker.picture import Picture
 
 FILE_BYTES = 228_000_000
 SIDE_PX = 128

@@ -24,7 +24,8 @@ from worker.events.types import (
     GenerationStatus,
     JobStatus,
 )
-from worker.job import Origin, Original
+from worker.job import Origin
+from worker.outcome import Original
 from worker.topics import DAY_MS, DEFAULT_PARTITIONS, TopicLayout, Topics, layouts
 
 TOPICS = Topics()

@@ -17,11 +17,14 @@ import numpy as np
 from worker.app import LoadedEngine
 from worker.call_sizes import CallSizes
 from worker.delivery.manifest import ModelInfo
+from worker.engine_interface import EngineHooks
 from worker.errors import ErrorCode
-from worker.job import EngineHooks, Failure, Job, Origin, Picture, Timing
+from worker.failure import Failure
+from worker.job import Job, Origin
+from worker.picture import Picture, Timing
 from worker.settings import Settings
 
-# As `worker.engine.schedule.START_AHEAD_S`.
+# As `worker.engine.schedule.room.START_AHEAD_S`.
 AHEAD_S = 0.5
 
 
@@ -50,7 +53,7 @@ class _Drawing:
 
 
 class StandInEngine:
-    """A `worker.job.Engine` without a model; one picture at a time, most urgent first.
+    """A `worker.engine_interface.Engine` without a model; one picture at a time, most urgent first.
 
     `long_pictures`: those of some jobs take 0.5-3 s.
     """

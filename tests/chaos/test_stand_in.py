@@ -6,8 +6,11 @@ import pytest
 
 from tests.chaos.stand_in import SLICE_S, StandInEngine, long_picture_s
 from tests.harness import small_request
+from worker.engine_interface import EngineHooks
 from worker.errors import ErrorCode
-from worker.job import EngineHooks, Failure, Job, Lane, Origin, Picture
+from worker.failure import Failure
+from worker.job import Job, Lane, Origin
+from worker.picture import Picture
 
 
 class Hooks:

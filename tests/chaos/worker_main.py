@@ -15,8 +15,9 @@ from tests.chaos import one_member, stand_in, trace
 from tests.chaos.roles import DISPATCHER
 from worker import app
 from worker.dispatch import start
+from worker.engine_interface import EngineHooks
 from worker.errors import StartupError
-from worker.job import EngineHooks, Picture
+from worker.picture import Picture
 from worker.settings import Settings, load_settings
 
 EXIT_CANNOT_START = 2

@@ -13,7 +13,8 @@ from worker.cli.dead_letters.letters import kind_of
 from worker.cli.dead_letters.send import Resubmitter
 from worker.delivery.messages import MessageWriter
 from worker.events.types import GenerationRequest
-from worker.job import Origin, Original
+from worker.job import Origin
+from worker.outcome import Original
 from worker.topics import Topics
 
 GOOD = GenerationRequest(job_id="job-good", girl_id="luna", user_id=7, prompt="a lighthouse")

@@ -16,7 +16,8 @@ from worker.call_sizes import CallSizes
 from worker.delivery.encode import EncodedPicture, encode_picture
 from worker.delivery.manifest import ModelInfo, build_manifest
 from worker.events.types import GenerationRequest, Lora, OutputFormat
-from worker.job import AppliedProfile, Job, Lane, Origin, Picture, Timing
+from worker.job import AppliedProfile, Job, Lane, Origin
+from worker.picture import Picture, Timing
 from worker.presets import Preset
 
 CREATED_AT = datetime(2026, 3, 1, 12, 0, 5, tzinfo=UTC)

@@ -13,7 +13,8 @@ from worker.delivery.manifest import ModelInfo
 from worker.delivery.stored_manifest import load_manifest
 from worker.delivery.upload import PictureStore
 from worker.errors import ErrorCode, RequestRejected, StoreUnavailable
-from worker.job import Job, Picture
+from worker.job import Job
+from worker.picture import Picture
 
 PICTURE = replace(sample_picture(sample_request()), lora_fingerprints={"ink": "f" * 64})
 KEY = "manifests/girl-1/job-1.json"

@@ -17,7 +17,9 @@ from worker.delivery.messages import MessageWriter
 from worker.delivery.stored_manifest import applied_preset, load_manifest
 from worker.errors import ErrorCode
 from worker.events.types import GenerationCompleted, GenerationStatus, JobStatus, Lora, Priority
-from worker.job import Failure, Lane, Message
+from worker.failure import Failure
+from worker.job import Lane
+from worker.outcome import Message
 from worker.presets import PRESETS
 from worker.prompt_syntax import PromptSyntax
 from worker.replay.compare import flaws

@@ -18,7 +18,8 @@ from worker.delivery.rights import missing_right
 from worker.delivery.transport import Encoded, Offset, Refused, TryAgain
 from worker.events.single_object import SingleObjectCodec
 from worker.intake.ledger import Commit, Ledger
-from worker.job import Message, Notice, Origin, Outcome
+from worker.job import Origin
+from worker.outcome import Message, Notice, Outcome
 
 RESULTS, STATUS, DEAD = "generation.completed", "generation.status", "generation.dead-letter"
 Verdict = Callable[[Encoded], Cause | None]

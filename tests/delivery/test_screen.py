@@ -17,7 +17,8 @@ from worker.delivery.manifest import ModelInfo, dump_manifest
 from worker.delivery.stored_manifest import load_manifest
 from worker.engine.safety import Screen
 from worker.errors import ErrorCode, RequestRejected
-from worker.job import Lane, Origin, Picture
+from worker.job import Lane, Origin
+from worker.picture import Picture
 from worker.replay.plan import Item, Standing
 from worker.replay.selection import Requested
 from worker.replay.verify import Verdict, Verifier

@@ -19,7 +19,8 @@ from devtools.bench.schedule.story import Story, lines
 from devtools.bench.schedule.traffic import backlog, poisson
 from worker.cli import app
 from worker.engine.cost import Group, Stage
-from worker.engine.schedule import Segment, StepScheduler
+from worker.engine.schedule.rows import Segment
+from worker.engine.schedule.scheduler import StepScheduler
 from worker.job import Lane
 
 SMALL = Group(Stage.BASE, 8, 8)

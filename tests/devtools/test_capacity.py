@@ -41,7 +41,9 @@ from devtools.capacity.waits import (
 )
 from tests.deploy.tools import ROOT
 from worker.engine.cost import Group, Stage
-from worker.engine.schedule import Policy, Segment, StepScheduler
+from worker.engine.schedule.policy import Policy
+from worker.engine.schedule.rows import Segment
+from worker.engine.schedule.scheduler import StepScheduler
 from worker.job import Lane
 
 RTX_4090 = Gpu(seconds_per_picture=3.0, hourly_usd=0.40)

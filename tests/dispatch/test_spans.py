@@ -20,7 +20,8 @@ from worker.events.headers import passed_through
 from worker.intake.admit import AdmissionRules, Arrival, admit
 from worker.intake.ledger import Ledger
 from worker.intake.records import Record
-from worker.job import Lane, Origin, Outcome
+from worker.job import Lane, Origin
+from worker.outcome import Outcome
 from worker.settings import Settings
 from worker.telemetry.spans import Spans
 from worker.topics import Topics

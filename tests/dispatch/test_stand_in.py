@@ -11,9 +11,11 @@ from devtools.bench.fleet.memory_store import MemoryStore
 from tests.harness import small_request
 from worker.delivery.encode import check_pixels
 from worker.delivery.finish import Finisher
+from worker.engine_interface import EngineHooks
 from worker.events.types import Lora
 from worker.intake.admit import AdmissionRules, Arrival, admit
-from worker.job import EngineHooks, Lane, Origin, Picture
+from worker.job import Lane, Origin
+from worker.picture import Picture
 from worker.settings import Settings
 
 

@@ -11,10 +11,14 @@ from worker.engine.accelerator import Accelerator
 from worker.engine.compiled.fast_path import FastPath
 from worker.engine.loop import StepEngine
 from worker.engine.pipeline import SdxlModel
-from worker.engine.schedule import Policy, StepScheduler
+from worker.engine.schedule.policy import Policy
+from worker.engine.schedule.scheduler import StepScheduler
+from worker.engine_interface import EngineHooks
 from worker.errors import ErrorCode
 from worker.events.types import GenerationRequest
-from worker.job import EngineHooks, Failure, Job, Lane, Origin, Picture
+from worker.failure import Failure
+from worker.job import Job, Lane, Origin
+from worker.picture import Picture
 
 SLOTS = 4
 SIDE_PX = 64

@@ -14,8 +14,10 @@ from tests.engine.scenario import make_job
 from worker.call_sizes import CallSizes
 from worker.engine.loop import StepEngine
 from worker.engine.pipeline import SdxlModel
-from worker.engine.schedule import Policy, StepScheduler
-from worker.job import EngineHooks, Job
+from worker.engine.schedule.policy import Policy
+from worker.engine.schedule.scheduler import StepScheduler
+from worker.engine_interface import EngineHooks
+from worker.job import Job
 from worker.models.load import load_base
 
 CPU = CallSizes("cpu", "float32")

@@ -14,9 +14,11 @@ from tests.engine.scenario import SLOTS, make_job, stage
 from worker.engine.cost import Group, Stage
 from worker.engine.loop import StepEngine
 from worker.engine.pipeline import SdxlModel
-from worker.engine.schedule import Policy, StepScheduler
+from worker.engine.schedule.policy import Policy
+from worker.engine.schedule.scheduler import StepScheduler
+from worker.engine_interface import EngineHooks
 from worker.errors import ErrorCode
-from worker.job import EngineHooks, Lane
+from worker.job import Lane
 
 # Of `make_job`, drawn in calls of SLOTS rows.
 GROUP = Group(Stage.BASE, 8, 8, guided=False, samples=2 * SLOTS)

@@ -17,7 +17,8 @@ from worker.engine.cost import Stage as ModelStage
 from worker.engine.denoise import Denoiser
 from worker.engine.pipeline import SdxlModel
 from worker.engine.row import Row
-from worker.engine.schedule import State, StepScheduler
+from worker.engine.schedule.rows import State
+from worker.engine.schedule.scheduler import StepScheduler
 from worker.errors import ErrorCode, RequestRejected
 from worker.job import Job, Lane, Origin
 from worker.models.load import load_base, load_refiner

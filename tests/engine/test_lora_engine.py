@@ -24,11 +24,15 @@ from worker.engine.loop import StepEngine
 from worker.engine.lora.cache import Loras
 from worker.engine.pipeline import SdxlModel
 from worker.engine.row import Row
-from worker.engine.schedule import Policy, StepScheduler
+from worker.engine.schedule.policy import Policy
+from worker.engine.schedule.scheduler import StepScheduler
+from worker.engine_interface import EngineHooks
 from worker.errors import ErrorCode
 from worker.events.types import GenerationRequest
-from worker.job import EngineHooks, Failure, Job, Lane, Origin, Picture
+from worker.failure import Failure
+from worker.job import Job, Lane, Origin
 from worker.models.load import load_base, load_refiner
+from worker.picture import Picture
 
 # PEFT, of every second adapter.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Already found a `peft_config`")]

@@ -19,8 +19,9 @@ from worker.engine import gauges, memory
 from worker.engine.memory import Rung
 from worker.engine.pipeline import SdxlModel
 from worker.errors import ErrorCode
-from worker.job import Lane, Picture
+from worker.job import Lane
 from worker.models.load import load_base, load_refiner
+from worker.picture import Picture
 from worker.telemetry import metrics
 
 pytestmark = pytest.mark.slow
@@ -151,7 +152,7 @@ def test_a_decode_that_fails_leaves_the_batch_as_it_is(model: SdxlModel, monkeyp
     play.submit(make_job("short", steps=1), make_job("long", steps=5))
     play.tick(3)
     assert decodes == [False, False, True]
-    assert play.scheduler.policy.rows_max == SLOTS
+    assert play.scheduler.sizes.rows_max == SLOTS
     assert not play.pictures["short"].reproducible
     play.run()
     assert not play.pictures["long"].reproducible, "it was decoded on the same rung"
@@ -165,7 +166,7 @@ def test_the_ladder_comes_down_when_the_engine_is_idle(model: SdxlModel, allocat
     allocator.restart(range(10, 14))
     play.run(*JOBS)
     assert play.engine._ladder.rung is Rung.NORMAL
-    assert play.scheduler.policy.rows_max == SLOTS
+    assert play.scheduler.sizes.rows_max == SLOTS
     allocator.restart(())
     again = play.run(make_job("later", steps=3, guidance=5.0, seed=1)).pictures["later"]
     assert again.reproducible

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from tests.engine.test_schedule import HIGH, NORMAL, URGENT
 from tests.intake.test_start_queue import NOW, job
 from worker.engine.cost import Group, Stage
-from worker.engine.schedule import START_AHEAD_S, Segment, StepScheduler
+from worker.engine.schedule.room import START_AHEAD_S
+from worker.engine.schedule.rows import Segment
+from worker.engine.schedule.scheduler import StepScheduler
 from worker.intake.start_queue import StartQueue
 from worker.job import Job, Lane, Origin
 

@@ -15,7 +15,7 @@ from tests.engine.scenario import make_job
 from worker.engine import safety
 from worker.engine.safety import Pixels, Screen, blurred, make_screen, skin_share, threshold_of
 from worker.errors import ErrorCode, RequestRejected, SettingsError
-from worker.job import Picture, Timing
+from worker.picture import Picture, Timing
 from worker.settings import Settings, load_settings
 
 THRESHOLDS = {0: 0.2, 30: 0.5, 80: 1.0}

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from worker.engine.cost import CostModel, Group, Stage
-from worker.engine.schedule import Policy, Segment, State, StepScheduler
+from worker.engine.schedule.policy import Policy
+from worker.engine.schedule.rows import Segment, State
+from worker.engine.schedule.scheduler import StepScheduler
 from worker.errors import ProtocolError
 from worker.job import Lane
 
@@ -625,7 +627,7 @@ def test_a_key_can_come_again_after_it_has_left() -> None:
 
 
 def _lose_a_row(s: StepScheduler) -> None:
-    del s._rows["n"]
+    del s.lanes.rows["n"]
 
 
 def _count_a_row_twice(s: StepScheduler) -> None:
@@ -633,11 +635,11 @@ def _count_a_row_twice(s: StepScheduler) -> None:
 
 
 def _take_it_off_its_lane(s: StepScheduler) -> None:
-    del s._lanes[NORMAL]["n"]
+    del s.lanes.by_lane[NORMAL]["n"]
 
 
 def _put_it_in_another_lane(s: StepScheduler) -> None:
-    s._lanes[HIGH]["n"] = s._lanes[NORMAL].pop("n")
+    s.lanes.by_lane[HIGH]["n"] = s.lanes.by_lane[NORMAL].pop("n")
 
 
 def _forget_who_runs(s: StepScheduler) -> None:
@@ -649,15 +651,15 @@ def _run_a_row_twice(s: StepScheduler) -> None:
 
 
 def _wait_and_run(s: StepScheduler) -> None:
-    s._rows["u"].waiting_since = 1.0
+    s.lanes.rows["u"].waiting_since = 1.0
 
 
 def _park_without_waiting(s: StepScheduler) -> None:
-    s._rows["n"].waiting_since = None
+    s.lanes.rows["n"].waiting_since = None
 
 
 def _run_out_of_steps(s: StepScheduler) -> None:
-    s._rows["u"].steps_done = 1000
+    s.lanes.rows["u"].steps_done = 1000
 
 
 @pytest.mark.parametrize(

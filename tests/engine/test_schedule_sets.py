@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 
 from worker.engine.cost import Group, Stage
-from worker.engine.schedule import Policy, QueuedRow, Segment, StepScheduler
+from worker.engine.schedule.policy import Policy
+from worker.engine.schedule.rows import QueuedRow, Segment
+from worker.engine.schedule.scheduler import StepScheduler
 from worker.job import Lane
 
 GROUP = Group(Stage.BASE, 8, 8, samples=4)
@@ -14,7 +16,7 @@ BOUND_S = 5.0
 
 def scheduler(merged: str | None = None) -> StepScheduler:
     made = StepScheduler(Policy(bounds_s=(BOUND_S, BOUND_S, BOUND_S)))
-    made.merged = merged
+    made.lanes.merged = merged
     return made
 
 
@@ -59,7 +61,7 @@ def test_nobody_waits_for_ever_behind_a_popular_set() -> None:
     for number in range(200):
         submit(made, f"b{number}", "B", at=now)
         batch = made.choose(now)
-        made.merged = made.loras(batch[0])
+        made.lanes.merged = made.loras(batch[0])
         if "rare" in batch:
             break
         made.advance(batch)
@@ -69,7 +71,7 @@ def test_nobody_waits_for_ever_behind_a_popular_set() -> None:
 
 def choose(made: StepScheduler, now: float) -> tuple[object, ...]:
     def is_ready(row: QueuedRow) -> bool:
-        return row.loras in (None, made.merged)
+        return row.loras in (None, made.lanes.merged)
 
     return made.choose(now, is_ready)
 
@@ -85,7 +87,7 @@ def test_a_step_that_waits_for_a_set_goes_to_the_rest_of_the_lane() -> None:
     submit(made, "high", "B", lane=Lane.HIGH, steps=1)
     assert choose(made, 0.0) == ()
     assert _held_up(made) == "high", "rows of lower lanes would only delay it"
-    made.merged = "B"
+    made.lanes.merged = "B"
     batch = choose(made, 0.0)
     assert batch == ("high",)
     assert _held_up(made) is None
@@ -107,12 +109,12 @@ def test_all_rows_end_whatever_is_merged_when() -> None:
                 submit(made, f"{left}", rng.choice(["A", "B", "C", None]), lane=rng.choice(list(Lane)), at=now)
             batch = choose(made, now)
             made.check_invariants()
-            assert all(made.loras(key) in (None, made.merged) for key in batch)
+            assert all(made.loras(key) in (None, made.lanes.merged) for key in batch)
             assert len({made.loras(key) for key in batch}) <= 1
             if made.held_up is not None:
                 wanted = made.loras(made.held_up)
                 done = merging[1] + 1 if merging[0] == wanted else 1
-                merging, made.merged = (wanted, done), wanted if done == 3 else None
+                merging, made.lanes.merged = (wanted, done), wanted if done == 3 else None
             if batch:
                 made.advance(batch)
             now += 0.3

@@ -20,7 +20,8 @@ from worker.client.reader import Reader
 from worker.delivery.messages import MessageWriter
 from worker.events.single_object import SingleObjectCodec
 from worker.events.types import GenerationRequest
-from worker.job import Origin, Original
+from worker.job import Origin
+from worker.outcome import Original
 from worker.topic_admin import create_topics
 from worker.topics import Topics
 

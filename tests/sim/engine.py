@@ -8,11 +8,14 @@ from random import Random
 
 import numpy as np
 
+from worker.engine_interface import EngineHooks, Room
 from worker.errors import ErrorCode
-from worker.job import EngineHooks, Failure, Job, Lane, Origin, Picture, Room, Timing
+from worker.failure import Failure
+from worker.job import Job, Lane, Origin
+from worker.picture import Picture, Timing
 
 SIDE = 8
-# As `worker.engine.schedule.START_AHEAD_S`.
+# As `worker.engine.schedule.room.START_AHEAD_S`.
 _AHEAD_S = 0.5
 
 

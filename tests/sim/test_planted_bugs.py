@@ -23,8 +23,9 @@ from worker.intake import consumer_proxy
 from worker.intake.end_watch import EndWatch
 from worker.intake.lane_members import LaneMembers
 from worker.intake.ledger import Commit, Ledger, TopicPartition
-from worker.job import Job, Origin, Picture
-from worker.lifecycle import Lifecycle
+from worker.job import Job, Origin
+from worker.lifecycle.storing import Storing
+from worker.picture import Picture
 
 pytestmark = pytest.mark.slow
 
@@ -32,14 +33,15 @@ FEW = 200
 
 
 def publish_before_the_upload(patch: pytest.MonkeyPatch) -> None:
-    def store(lifecycle: Lifecycle, picture: Picture) -> None:
-        finisher, now = lifecycle._finisher, lifecycle._threads.now()
+    def store(storing: Storing, picture: Picture) -> None:
+        finisher, endings, now = storing._finisher, storing._endings, storing._threads.now()
         nowhere: Any = SimpleNamespace(put_picture=lambda *_: None, url=finisher.store.url)
         event = replace(finisher, store=nowhere).finish(picture, now)
-        lifecycle._enqueue(lifecycle._messages.completed(picture.job, event, now))
+        outcome = endings._messages.completed(picture.job, event, now)
+        endings._publisher.enqueue(outcome, storing._threads.monotonic())
         finisher.finish(picture, now)
 
-    patch.setattr(Lifecycle, "_store", store)
+    patch.setattr(Storing, "_store", store)
 
 
 def commit_the_highest_offset(patch: pytest.MonkeyPatch) -> None:

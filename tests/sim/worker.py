@@ -17,8 +17,9 @@ from tests.sim.threads import SimThreads
 from worker import app
 from worker.call_sizes import CallSizes
 from worker.delivery.manifest import ModelInfo
+from worker.engine_interface import EngineHooks
 from worker.intake.admit import AdmissionRules
-from worker.job import EngineHooks, Job
+from worker.job import Job
 from worker.settings import Settings
 from worker.telemetry.health import Health
 

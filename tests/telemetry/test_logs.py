@@ -7,7 +7,8 @@ from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from worker.delivery.messages import MessageWriter
-from worker.job import Origin, Original
+from worker.job import Origin
+from worker.outcome import Original
 from worker.telemetry import logs
 from worker.topics import Topics
 

@@ -15,8 +15,9 @@ from structlog.testing import capture_logs
 
 from tests.harness import small_request
 from worker.errors import ErrorCode, SettingsError
+from worker.failure import Failure
 from worker.intake.admit import AdmissionRules, Arrival, admit
-from worker.job import Failure, Job, Lane, Origin
+from worker.job import Job, Lane, Origin
 from worker.settings import Settings, load_settings
 from worker.telemetry import spans
 from worker.telemetry.job_log import JobLog

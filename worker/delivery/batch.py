@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from worker.delivery.blocked import Cause
-from worker.job import Job, Message, Notice, Origin, Outcome
+from worker.job import Job, Origin
+from worker.outcome import Message, Notice, Outcome
 
 Key = tuple[str, int]
 

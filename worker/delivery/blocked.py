@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from worker.job import Outcome
+from worker.outcome import Outcome
 
 FIRST_PAUSE_S = 5.0
 LONGEST_PAUSE_S = 60.0

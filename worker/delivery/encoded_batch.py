@@ -11,7 +11,7 @@ from worker.delivery.blocked import Cause
 from worker.delivery.transport import Encoded, Refused
 from worker.errors import RegistryUnavailable
 from worker.events.codec import EventCodec
-from worker.job import Message
+from worker.outcome import Message
 
 _log = structlog.get_logger()
 

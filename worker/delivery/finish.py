@@ -17,7 +17,8 @@ from worker.delivery.manifest import ModelInfo, build_manifest
 from worker.delivery.upload import PictureStore
 from worker.errors import ErrorCode, RequestRejected
 from worker.events.types import GenerationCompleted, Priority, timestamp
-from worker.job import Job, Origin, Picture
+from worker.job import Job, Origin
+from worker.picture import Picture
 from worker.settings import Settings
 from worker.telemetry import metrics
 

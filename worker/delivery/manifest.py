@@ -19,7 +19,8 @@ from worker.lora_method import LoraMethods, LoraMode
 
 if TYPE_CHECKING:
     from worker.delivery.encode import EncodedPicture
-    from worker.job import Job, Picture
+    from worker.job import Job
+    from worker.picture import Picture
 
 MANIFEST_VERSION = 1
 

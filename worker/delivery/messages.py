@@ -15,7 +15,9 @@ from worker.events.types import (
     Priority,
     timestamp,
 )
-from worker.job import Failure, Job, Lane, Message, Notice, Origin, Original, Outcome
+from worker.failure import Failure
+from worker.job import Job, Lane, Origin
+from worker.outcome import Message, Notice, Original, Outcome
 from worker.topics import Topics
 
 

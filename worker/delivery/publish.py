@@ -23,7 +23,8 @@ from worker.delivery.recovery import Recovery
 from worker.delivery.transport import Encoded, Membership, Offset, Refused, Transport, TryAgain
 from worker.errors import RegistryUnavailable
 from worker.events.codec import EventCodec
-from worker.job import Job, Notice, Origin, Outcome
+from worker.job import Job, Origin
+from worker.outcome import Notice, Outcome
 from worker.telemetry import logs, metrics
 
 _log = structlog.get_logger()

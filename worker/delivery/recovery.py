@@ -14,7 +14,7 @@ from worker.delivery.batch import Batch, Part, split, without_extras
 from worker.delivery.blocked import FIRST_PAUSE_S, BlockedOutcomes, Cause
 from worker.delivery.transport import Refused, TryAgain
 from worker.errors import RegistryUnavailable
-from worker.job import Outcome
+from worker.outcome import Outcome
 from worker.telemetry import logs, metrics
 
 _log = structlog.get_logger()

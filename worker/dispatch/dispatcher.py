@@ -21,11 +21,13 @@ from worker.dispatch.fleet import Fleet
 from worker.dispatch.policy import Backlog, Request
 from worker.dispatch.work import lora_set, pictures
 from worker.events.types import WorkerReport
+from worker.failure import Failure
 from worker.intake.consume import RecordReader
 from worker.intake.ledger import Ledger
 from worker.intake.ledger import TopicPartition as Key
 from worker.intake.records import Record
-from worker.job import Failure, Job, Lane, Message, Origin, Original, Outcome
+from worker.job import Job, Lane, Origin
+from worker.outcome import Message, Original, Outcome
 from worker.poll_waits import PollWaits
 from worker.telemetry import logs, metrics
 from worker.threads import Threads

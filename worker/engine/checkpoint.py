@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from worker.engine.row import Row
-from worker.engine.schedule import Segment
+from worker.engine.schedule.rows import Segment
 
 
 class Facts(BaseModel):

@@ -16,9 +16,10 @@ from worker.engine.memory import MemoryLadder, one_error
 from worker.engine.pipeline import SdxlModel
 from worker.engine.relief import MemoryRelief
 from worker.engine.row import Row
-from worker.engine.schedule import StepScheduler
+from worker.engine.schedule.scheduler import StepScheduler
 from worker.errors import RequestRejected
-from worker.job import Origin, Picture, Timing
+from worker.job import Origin
+from worker.picture import Picture, Timing
 from worker.telemetry import logs, metrics
 
 

@@ -9,8 +9,10 @@ from worker.engine.checkpoint import dump
 from worker.engine.live_jobs import LiveJob, LiveJobs
 from worker.engine.lora.arrivals import Arrivals
 from worker.engine.lora.cache import LoraCache
+from worker.engine_interface import EngineHooks
 from worker.errors import ErrorCode
-from worker.job import EngineHooks, Failure, Job, Origin
+from worker.failure import Failure
+from worker.job import Job, Origin
 
 
 class EarlyEnds:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from worker.engine.memory import Rung
-from worker.engine.schedule import State
+from worker.engine.schedule.rows import State
 from worker.job import Job, Lane
 from worker.telemetry import metrics
 

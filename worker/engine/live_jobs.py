@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 from worker.engine.ahead import Ahead
 from worker.engine.lora.cache import LoraCache
-from worker.engine.planning import Plan
+from worker.engine.planning import JobPlan
 from worker.engine.row import Row
-from worker.engine.schedule import StepScheduler
+from worker.engine.schedule.scheduler import StepScheduler
+from worker.engine_interface import EngineHooks
 from worker.errors import ErrorCode
-from worker.job import EngineHooks, Failure, Job, Lane, Origin, Picture
+from worker.failure import Failure
+from worker.job import Job, Lane, Origin
+from worker.picture import Picture
 from worker.telemetry import metrics
 
 
@@ -23,7 +26,7 @@ class LiveJob:
     """
 
     job: Job
-    plan: Plan
+    plan: JobPlan
     row: Row | None = None
     # The part of its steps that was told last as its progress.
     told: int = -1
@@ -60,7 +63,7 @@ class LiveJobs:
         """The lane of each job that waits for its decode."""
         return [live.job.lane for live in self.to_decode.values()]
 
-    def add(self, job: Job, plan: Plan) -> None:
+    def add(self, job: Job, plan: JobPlan) -> None:
         """Keep a job, whose LoRAs are pinned."""
         self.stepping[job.origin] = LiveJob(job, plan)
 

@@ -23,16 +23,18 @@ from worker.engine.pipeline import SdxlModel
 from worker.engine.planning import Planner
 from worker.engine.preparation import Preparation
 from worker.engine.relief import MemoryRelief
-from worker.engine.schedule import StepScheduler
+from worker.engine.schedule.scheduler import StepScheduler
 from worker.engine.stepping import Stepper
 from worker.engine.unet_step import UNetStep
+from worker.engine_interface import EngineHooks, Room
 from worker.errors import ErrorCode, RequestRejected
-from worker.job import EngineHooks, Failure, Job, Lane, Origin, Room
+from worker.failure import Failure
+from worker.job import Job, Lane, Origin
 from worker.telemetry import metrics
 
 
 class StepEngine:
-    """Owns the device and implements `job.Engine`, one UNet step at a time.
+    """Owns the device and implements `engine_interface.Engine`, one UNet step at a time.
 
     Args:
         clock: the time of day, by which deadlines count.
@@ -68,7 +70,7 @@ class StepEngine:
         self._stopwatch = stopwatch
         self._inbox = Inbox()
         self._ahead = Ahead(model, accelerator, stopwatch)
-        self._ladder = MemoryLadder(model, scheduler.policy.rows_max)
+        self._ladder = MemoryLadder(model, scheduler.sizes.rows_max)
         self._planner = Planner(model, scheduler, fast, calls, clock)
         self._jobs = LiveJobs(scheduler, self._ahead, loras, hooks)
         self._arrivals = Arrivals(
@@ -115,7 +117,7 @@ class StepEngine:
         now = self._clock()
         self._early_ends.expire(now)
         with torch.inference_mode():
-            self._scheduler.merged = self._merging.merged
+            self._scheduler.lanes.merged = self._merging.merged
             batch = cast("tuple[Origin, ...]", self._scheduler.choose(self._stopwatch(), self._merging.is_ready))
             held_up = cast("Origin | None", self._scheduler.held_up)
             self._hooks.on_room(self._room())

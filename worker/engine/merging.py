@@ -14,7 +14,8 @@ from worker.engine.lora.exchange import LoraSet
 from worker.engine.memory import one_error
 from worker.engine.pipeline import SdxlModel
 from worker.engine.relief import MemoryRelief
-from worker.engine.schedule import QueuedRow, StepScheduler
+from worker.engine.schedule.rows import QueuedRow
+from worker.engine.schedule.scheduler import StepScheduler
 from worker.job import Origin
 from worker.telemetry import metrics
 

@@ -28,7 +28,7 @@ from worker.engine.prompt import Encoded, chunks_needed, encode_text, joined, ne
 from worker.engine.prompt_cache import PromptCache
 from worker.engine.row import Conditioning, Row
 from worker.engine.samplers import guidance_rescale, make_sampler, make_scheduler, set_timesteps, window
-from worker.engine.schedule import Segment
+from worker.engine.schedule.rows import Segment
 from worker.errors import ErrorCode, RequestRejected
 from worker.job import Job, LoraMethod, effective_seed
 from worker.lora_method import LoraMethods, LoraMode

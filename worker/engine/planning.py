@@ -11,7 +11,8 @@ from worker.call_sizes import CallSizes
 from worker.engine.checkpoint import Checkpoint
 from worker.engine.compiled.fast_path import FastPath
 from worker.engine.pipeline import SdxlModel
-from worker.engine.schedule import Segment, StepScheduler
+from worker.engine.schedule.rows import Segment
+from worker.engine.schedule.scheduler import StepScheduler
 from worker.errors import ErrorCode, RequestRejected
 from worker.job import Job
 from worker.telemetry import logs, metrics
@@ -20,7 +21,7 @@ _log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class JobPlan:
     """How a job is drawn.
 
     Args:
@@ -58,7 +59,7 @@ class Planner:
         self._calls = calls
         self._clock = clock
 
-    def plan(self, job: Job) -> Plan:
+    def plan(self, job: Job) -> JobPlan:
         """Plan a job whose LoRAs are pinned.
 
         Raises:
@@ -67,7 +68,7 @@ class Planner:
         segments, compiled = self._sized(job, self._model.segments(job))
         checkpoint, left = self._go_on(job, segments, compiled)
         self._refuse_if_too_late(job, left)
-        return Plan(sum(segment.steps for segment in segments), left, compiled, checkpoint)
+        return JobPlan(sum(segment.steps for segment in segments), left, compiled, checkpoint)
 
     def _sized(self, job: Job, segments: Sequence[Segment]) -> tuple[Sequence[Segment], bool]:
         """`segments` with the size of the calls that `job` is drawn with, and whether those are compiled ones."""
@@ -104,7 +105,9 @@ class Planner:
         needed, left = self._scheduler.shortest(job.lane, segments), job.expires_at - self._clock()
         if needed > left:
             if left > 0:
-                self._scheduler.doubt(segments)
+                # A job that is not drawn gives no measurement that would correct a bound from a bad time.
+                for segment in segments:
+                    self._scheduler.cost.doubt(segment.group)
             raise RequestRejected(
                 ErrorCode.EXPIRED,
                 f"expires_at cannot be met: the picture needs at least {needed:.1f} s from now",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from worker.engine.ahead import Ahead
 from worker.engine.live_jobs import LiveJobs
 from worker.engine.memory import MemoryLadder
-from worker.engine.schedule import StepScheduler
+from worker.engine.schedule.scheduler import StepScheduler
 from worker.engine.unet_step import UNetStep
 from worker.errors import ErrorCode
 from worker.job import Origin

@@ -20,7 +20,7 @@ import structlog
 from PIL import Image, ImageFilter
 
 from worker.errors import ErrorCode, RequestRejected, SettingsError
-from worker.job import Picture
+from worker.picture import Picture
 from worker.settings import Settings
 
 Pixels = npt.NDArray[np.uint8]

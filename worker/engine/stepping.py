@@ -11,9 +11,10 @@ from worker.engine.live_jobs import LiveJobs
 from worker.engine.memory import MemoryLadder, one_error
 from worker.engine.preparation import JobEnded, Preparation
 from worker.engine.relief import MemoryRelief
-from worker.engine.schedule import StepScheduler
+from worker.engine.schedule.scheduler import StepScheduler
 from worker.engine.unet_step import UNetStep
-from worker.job import EngineHooks, Origin
+from worker.engine_interface import EngineHooks
+from worker.job import Origin
 from worker.telemetry import metrics
 
 # Progress is told at the start and after each of these parts of the steps.
@@ -60,7 +61,7 @@ class Stepper:
         except torch.OutOfMemoryError:
             pass
         if seconds is None:
-            self._relief.relieve(batch, rows=self._scheduler.rows_at_most(group), decoding=False)
+            self._relief.relieve(batch, rows=self._scheduler.sizes.rows_at_most(group), decoding=False)
             return
         self.last_s = seconds
         self._scheduler.observe(batch, seconds)
@@ -69,7 +70,7 @@ class Stepper:
             row.reproducible &= not self._ladder.steps_differ(group)
         self._jobs.on_denoised(cast("tuple[Origin, ...]", self._scheduler.advance(batch)))
         self._tell_progress(batch)
-        _count(len(rows), self._scheduler.rows_at_most(group), seconds)
+        _count(len(rows), self._scheduler.sizes.rows_at_most(group), seconds)
 
     def _tell_progress(self, batch: Sequence[Origin]) -> None:
         for origin in batch:

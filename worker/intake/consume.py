@@ -33,7 +33,7 @@ _RESUME_SHARE = 0.5
 
 
 class IntakeHooks(Protocol):
-    """What intake calls (`lifecycle.Lifecycle`); all but the two that wait return at once."""
+    """What intake calls (`lifecycle.partitions.PartitionChanges`); all but the two that wait return at once."""
 
     def commit_soon(self, partition: Key) -> None: ...
     def release_unowned(self) -> None: ...

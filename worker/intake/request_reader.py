@@ -14,11 +14,13 @@ from worker.errors import ProtocolError, RegistryUnavailable, RequestRejected, U
 from worker.events.codec import EventCodec
 from worker.events.headers import passed_through
 from worker.events.types import GenerationRequest
+from worker.failure import Failure
 from worker.intake.admit import AdmissionRules, Arrival, admit, with_bounded_ids
 from worker.intake.ledger import Ledger
 from worker.intake.ledger import TopicPartition as Key
 from worker.intake.records import Record
-from worker.job import Failure, Job, Lane, Origin, Original
+from worker.job import Job, Lane, Origin
+from worker.outcome import Original
 from worker.telemetry import logs
 
 _log = structlog.get_logger()

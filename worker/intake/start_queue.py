@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
-from worker.job import Job, Lane, Origin, Room
+from worker.engine_interface import Room
+from worker.job import Job, Lane, Origin
 
 # Jobs of more urgent lanes that may overtake one that has to run alone; without a limit it might never find a moment.
 OVERTAKEN_MAX = 16

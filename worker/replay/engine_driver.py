@@ -14,7 +14,10 @@ from worker.delivery.stored_manifest import (
     applied_samples,
     applied_syntax,
 )
-from worker.job import Engine, EngineHooks, Failure, Job, MakeEngine, Picture, effective_seed
+from worker.engine_interface import Engine, EngineHooks, MakeEngine
+from worker.failure import Failure
+from worker.job import Job, effective_seed
+from worker.picture import Picture
 from worker.replay.plan import Item
 
 T = TypeVar("T")

@@ -24,10 +24,14 @@ from worker.delivery.finish import Finisher, IdReused, stored_event
 from worker.delivery.messages import MessageWriter
 from worker.delivery.transport import Transport, TryAgain
 from worker.delivery.upload import PictureStore
+from worker.engine_interface import Engine, EngineHooks, MakeEngine
 from worker.errors import RequestRejected
 from worker.events.types import GenerationCompleted
+from worker.failure import Failure
 from worker.intake.admit import AdmissionRules
-from worker.job import Engine, EngineHooks, Failure, Job, MakeEngine, Outcome, Picture
+from worker.job import Job
+from worker.outcome import Outcome
+from worker.picture import Picture
 from worker.replay.engine_driver import ROWS_AT_ONCE, job_of_manifest, make
 from worker.replay.plan import Item, Standing
 from worker.replay.pool import ahead, ended, patiently

@@ -14,8 +14,11 @@ from worker.delivery.keys import object_keys
 from worker.delivery.manifest import ModelInfo
 from worker.delivery.upload import PictureStore
 from worker.engine.safety import blurred
+from worker.engine_interface import MakeEngine
 from worker.errors import ErrorCode
-from worker.job import Failure, Job, MakeEngine, Origin, Picture
+from worker.failure import Failure
+from worker.job import Job, Origin
+from worker.picture import Picture
 from worker.replay.compare import picture_flaws, reasons
 from worker.replay.engine_driver import ROWS_AT_ONCE, job_of_manifest, make
 from worker.replay.plan import Item, Standing

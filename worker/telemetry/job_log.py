@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 from worker.errors import ErrorCode
-from worker.job import Failure, Job, Origin, Picture
+from worker.failure import Failure
+from worker.job import Job, Origin
+from worker.picture import Picture
 from worker.telemetry import logs
 from worker.work_in_hand import WorkInHand
 

@@ -18,7 +18,9 @@ import structlog
 
 from worker.events.headers import passed_through, trace_context
 from worker.events.single_object import Headers
-from worker.job import Failure, Job, Origin, Outcome
+from worker.failure import Failure
+from worker.job import Job, Origin
+from worker.outcome import Outcome
 from worker.telemetry import bounds
 
 About = Mapping[str, object]

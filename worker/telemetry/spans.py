@@ -32,7 +32,8 @@ from opentelemetry.util.re import parse_env_headers
 from worker import __version__
 from worker.errors import ErrorCode
 from worker.events.headers import TRACEPARENT, TraceContext, trace_context
-from worker.job import Failure, Job, Origin
+from worker.failure import Failure
+from worker.job import Job, Origin
 from worker.settings import Settings
 from worker.telemetry import logs
 from worker.topics import Topics

@@ -18,10 +18,14 @@ from worker.call_sizes import CallSizes
 from worker.engine.loop import StepEngine
 from worker.engine.pipeline import SdxlModel
 from worker.engine.row import Row
-from worker.engine.schedule import Counts, Policy, StepScheduler
+from worker.engine.schedule.policy import Policy
+from worker.engine.schedule.scheduler import Counts, StepScheduler
+from worker.engine_interface import EngineHooks
 from worker.errors import ErrorCode
-from worker.job import EngineHooks, Failure, Job, Picture
+from worker.failure import Failure
+from worker.job import Job
 from worker.models.load import load_base, load_refiner
+from worker.picture import Picture
 
 # What a worker on a CPU has: several rows a call for the smallest pictures, one for the others.
 CALLS = CallSizes("cpu", "float32")

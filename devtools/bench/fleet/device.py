@@ -20,11 +20,14 @@ from worker.app import LoadedEngine
 from worker.call_sizes import CallSizes
 from worker.delivery.manifest import ModelInfo
 from worker.dispatch.work import lora_set
+from worker.engine_interface import EngineHooks
 from worker.errors import ErrorCode
-from worker.job import EngineHooks, Failure, Job, Origin, Picture, Timing
+from worker.failure import Failure
+from worker.job import Job, Origin
+from worker.picture import Picture, Timing
 
 STEPS = 30
-# As `worker.engine.schedule.START_AHEAD_S`, at a tenth: jobs in the engine for the time that a start takes.
+# As `worker.engine.schedule.room.START_AHEAD_S`, at a tenth: jobs in the engine for the time that a start takes.
 AHEAD_S = 0.1
 
 # Told when a job is drawn for the first time: the job, the time, and whether that changed the LoRAs.
@@ -39,7 +42,7 @@ class _Drawing:
 
 
 class SteppedDevice:
-    """A `worker.job.Engine` that draws one picture at a time."""
+    """A `worker.engine_interface.Engine` that draws one picture at a time."""
 
     def __init__(self, hooks: EngineHooks, picture_s: float, on_begun: OnBegun) -> None:
         self._hooks, self._picture_s, self._on_begun = hooks, picture_s, on_begun

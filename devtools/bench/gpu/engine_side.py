@@ -13,7 +13,10 @@ from devtools.bench.gpu.cases import Case, job_for
 from worker import app
 from worker.delivery.manifest import ModelInfo
 from worker.engine.pipeline import SdxlModel
-from worker.job import EngineHooks, Failure, Job, Lane, Picture
+from worker.engine_interface import EngineHooks
+from worker.failure import Failure
+from worker.job import Job, Lane
+from worker.picture import Picture
 from worker.settings import Settings
 from worker.telemetry import metrics
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from worker.engine.cost import Stage
 from worker.engine.pipeline import SdxlModel
 from worker.engine.row import Row
-from worker.engine.schedule import Segment
+from worker.engine.schedule.rows import Segment
 from worker.job import Job
 
 Work = Literal["accept", "prepare", "step", "decode"]

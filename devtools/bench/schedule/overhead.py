@@ -26,8 +26,10 @@ from worker.engine.denoise import Denoiser
 from worker.engine.loop import StepEngine
 from worker.engine.pipeline import SdxlModel
 from worker.engine.samplers import make_scheduler
-from worker.engine.schedule import Policy, StepScheduler
-from worker.job import SCHEDULERS, EngineHooks, Lane
+from worker.engine.schedule.policy import Policy
+from worker.engine.schedule.scheduler import StepScheduler
+from worker.engine_interface import EngineHooks
+from worker.job import SCHEDULERS, Lane
 
 _QUEUED = 8
 

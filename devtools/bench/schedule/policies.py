@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from math import inf
 
-from worker.engine.schedule import Candidates, Ordering, Policy, QueuedRow, StepScheduler
+from worker.engine.schedule.policy import Candidates, Ordering, Policy
+from worker.engine.schedule.rows import QueuedRow
+from worker.engine.schedule.scheduler import StepScheduler
 
 OURS = "step-level, preemptive (ours)"
 FIFO = "FIFO batches"

@@ -15,8 +15,10 @@ from devtools.bench.schedule.simulate import STEPS, bench_job
 from devtools.bench.schedule.traffic import Arrival
 from worker.engine.loop import StepEngine
 from worker.engine.pipeline import SdxlModel
-from worker.engine.schedule import Policy, StepScheduler
-from worker.job import EngineHooks, Lane
+from worker.engine.schedule.policy import Policy
+from worker.engine.schedule.scheduler import StepScheduler
+from worker.engine_interface import EngineHooks
+from worker.job import Lane
 
 # Seconds of a UNet call of one guided 1024² row on an H100: 2.26 pictures of 20 steps per second (MLPerf v5.1) give
 # 22 ms, rounded up for the rest of the step. The policy's bounds are scaled by the ratio of the toy's step to this.

@@ -12,9 +12,13 @@ from devtools.bench.jobs import call_sizes, job_of
 from devtools.bench.schedule.model import ChargedModel, Prices, Work
 from devtools.bench.schedule.traffic import Arrival
 from worker.engine.loop import StepEngine
-from worker.engine.schedule import State, StepScheduler
+from worker.engine.schedule.rows import State
+from worker.engine.schedule.scheduler import StepScheduler
+from worker.engine_interface import EngineHooks
 from worker.events.types import GenerationRequest
-from worker.job import EngineHooks, Failure, Job, Lane, Origin, Picture
+from worker.failure import Failure
+from worker.job import Job, Lane, Origin
+from worker.picture import Picture
 
 STEPS = 30
 SIDE_PX = 64

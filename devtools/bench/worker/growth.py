@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from worker.engine.cost import Group, Stage
-from worker.engine.schedule import Policy, Segment, StepScheduler
+from worker.engine.schedule.policy import Policy
+from worker.engine.schedule.rows import Segment
+from worker.engine.schedule.scheduler import StepScheduler
 from worker.events.types import GenerationRequest
 from worker.intake.gate import Gate
 from worker.intake.ledger import Ledger

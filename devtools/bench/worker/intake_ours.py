@@ -12,10 +12,12 @@ from worker.cluster.checker import ClusterChecker
 from worker.connections import RealConnections
 from worker.delivery.upload import PictureStore
 from worker.events.codec import make_codec
+from worker.failure import Failure
 from worker.intake.ledger import Ledger
 from worker.intake.ledger import TopicPartition as Key
 from worker.intake.request_reader import RequestReader
-from worker.job import Failure, Job, Origin, Original
+from worker.job import Job, Origin
+from worker.outcome import Original
 from worker.reading import make_input, make_reading
 from worker.rule_files import read_rules
 from worker.runtime import LEAVE_S, POLL_S, ROUNDS

@@ -16,7 +16,8 @@ from tests.engine.compiled.compilers import fast_path
 from tests.engine.scenario import make_job, stage
 from worker.engine.compiled.compiler import Compiler, graphs
 from worker.engine.compiled.fast_path import FastPath
-from worker.job import Job, Picture
+from worker.job import Job
+from worker.picture import Picture
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -15,7 +15,8 @@ from tests.engine.compiled.compilers import NotCompiled, failing, fast_path, spo
 from tests.engine.scenario import make_job, stage
 from worker.engine.compiled.fast_path import FastPath
 from worker.engine.cost import Stage
-from worker.job import SCHEDULERS, Job, Picture
+from worker.job import SCHEDULERS, Job
+from worker.picture import Picture
 from worker.signals import StoppedEarly
 from worker.telemetry import metrics
 
