@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -182,5 +183,6 @@ def test_nothing_is_imported_without_an_endpoint() -> None:
         "assert app.make_spans(settings.Settings(_env_file=None)) is None\n"
         "sys.exit(any(name.startswith(('opentelemetry', 'google.protobuf')) for name in sys.modules))"
     )
-    environment = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    python = {name: value for name, value in os.environ.items() if name.startswith("PYTHON")}
+    environment = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", **python}
     assert subprocess.run([sys.executable, "-c", script], env=environment, check=False).returncode == 0
