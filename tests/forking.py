@@ -42,6 +42,8 @@ IMPORTS = {
     ),
     "tests.chaos.worker_main": ("worker.app", "tests.chaos.stand_in", "tests.chaos.trace"),
 }
+# Workers with something changed: their imports are `worker`'s, and so is the process that forks them.
+CHANGED_WORKERS = ("tests.deploy.stand_in_gpu", "tests.path.poisoned_worker")
 
 
 class ForkedProcess(ChildProcess):
@@ -179,6 +181,9 @@ def _become(order: Mapping[str, Any]) -> None:
 
 
 _PARENTS = {module: _Parent(module) for module in IMPORTS}
+_PARENTS |= dict.fromkeys(CHANGED_WORKERS, _PARENTS["worker"])
+# The modules that can be run so.
+FORKED = frozenset(_PARENTS)
 
 if __name__ == "__main__":
     arguments = serve(sys.argv[1])

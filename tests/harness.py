@@ -17,7 +17,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from devtools.local.process import ChildProcess, free_port
 from devtools.local.seaweedfs import SeaweedFS
-from tests.forking import IMPORTS, ForkedProcess
+from tests.forking import FORKED, ForkedProcess
 from worker.events.headers import request_headers
 from worker.events.single_object import SingleObjectCodec
 from worker.events.types import Event, GenerationRequest, timestamp
@@ -84,7 +84,7 @@ class WorkerProcess:
         self.log = log
         self.environment = environment
         environment = {**environment, "HTTP_PORT": str(self.port)}
-        if command[0] == "-m" and command[1] in IMPORTS:
+        if command[0] == "-m" and command[1] in FORKED:
             self._child: ChildProcess = ForkedProcess(name, command[1:], log, environment)
         else:
             self._child = ChildProcess(name, [sys.executable, *command], log, environment)

@@ -2,8 +2,9 @@
 
 A test gets the marker `server` by itself when its own code, or the code of a fixture that it asks for, names something
 that starts one; where a helper function does so, the file says `pytestmark = pytest.mark.server`. A test without the
-marker that starts a server all the same fails, so the marker cannot be forgotten. `slow` is written beside the test;
-`make quick` has a short timeout per test, so that it cannot be forgotten for long either.
+marker that starts a server all the same fails, so the marker cannot be forgotten. `slow` is written beside the test,
+or as the `pytestmark` of a file that takes five seconds of a core or more as a whole; `make quick` has a short timeout
+per test, so that it cannot be forgotten for long either.
 """
 
 from __future__ import annotations

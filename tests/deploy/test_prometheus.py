@@ -181,16 +181,17 @@ class TestAlerts:
         assert bounds.keys() == {lane.label for lane in Lane}
 
 
-@pytest.mark.slow
 def test_one_line_gives_the_runbook_another_address(tmp_path: Path) -> None:
     [line] = re.findall(r"^\$ (grep -rl git\.example\.com .*)$", (ROOT / "docs/deploy.md").read_text(), re.MULTILINE)
     for folder in ("deploy/prometheus", "k8s/base"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     subprocess.run(["bash", "-euo", "pipefail", "-c", line], cwd=tmp_path, check=True)
-    files = [file for file in tmp_path.rglob("*") if file.is_file()]
-    assert not any("git.example.com" in file.read_text() for file in files)
+    # Alerts and their tests change alike, so that what holds of those in the repository holds of these.
+    for file in [file for file in tmp_path.rglob("*") if file.is_file()]:
+        before = (ROOT / file.relative_to(tmp_path)).read_text()
+        assert "git.example.com" not in file.read_text()
+        assert file.read_text() == before.replace("git.example.com", "git.your.org/team"), file
     copy = tmp_path / "deploy/prometheus"
-    run(promtool(), "test", "rules", *sorted((copy / "tests").glob("*.yml")))
     urls = {alert["annotations"]["runbook_url"] for alert in alerts(copy / "alerts.yml")}
     assert {url.partition("/blob/")[0] for url in urls} == {"https://git.your.org/team/sdxl-worker"}
     operators = load(tmp_path / "k8s/base" / "prometheus-rule.yaml")["spec"]["groups"]

@@ -16,6 +16,8 @@ from worker.engine.lora.exchange import Exchange
 from worker.errors import ErrorCode
 from worker.job import Job, Lane
 
+pytestmark = pytest.mark.slow
+
 SETS: dict[str, list[tuple[str, float]]] = {"bare": [], "one": [("one", 0.8)], "two": [("two", -1.0), ("one", 0.3)]}
 
 

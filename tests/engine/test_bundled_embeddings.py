@@ -19,6 +19,8 @@ from worker.engine.lora.cache import LoraCache, Loras
 from worker.engine.pipeline import SdxlModel
 from worker.errors import ErrorCode
 
+pytestmark = pytest.mark.slow
+
 
 def bundle(base: Any, name: str = "Glow", count: int = 3, seed: int = 0) -> Tensors:
     """Keys as OneTrainer and A1111 name them."""

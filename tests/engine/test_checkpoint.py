@@ -19,6 +19,8 @@ from tests.engine.scenario import Stage, make_job, stage
 from worker.engine.pipeline import SdxlModel
 from worker.job import SCHEDULERS, Job
 
+pytestmark = pytest.mark.slow
+
 STEPS = 10
 # Of ten Karras steps the base takes eight.
 IN_THE_BASE, AT_THE_CUT, IN_THE_REFINER = 3, 8, 9
@@ -51,7 +53,6 @@ def stopped_at(model: SdxlModel, job: Job, steps: int) -> Job:
     return stopped
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("ticks", [5, 16, 29])
 def test_pictures_do_not_depend_on_where_they_were_made(model: SdxlModel, ticks: int) -> None:
     jobs = default_jobs(16, seed=ticks)
@@ -64,7 +65,6 @@ def test_pictures_do_not_depend_on_where_they_were_made(model: SdxlModel, ticks:
     assert any(job.checkpoint for job in back.values())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_too(tmp_path: Path, dtype: torch.dtype) -> None:
     model = load_toy(tmp_path, dtype)

@@ -18,7 +18,7 @@ from worker.engine.lora.exchange import LoraSet
 from worker.models.load import load_base
 
 # PEFT, of every second adapter.
-pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Already found a `peft_config`")]
 
 SAMPLES = 2
 TOLERANCE = 1e-5

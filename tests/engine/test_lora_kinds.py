@@ -15,6 +15,8 @@ from tests.engine.test_lora_batch import SAMPLES, mixed, plain, unet_inputs
 from worker.engine.lora.cache import LoraCache, Loras
 from worker.models.load import load_base
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 2e-5
 ALL = [*KINDS, *DORAS]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -55,8 +54,6 @@ def model(loaded: tuple[Any, Any, Path]) -> SdxlModel:
 
 @pytest.fixture
 def allocator(model: SdxlModel, monkeypatch: pytest.MonkeyPatch) -> FakeAllocator:
-    # Some 0.1 s each, at hundreds of failures.
-    monkeypatch.setattr(memory, "gc", SimpleNamespace(collect=lambda: 0))
     return FakeAllocator(model, monkeypatch, OWN_NOISE)
 
 

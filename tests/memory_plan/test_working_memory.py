@@ -17,6 +17,8 @@ from worker.memory_plan.weights import SDXL_BASE, SDXL_REFINER, ModelWeights
 from worker.memory_plan.working import unet_bytes, vae_bytes
 from worker.models.single_file import SHIPPED
 
+pytestmark = pytest.mark.slow
+
 HALF = torch.float16
 NETWORKS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
 ENCODERS = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}

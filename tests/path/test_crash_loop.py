@@ -5,35 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.harness import Client, Site, WorkerProcess
+from tests.path.poisoned_worker import POISON
 from worker.errors import ErrorCode
 from worker.events.types import GenerationCompleted, GenerationFailed
 
-# The real worker, but for a prompt that aborts the process at its first step, as a driver's bug would.
-POISONED = """
-import os
-from worker.engine.pipeline import SdxlModel
-prepare = SdxlModel.prepare
-def poisoned(self, job, now):
-    if "poison" in job.prompt:
-        os.abort()
-    return prepare(self, job, now)
-SdxlModel.prepare = poisoned
-from worker.__main__ import main
-main()
-"""
+COMMAND = ("-m", "tests.path.poisoned_worker", "run")
 
 
 def test_a_request_that_aborts_the_process_ends_as_a_crash_loop(apache_site: Site, tmp_path: Path) -> None:
-    program = tmp_path / "poisoned.py"
-    program.write_text(POISONED)
     client = Client(apache_site)
     # Slots for all, so that the neighbours are on the GPU when the process dies.
     neighbours = [client.request(job_id=f"neighbour-{n}", num_inference_steps=20).job_id for n in range(3)]
-    client.request(job_id="killer", prompt="poison")
+    client.request(job_id="killer", prompt=POISON)
     ends = []
     for _ in range(6):
         environment = apache_site.worker("fragile").environment
-        worker = WorkerProcess("fragile", environment, tmp_path / "log", [str(program), "run"]).start()
+        worker = WorkerProcess("fragile", environment, tmp_path / "log", COMMAND).start()
         while worker.running and not client.of("killer"):
             client.poll(0.1)
         if client.of("killer"):

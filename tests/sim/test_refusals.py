@@ -9,6 +9,8 @@ from tests.sim.requests import TOPICS, Kind, Request, make
 from tests.sim.world import Scenario, World, quiet
 from worker.intake.consumer_proxy import COMMITTED_WITHIN_S
 
+pytestmark = pytest.mark.slow
+
 SEEDS = range(10)
 
 

@@ -20,7 +20,7 @@ from worker.picture import Picture
 from worker.signals import StoppedEarly
 from worker.telemetry import metrics
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")]
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,6 @@ def test_a_bucket_that_fails_while_it_serves_is_given_up_and_its_rows_are_drawn_
     assert (later.compiled, later.reproducible) == (False, True)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("late", [False, True])
 def test_any_failing_allocation_leaves_the_rows_as_they_were(
     model: WatchedModel, fast: FastPath, monkeypatch: pytest.MonkeyPatch, late: bool

@@ -25,6 +25,8 @@ from worker.engine.pipeline import SdxlModel
 from worker.job import Job, LoraMethod
 from worker.lora_method import LoraMethods, LoraMode
 
+pytestmark = pytest.mark.slow
+
 SETS: dict[str, list[tuple[str, float]]] = {
     "bare": [],
     "one": [("one", 0.8)],
