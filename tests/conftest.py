@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import uuid
@@ -57,6 +58,17 @@ def pytest_configure_node(node: Any) -> None:
         stash[_DESK] = Desk(_SERVERS)
         node.config.add_cleanup(stash[_DESK].close)
     node.workerinput["servers"] = stash[_DESK].address
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:  # noqa: ARG001 - pytest's name
+    """Keep what is imported out of Python's garbage collection, which else goes through it again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)  # the expression after `-m` must find the markers

@@ -59,7 +59,7 @@ class Starts:
         with self._ledger.lock:
             self._queue.add(job, alone=is_lone(job.attempt - 1, self._crash_loop_limit))
         # Both may have come while S3 was asked.
-        self.cancel(job.job_id)
+        self._end_if_cancelled(job)
         if not self._ownership.is_wanted(job.origin):
             self._partitions.release_not_started()
         self.record()
@@ -90,9 +90,7 @@ class Starts:
         with self._ledger.lock:
             queued = [job for job in self._queue.waiting() if job.job_id == job_id]
         for job in queued:
-            reason = self._cancellation_of(job)
-            if reason is not None:
-                self._end(job, ErrorCode.CANCELLED, reason)
+            self._end_if_cancelled(job)
 
     def report(self) -> list[Job]:
         """Set the gauge of the suspects among the jobs that wait for their start, and return all of these."""
@@ -100,6 +98,11 @@ class Starts:
             queued = self._queue.waiting()
         metrics.SUSPECTS.set(sum(job.attempt > 1 for job in queued))
         return queued
+
+    def _end_if_cancelled(self, job: Job) -> None:
+        reason = self._cancellation_of(job)
+        if reason is not None:
+            self._end(job, ErrorCode.CANCELLED, reason)
 
     def _end(self, job: Job, code: ErrorCode, reason: str) -> None:
         """Fail a job, unless its start was recorded meanwhile."""
