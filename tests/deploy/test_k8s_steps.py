@@ -61,6 +61,7 @@ class Copy:
             shutil.copytree(ROOT / name, self._folder / name, ignore=shutil.ignore_patterns("site"))
         stand_in(programs, "docker", "#!/bin/sh\n")
         stand_in(programs, "kubectl", KUBECTL)
+        stand_in(programs, "kafka-consumer-groups.sh", "#!/bin/sh\n")  # of a Kafka distribution, which is not here
         self._environment = os.environ | {
             "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
             "KUBECTL": program("kubectl", "kubernetes-client"),
