@@ -105,7 +105,8 @@ class SystemThreads:
         thread = threading.Thread(target=function, name=name, daemon=True)
         # librdkafka has been seen to wait for ever in a rebalance callback of `close` with the interpreter's lock held:
         # `rd_kafka_assign0` waits without a limit for the client's own thread, and confluent-kafka 2.16 does not give
-        # the lock back around it. librdkafka#4884 (open) shows the same stack; why no answer comes is not certain.
+        # the lock back around it. So it is with `consumer_group_metadata`. librdkafka#4884 (open) shows the same stack;
+        # `rd_kafka_cgrp_op_serve` drops without an answer what a group is asked that has terminated meanwhile.
         # Then no Python code runs any more, and only a thread of C can end the process.
         faulthandler.dump_traceback_later(timeout_s + FROZEN_AFTER_S, exit=True, file=2)
         try:

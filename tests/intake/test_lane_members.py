@@ -205,26 +205,6 @@ def test_one_that_hangs_is_asked_for_nothing_while_the_others_leave() -> None:
     assert [error.args[0].code() for error in refused] == [KafkaError._STATE]
 
 
-def test_a_member_is_not_asked_for_its_metadata_while_it_leaves() -> None:
-    """It might have left by then, and not answer: the last commit goes with what was known before."""
-    site = Site()
-    urgent = site.consumers["urgent"]
-    seen: list[Any] = []
-
-    def close() -> None:
-        urgent.hangs = True
-        urgent.callbacks["on_revoke"](urgent, [TopicPartition("urgent", 1)])
-
-    def on_revoke(_places: list[TopicPartition]) -> None:
-        seen.append(site.members.metadata(1.0))
-
-    site.members.subscribe(on_revoke, on_revoke, on_revoke)
-    site.members.metadata(0.0)
-    urgent.close = close
-    site.members.leave(cast("Any", site), 20.0)
-    assert seen == [dict.fromkeys(TOPICS, JOINED)]
-
-
 def test_a_member_that_leaves_is_asked_for_nothing_after_a_callback_that_raised() -> None:
     site = Site()
 

@@ -184,11 +184,11 @@ class LaneMembers:
         self._metadata_until = now + METADATA_FOR_S
         fresh = {}
         for topic, consumer in self._consumers.items():
-            # librdkafka leaves this call without an answer where the member leaves just then (its `cgrp_op_serve` drops
-            # what a terminated group is asked), and confluent-kafka waits for it with the interpreter's lock held: no
-            # Python code would run any more. Where the group has moved on since, the last commit is refused.
-            if topic in self._leaving or topic in self._out_of_use:
+            # Also of one that leaves, in its own last callback, where librdkafka may never answer
+            # (`SystemThreads.call`): its epoch changes while others leave, and its last commit needs the new one.
+            if not self._may_ask(topic):
                 continue
+            # Once a consumer that is being closed has left, there is none; what is flushed with the old one is refused.
             with contextlib.suppress(RuntimeError):
                 fresh[topic] = consumer.consumer_group_metadata()
                 self._first[topic].observe(fresh[topic], now)
