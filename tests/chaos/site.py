@@ -21,9 +21,8 @@ from worker.topic_admin import TopicsError, create_topics
 from worker.topics import Topics
 
 # After all brokers were killed, the coordinator tells offsets as of the high watermark that was last written down: old
-# ones, until the followers have fetched again (KAFKA-15910). Once, 20 s after their return, two members still held one
-# partition, and the commits of both were accepted (docs/chaos.md).
-STALE_S = 30.0
+# ones, until the followers have fetched again (KAFKA-15910).
+STALE_S = 10.0
 # A slow broker is suspended and runs in turns of this length.
 SUSPENDED_S, RUNNING_S = 0.3, 0.1
 TOPIC_S = 30.0
