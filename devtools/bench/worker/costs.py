@@ -6,13 +6,14 @@ to S3 and transactions, and a consumer counts the records that were written for 
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from devtools.bench.worker.one_worker import OneWorker, servers
+from devtools.bench.worker.alone import run_alone
+from devtools.bench.worker.one_worker import OneWorker
+from devtools.bench.worker.servers import servers
 from worker.events.headers import request_headers
 from worker.events.single_object import SingleObjectCodec
 from worker.events.types import GenerationRequest, timestamp
@@ -110,4 +111,4 @@ def _ends(reader: Consumer, topic: str) -> list[TopicPartition]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(1)))
+    run_alone(measure)

@@ -9,12 +9,12 @@ so that the number stays. What is compared is the time at `LARGE` waiting jobs w
 from __future__ import annotations
 
 import gc
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
+from devtools.bench.worker.alone import run_alone
 from worker.engine.cost import Group, Stage
 from worker.engine.schedule.policy import Policy
 from worker.engine.schedule.rows import Segment
@@ -145,4 +145,4 @@ def _job(origin: Origin, number: int) -> Job:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(1)))
+    run_alone(measure)

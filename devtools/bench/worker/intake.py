@@ -8,7 +8,6 @@ What is compared is processor time, librdkafka's threads included, from the firs
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -16,6 +15,7 @@ from tempfile import TemporaryDirectory
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from devtools.bench.worker.alone import run_alone
 from devtools.bench.worker.intake_faststream import run_faststream
 from devtools.bench.worker.intake_ours import run_ours
 from devtools.bench.worker.record_watch import Stopwatch
@@ -90,4 +90,4 @@ def run_raw(servers: str, group: str, topics: Topics, watch: Stopwatch) -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(1)))
+    run_alone(measure)

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from devtools.bench.peers.requests import topics as peer_topics
 from devtools.bench.worker.contestant import Contestant, as_avro, as_json
+from devtools.bench.worker.servers import PARTITIONS, servers
 from devtools.bench.worker.slow_puts import SlowPuts
-from devtools.local.kafka import KafkaCluster
 from devtools.local.process import ChildProcess, free_port
-from devtools.local.seaweedfs import SeaweedFS
 from worker.topic_admin import create_topics
 from worker.topics import Topics
 
-BUCKET = "bench-pictures"
-PARTITIONS = 4
 STOP_GRACE_S = 20.0
 
 
@@ -44,9 +39,6 @@ class Site:
             "KAFKA_TOPIC_PREFIX": topics.prefix,
             "KAFKA_GROUP_ID": f"{name}.worker",
             "WORKER_ID": name,
-            "SCHEMA_REGISTRY_URL": "none",
-            "CLOUDFRONT_URL": "none",
-            "HTTP_HOST": "127.0.0.1",
             "HTTP_PORT": str(free_port()),
         }
         arguments = ["-m", module, "run"] if module == "worker" else ["-m", module]
@@ -69,8 +61,8 @@ class Site:
         return contestant
 
     def _start(self, name: str, arguments: list[str], settings: Mapping[str, str]) -> ChildProcess:
-        environment = {"KAFKA_BOOTSTRAP_SERVERS": self.servers, **self.environment, **settings}
-        child = ChildProcess(name, [sys.executable, *arguments], self.folder / f"{name}.log", environment)
+        command = [sys.executable, *arguments]
+        child = ChildProcess(name, command, self.folder / f"{name}.log", {**self.environment, **settings})
         child.start()
         self.stack.callback(child.stop, STOP_GRACE_S)
         return child
@@ -79,16 +71,6 @@ class Site:
 @contextmanager
 def site() -> Iterator[Site]:
     """Start Kafka, S3 and the proxy."""
-    with TemporaryDirectory(prefix="bench-worker-") as name, ExitStack() as stack:
-        folder = Path(name)
-        cluster = stack.enter_context(KafkaCluster(1, folder / "kafka"))
-        store = stack.enter_context(SeaweedFS(folder / "s3", BUCKET))
-        proxy = stack.enter_context(SlowPuts(store.port))
-        environment = {
-            **store.environment,
-            "AWS_ENDPOINT_URL_S3": proxy.endpoint_url,
-            "OMP_NUM_THREADS": "1",
-            # The repository, so that children find this package wherever the bench was started.
-            "PYTHONPATH": os.pathsep.join(filter(None, (str(Path.cwd()), os.environ.get("PYTHONPATH")))),
-        }
-        yield Site(cluster.bootstrap_servers, environment, folder, stack)
+    with servers() as place, SlowPuts(place.s3_port) as proxy, ExitStack() as stack:
+        environment = place.environment | {"AWS_ENDPOINT_URL_S3": proxy.endpoint_url}
+        yield Site(place.bootstrap, environment, place.folder, stack)

@@ -1,6 +1,7 @@
 """`python -m devtools.bench.worker.stand_in`: the whole worker, with a device that sleeps in place of a model.
 
-STAND_IN_S: seconds a picture. STAND_IN_LOG: a file that gets the time of day at which each job is begun, a line each.
+STAND_IN_S: seconds a picture. STAND_IN_LOG, where it is set: a file that gets the time of day at which each job is
+begun, a line each.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from worker.settings import load_settings
 
 def main() -> int:
     """Run until SIGTERM."""
-    with Path(os.environ["STAND_IN_LOG"]).open("a", buffering=1) as log:
+    with Path(os.environ.get("STAND_IN_LOG", os.devnull)).open("a", buffering=1) as log:
 
         def on_begun(job: Job, at: float, changed: bool) -> None:
             del changed

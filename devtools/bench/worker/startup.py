@@ -10,7 +10,9 @@ import time
 from collections.abc import Iterable
 from itertools import count
 
-from devtools.bench.worker.one_worker import OneWorker, servers
+from devtools.bench.worker.alone import run_alone
+from devtools.bench.worker.one_worker import OneWorker
+from devtools.bench.worker.servers import servers
 
 TIMEOUT_S = 120.0
 _LAPS = "start_times"
@@ -48,4 +50,4 @@ def stages(log: Iterable[str]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(1)))
+    run_alone(measure)
