@@ -31,8 +31,8 @@ def worker(
 ) -> None:
     """Measure the worker beside a bare diffusers loop, FastStream and a plain worker, on real Kafka and S3.
 
-    Medians of pairs that are measured in turns, beside their aims, and which of them moved by more than their noise
-    since the committed figures of this kind of machine. Exit code 1: a part failed.
+    Shows medians of pairs that are measured in turns, their aims, and what
+    has moved since the committed figures. Exit code 1: a part failed.
     """
     # One thread a process, children included: torch's threads slow each other down.
     os.environ["OMP_NUM_THREADS"] = "1"

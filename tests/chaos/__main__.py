@@ -28,7 +28,16 @@ def main() -> int:
     parser.add_argument("--members", choices=("lane", "one"), default=defaults.members, help="a worker's, in its group")
     parser.add_argument("--out", type=Path, default=defaults.out, help="folder of chaos.json and the logs")
     asked = parser.parse_args()
-    options = Options(
+    try:
+        options = _options(asked)
+    except ValueError as error:
+        parser.error(str(error))
+    return 0 if run(options)["passed"] else 1
+
+
+def _options(asked: argparse.Namespace) -> Options:
+    """Raises ValueError: they are not usable."""
+    return Options(
         jobs=asked.jobs,
         workers=asked.workers,
         dispatchers=asked.dispatchers,
@@ -40,7 +49,6 @@ def main() -> int:
         members=asked.members,
         out=asked.out,
     )
-    return 0 if run(options)["passed"] else 1
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
 import os
-import sys
 
 from devtools.bench.worker.noise import Summary
 from devtools.bench.worker.parts import Measure
@@ -12,8 +12,11 @@ from devtools.demo.stage import forget_real_services
 
 def run_alone(measure: Measure) -> None:
     """Measure as many pairs as the command line says (1 if it says nothing), and print a line for each figure."""
+    parser = argparse.ArgumentParser(description="Measure one part of `bench worker`.")
+    parser.add_argument("pairs", type=int, nargs="?", default=1, help="of each figure")
+    pairs = parser.parse_args().pairs
     os.environ["OMP_NUM_THREADS"] = "1"
     forget_real_services()
-    for key, values in measure(int(sys.argv[1]) if len(sys.argv) > 1 else 1).items():
+    for key, values in measure(pairs).items():
         summary = Summary.of(values)
         print(f"{key}: {summary.median:.4g} ({summary.low:.4g} to {summary.high:.4g}, {len(values)} values)")
