@@ -41,10 +41,13 @@ def worker(
     from devtools.bench.worker.parts import PARTS
     from devtools.bench.worker.report import run, values_of
     from devtools.demo.stage import forget_real_services
+    from worker.telemetry import logs
 
     if keep and repeats < LEAST_PAIRS:
         raise CommandError(f"--keep: figures of fewer than {LEAST_PAIRS} pairs are too few to compare with")
     forget_real_services()
+    # Some parts run the worker's own intake in this process; stdout is for the report.
+    logs.configure("ERROR", "auto")
     kind, console = figures.machine_kind(), note_console()
 
     with console.status("") as note:

@@ -8,6 +8,7 @@ import os
 from devtools.bench.worker.noise import Summary
 from devtools.bench.worker.parts import Measure
 from devtools.demo.stage import forget_real_services
+from worker.telemetry import logs
 
 
 def run_alone(measure: Measure) -> None:
@@ -17,6 +18,7 @@ def run_alone(measure: Measure) -> None:
     pairs = parser.parse_args().pairs
     os.environ["OMP_NUM_THREADS"] = "1"
     forget_real_services()
+    logs.configure("ERROR", "auto")
     for key, values in measure(pairs).items():
         summary = Summary.of(values)
         print(f"{key}: {summary.median:.4g} ({summary.low:.4g} to {summary.high:.4g}, {len(values)} values)")
